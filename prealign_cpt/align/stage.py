@@ -1,0 +1,271 @@
+"""The contrastive stage: the new rows move until words and their translations agree at every layer.
+
+The body and all old rows stay as they are, so English words have constant vectors (computed once), English text has
+constant hidden states, and only the new rows get a gradient. The anchor is the language-model loss on English text:
+with constant hidden states it needs nothing but the new output rows, so it costs one small matrix product per step.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prealign_cpt.align.contrast import contrastive_loss, relations
+from prealign_cpt.align.words import encode_words, pad_words, vectors_of, word_vectors
+from prealign_cpt.errors import NumericError
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.recipe import Align
+
+ENGLISH, TARGET = "e:", "t:"
+"""Prefixes that keep `die` (English) and `die` (German) apart."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """English text as the frozen body sees it.
+
+    Attributes:
+        hidden_ND: fp32 [N, D], final hidden states.
+        old_logsumexp_N: fp32 [N], over the logits of the old tokens.
+        label_logit_N: fp32 [N], the logit of the token that follows.
+    """
+
+    hidden_ND: Tensor  # noqa: N815
+    old_logsumexp_N: Tensor  # noqa: N815
+    label_logit_N: Tensor  # noqa: N815
+
+    def loss(self, rows_MD: Tensor, chosen: Tensor) -> Tensor:  # noqa: N803
+        """Mean negative log-likelihood in nats of the chosen positions, given the new output rows."""
+        new = (self.hidden_ND[chosen] @ rows_MD.T).logsumexp(dim=-1)
+        return (torch.logaddexp(self.old_logsumexp_N[chosen], new) - self.label_logit_N[chosen]).mean()
+
+
+@torch.no_grad()
+def english_anchor(
+    model: PreTrainedModel, num_old: int, texts_ids: list[list[int]], start_id: int, tokens: int, window: int = 256
+) -> Anchor:
+    """Run English text through the frozen model once; labels must be old tokens.
+
+    Args:
+        num_old: rows of the head that belong to old tokens.
+        texts_ids: token ids of English documents.
+        tokens: about how many positions to keep.
+        window: tokens per sequence.
+    """
+    head = model.get_output_embeddings().weight[:num_old]
+    rows: list[list[int]] = []
+    for ids in texts_ids:
+        old = [i for i in ids if i < num_old]
+        rows += [[start_id, *old[k : k + window]] for k in range(0, len(old) - window + 1, window)]
+        if len(rows) * window >= tokens:
+            break
+    hidden, lse, logit = [], [], []
+    for k in range(0, len(rows), 4):
+        batch = torch.tensor(rows[k : k + 4], device=head.device)
+        states = model.base_model(input_ids=batch, use_cache=False).last_hidden_state[:, :-1].reshape(-1, head.shape[1])
+        logits = (states @ head.T).float()
+        hidden.append(states.float())
+        lse.append(logits.logsumexp(dim=-1))
+        logit.append(logits.gather(1, batch[:, 1:].reshape(-1, 1))[:, 0])
+    return Anchor(torch.cat(hidden), torch.cat(lse), torch.cat(logit))
+
+
+def train_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    new_ids: list[int],
+    pairs: list[Pair],
+    anchor: Anchor | None,
+    recipe: Align,
+    start_id: int,
+    seed: int,
+    log: Callable[[dict[str, float]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Train the new rows in place; return what was done.
+
+    Args:
+        new_ids: the rows that move; every other weight is bit-identical afterwards.
+        pairs: training entries. Entries whose translations hold no new token cannot move anything and are left out.
+        anchor: None leaves the language-model loss out.
+        log: called with each step's figures.
+
+    Raises:
+        NumericError: the loss is not finite; the rows are left as they were before that step.
+    """
+    entries = _entries(tokenizer, pairs, set(new_ids))
+    if not entries:
+        return {"entries": 0, "steps": 0, "reason": "no translation contains a new token"}
+    device = model.get_input_embeddings().weight.device
+    english = _english_vectors(model, tokenizer, entries, start_id)
+    centre = english.mean(dim=1, keepdim=True).to(device)
+    connected = _connected(pairs)
+    rows = _Rows(model, new_ids)
+    optimizer = torch.optim.AdamW(rows.parameters(), lr=recipe.lr, weight_decay=0.0, betas=(0.9, 0.95))
+    chooser = random.Random(seed)
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    bar = tqdm(range(recipe.steps), desc="align", unit="step", disable=None)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * _schedule(step, recipe.steps)
+        chosen = chooser.sample(range(len(entries)), min(recipe.words, len(entries)))
+        batch = [entries[i] for i in chosen]
+        contrast = _batch_loss(model, rows, batch, english[:, chosen].to(device), centre, connected, recipe, start_id)
+        loss = recipe.weight * contrast
+        lm = torch.zeros(())
+        if anchor is not None and recipe.anchor_tokens:
+            picked = torch.randint(
+                len(anchor.hidden_ND), (recipe.anchor_tokens,), generator=torch.Generator().manual_seed(seed + step)
+            )
+            lm = anchor.loss(rows.output(), picked.to(device))
+            loss = loss + lm
+        if not torch.isfinite(loss):
+            raise NumericError(f"align.lr: the loss is not finite at step {step + 1}; lower align.lr ({recipe.lr})")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        figures = {"step": step + 1, "contrastive": float(contrast.detach()), "anchor": float(lm.detach())}
+        bar.set_postfix({k: f"{v:.3f}" for k, v in figures.items() if k != "step"})
+        log(figures)
+    rows.write(model)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return {"entries": len(entries), "steps": recipe.steps}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    source: str
+    source_ids: list[int]
+    targets: list[str]
+    target_ids: list[list[int]]
+
+
+class _Rows(nn.Module):
+    """The new rows as parameters of their own, fp32; one set if the head is tied, two if not."""
+
+    def __init__(self, model: PreTrainedModel, new_ids: list[int]) -> None:
+        super().__init__()
+        self.table = model.get_input_embeddings().weight.detach()
+        head = model.get_output_embeddings().weight.detach()
+        self.ids = torch.tensor(new_ids, device=self.table.device)
+        self.slot = torch.full((len(self.table),), -1, device=self.table.device)
+        self.slot[self.ids] = torch.arange(len(new_ids), device=self.table.device)
+        self.tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        self.rows = nn.Parameter(self.table[self.ids].float())
+        self.head = self.rows if self.tied else nn.Parameter(head[self.ids].float())
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of some token ids, new ones from the parameters; in the model's dtype."""
+        slot = self.slot[ids]
+        new = self.rows[slot.clamp(min=0)].to(self.table.dtype)
+        return torch.where((slot >= 0)[..., None], new, self.table[ids])
+
+    def output(self) -> Tensor:
+        """Output rows [M, D], fp32."""
+        return self.head
+
+    @torch.no_grad()
+    def write(self, model: PreTrainedModel) -> None:
+        """Put the rows into the model."""
+        weight = model.get_input_embeddings().weight
+        weight[self.ids] = self.rows.to(weight.dtype)
+        if not self.tied:
+            head = model.get_output_embeddings().weight
+            head[self.ids] = self.head.to(head.dtype)
+
+
+def _entries(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], new: set[int]) -> list[_Entry]:
+    """Lexicon entries with the translations that contain a new token."""
+    targets: dict[str, list[str]] = {}
+    for pair in pairs:
+        targets.setdefault(pair.source, []).append(pair.target)
+    all_targets = sorted({pair.target for pair in pairs})
+    encoded = dict(zip(all_targets, encode_words(tokenizer, all_targets), strict=True))
+    sources = list(targets)
+    entries = []
+    for source, ids in zip(sources, encode_words(tokenizer, sources), strict=True):
+        movable = [t for t in targets[source] if new & set(encoded[t])]
+        if movable and ids:
+            entries.append(_Entry(source, ids, movable, [encoded[t] for t in movable]))
+    return entries
+
+
+def _connected(pairs: list[Pair]) -> dict[str, set[str]]:
+    """Words that share an entry, and English words (or translations) that share a translation (or an English word)."""
+    of_source: dict[str, set[str]] = {}
+    of_target: dict[str, set[str]] = {}
+    for pair in pairs:
+        of_source.setdefault(ENGLISH + pair.source, set()).add(TARGET + pair.target)
+        of_target.setdefault(TARGET + pair.target, set()).add(ENGLISH + pair.source)
+    direct = {**of_source, **of_target}
+    return {
+        word: near | {second for first in near for second in direct.get(first, set())} for word, near in direct.items()
+    }
+
+
+@torch.no_grad()
+def _english_vectors(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, entries: list[_Entry], start_id: int
+) -> Tensor:
+    return vectors_of(model, [entry.source_ids for entry in entries], start_id)
+
+
+def _batch_loss(
+    model: PreTrainedModel,
+    rows: _Rows,
+    batch: list[_Entry],
+    english: Tensor,
+    centre: Tensor,
+    connected: dict[str, set[str]],
+    recipe: Align,
+    start_id: int,
+) -> Tensor:
+    """Contrastive loss of a batch over all layers, and over the head's rows if they are not the embeddings."""
+    device = rows.table.device
+    ids, mask = pad_words([ids for entry in batch for ids in entry.target_ids], start_id)
+    ids, mask = ids.to(device), mask.to(device)
+    target = word_vectors(model, rows.embed(ids), mask) - centre
+    english = english - centre
+    if not rows.tied:
+        head_rows = _head_vectors(model, rows, batch, ids, mask)
+        english = torch.cat([english, head_rows[0]])
+        target = torch.cat([target, head_rows[1]])
+    names = [[ENGLISH + e.source, *(TARGET + t for t in e.targets)] for e in batch]
+    positive, excluded = relations(names, connected)
+    order, next_target = [], len(batch)
+    for i, entry in enumerate(batch):
+        order.append(i)
+        order += range(next_target, next_target + len(entry.targets))
+        next_target += len(entry.targets)
+    both = torch.cat([english, target], dim=1)[:, torch.tensor(order, device=device)]
+    return contrastive_loss(both, both, positive.to(device), excluded.to(device), recipe.temperature)
+
+
+def _head_vectors(
+    model: PreTrainedModel, rows: _Rows, batch: list[_Entry], ids: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean head rows of the English words and the translations, each fp32 [1, W, D], centred."""
+    head = model.get_output_embeddings().weight.detach()
+    source_ids, source_mask = (x.to(head.device) for x in pad_words([e.source_ids for e in batch], int(ids[0, 0])))
+    centre = head.float().mean(dim=0)
+    english = (head[source_ids].float() * source_mask[..., None]).sum(dim=1) / source_mask.sum(dim=1, keepdim=True)
+    slot = rows.slot[ids]
+    new = torch.where((slot >= 0)[..., None], rows.output()[slot.clamp(min=0)], head[ids].float())
+    target = (new * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return (english - centre)[None], (target - centre)[None]
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Warm-up over a twentieth of the steps, then a cosine down to a tenth."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

