@@ -7,8 +7,8 @@ base form: "houses" is covered only by an entry "houses". A word is a run of let
 included. Content words are what is left without the closed word classes in `prealign_cpt.lexicon.english`.
 
 Agreement is measured on the headwords that both dictionaries have: the share for which at least one translation
-coincides. "loose" drops a leading "to" or article from both sides first. Two dictionaries list different synonyms, so
-a disagreement is not an error; read the shown examples before judging.
+coincides. "loose" drops a leading "to" or article from both sides first and takes "ё" for "е". Two dictionaries list
+different synonyms, so a disagreement is not an error; read the shown examples before judging.
 
 The last line of the output is one JSON object.
 """
@@ -32,15 +32,16 @@ from prealign_cpt.lexicon.read import read_lines
 from prealign_cpt.lexicon.stage import FORMATS, read_pairs
 
 # Combining marks and joiners belong to the word they stand in; `\w` alone would cut Indic words at every vowel sign.
-_SEPARATORS = re.compile(r"[^\w\u0300-\u036f\u0900-\u0dff\u200c\u200d'’-]+|[\d_]+")
+_SEPARATORS = re.compile(r"[^\w\u0300-\u036f\u0900-\u0dff\u200c\u200d'-]+|[\d_]+")
 _LEADING = re.compile(
-    r"(?:to|an?|the|der|die|das|eine?|le|la|les|un|une|el|los|las|il|lo|gli|de|het) (?=\S)|l['’](?=\w)"
+    r"^(?:(?:to|an?|the|der|die|das|eine?|le|la|les|un|une|el|los|las|il|lo|gli|de|het) (?=\S)|l['’](?=\w))"
 )
 
 
 def words(line: str) -> list[str]:
-    """The words of a line of text, in NFC and case-folded."""
-    pieces = (piece.strip("'’-") for piece in _SEPARATORS.split(unicodedata.normalize("NFC", line).casefold()))
+    """The words of a line of text, in NFC, case-folded and with straight apostrophes."""
+    text = unicodedata.normalize("NFC", line).casefold().replace("’", "'")
+    pieces = (piece.strip("'-") for piece in _SEPARATORS.split(text))
     return [piece for piece in pieces if piece]
 
 
@@ -85,7 +86,7 @@ def _by_source(pairs: Iterable[Pair], loose: bool) -> dict[str, set[str]]:
     for pair in pairs:
         source, target = pair.source.casefold(), pair.target.casefold()
         if loose:
-            source, target = _LEADING.sub("", source, count=1), _LEADING.sub("", target, count=1)
+            source, target = _LEADING.sub("", source, count=1), _LEADING.sub("", target, count=1).replace("ё", "е")
         table[source].add(target)
     return table
 

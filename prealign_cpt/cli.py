@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from prealign_cpt import __version__, signals
@@ -182,7 +183,7 @@ def _check(options: argparse.Namespace) -> None:
     from prealign_cpt.data.text import read_documents
     from prealign_cpt.serving.parity import check_parity
 
-    texts = [document for document in read_documents(options.texts)][:8]
+    texts = list(islice(read_documents(options.texts), 8))
     print(json.dumps(check_parity(options.url, _model_folder(options.model), texts, options.start_token)))
 
 

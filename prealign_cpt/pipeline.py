@@ -68,7 +68,7 @@ def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> 
             if world.rank == 0:
                 world.store.set("prepared", "no")
             if run is not None:
-                stopped = isinstance(error, signals.Stopped)
+                stopped = isinstance(error, signals.StoppedError)
                 code = error.exit_code if isinstance(error, PrealignError) else 70
                 run.state("stopped" if stopped else "failed", exit_code=code, reason=str(error))
             raise
@@ -292,4 +292,4 @@ def _wait_for(world: World, key: str) -> None:
     while not world.store.check([key]):
         time.sleep(0.5)
     if world.store.get(key) != b"yes":
-        raise signals.Stopped("rank 0 could not prepare the run; its message says why")
+        raise signals.StoppedError("rank 0 could not prepare the run; its message says why")

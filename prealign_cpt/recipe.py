@@ -250,7 +250,11 @@ def keys(kind: type = Recipe, prefix: str = "") -> list[str]:
     """Every key that a recipe or a flag may set, as dotted paths."""
     found: list[str] = []
     for f, kind_of_field in _fields(kind):
-        inner = keys(kind_of_field, f"{prefix}{f.name}.") if dataclasses.is_dataclass(kind_of_field) else None
+        inner = (
+            keys(typing.cast(type, kind_of_field), f"{prefix}{f.name}.")
+            if dataclasses.is_dataclass(kind_of_field)
+            else None
+        )
         found += inner if inner is not None else [prefix + f.name]
     return found
 

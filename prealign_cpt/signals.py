@@ -1,7 +1,7 @@
 """Stopping on SIGTERM, SIGINT or SIGUSR1 without losing anything.
 
-Outside `deferred()` a signal raises `Stopped` where the program is: stage folders are written aside, so nothing half
-done remains. Inside it (the training loop, which must save first, on all ranks together) the signal only sets a flag.
+Outside `deferred()` a signal raises `StoppedError` where the program is: stage folders are written aside, so nothing
+half done remains. Inside it (the training loop, which must save first, on all ranks together) it only sets a flag.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from types import FrameType
 from prealign_cpt.errors import BusyError
 
 
-class Stopped(BusyError):
+class StoppedError(BusyError):
     """The run was asked to stop; what is finished is kept, and the same command continues."""
 
 
@@ -52,4 +52,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
     _requested = signal.Signals(number).name
     if not _deferred:
-        raise Stopped(f"stopped by {_requested}; finished stages are kept, start the same command again to continue")
+        raise StoppedError(
+            f"stopped by {_requested}; finished stages are kept, start the same command again to continue"
+        )

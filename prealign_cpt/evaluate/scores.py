@@ -75,9 +75,9 @@ def score_all(
     train: list[Pair],
     heldout: list[Pair],
 ) -> dict[str, Any]:
-    """`score_texts` on every set, and `retrieval`."""
+    """`score_texts` on the test and general sets, and `retrieval`; validation text is watched while training."""
     start = start_token_id(tokenizer, recipe)
-    result = score_texts(model, tokenizer, recipe)
+    result = score_texts(model, tokenizer, recipe, ("test", "general"))
     if heldout:
         result["retrieval"] = asdict(word_retrieval(model, tokenizer, train, heldout, start, recipe.seed))
     return result

@@ -141,11 +141,22 @@ def read_man(path: Path) -> Documents:
 
 
 def read_fortunes(path: Path) -> Documents:
-    """One document for each fortune, as one paragraph without the indented lines that name its author."""
+    """One document for each fortune, as one paragraph without its author."""
     if path.suffix == ".dat":
         return
     for fortune in re.split(r"^%.*$", path.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE):
-        yield [re.sub(r"\n[ \t]+--[^\n]*(\n[ \t]+[^\n]*)*\s*$", "", fortune)]
+        yield [_without_author(fortune)]
+
+
+def _without_author(fortune: str) -> str:
+    """Cut the indented lines at the end that begin with a dashed one; a dialogue's dashes are not indented."""
+    lines = fortune.rstrip().splitlines()
+    for number in range(len(lines) - 1, 0, -1):
+        if not lines[number][:1].isspace():
+            break
+        if lines[number].lstrip().startswith("--"):
+            return "\n".join(lines[:number])
+    return fortune
 
 
 def read_glosses(path: Path) -> Documents:

@@ -11,10 +11,13 @@ and but or nor so yet if than then though although because while whereas whether
 am is are was were be been being do does did done doing have has had having
 can could may might must shall should will would ought cannot
 not there here very too also just only even ever never
+don't doesn't didn't isn't aren't wasn't weren't haven't hasn't hadn't won't wouldn't can't couldn't shouldn't
+i'm you're he's she's it's we're they're i've you've we've they've i'll you'll he'll she'll it'll we'll they'll
+i'd you'd he'd she'd we'd they'd that's there's what's who's let's
 """
 
 FUNCTION_WORDS = frozenset(_FUNCTION.split())
-"""The closed word classes: determiners, pronouns, prepositions, conjunctions, auxiliary verbs, particles."""
+"""Closed word classes: determiners, pronouns, prepositions, conjunctions, auxiliary verbs, contractions, particles."""
 
 _CONTENT = """
 time year day night week month people man woman child mother father brother sister friend house home room door

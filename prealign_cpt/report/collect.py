@@ -11,7 +11,6 @@ A figure is a number or the reason why there is none. Nothing is estimated, carr
 import json
 import math
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,12 +296,8 @@ def _stage(folder: Path, name: str, summary: Document) -> Stage:
     else:
         manifest = Document(f"{name}/{NAME}", Absent(f"{name}/{NAME} is not there"))
     version = manifest.at("about", "version")
-    number: Callable[..., Figure] = summary.number if name == "cpt" else _under_about(manifest)
-    return Stage(number("seconds"), number("peak_mb"), version if isinstance(version, Absent) else str(version))
-
-
-def _under_about(manifest: Document) -> Callable[..., Figure]:
-    return lambda key: manifest.number("about", key)
+    costs = [summary.number(key) if name == "cpt" else manifest.number("about", key) for key in ("seconds", "peak_mb")]
+    return Stage(costs[0], costs[1], version if isinstance(version, Absent) else str(version))
 
 
 def _recipe(run: Path) -> tuple[str | Absent, Document]:

@@ -39,12 +39,13 @@ p{margin:.5rem 0;max-width:46rem}
 .note,caption{font-size:.9rem}
 .caution{border-left:4px solid var(--c1);padding-left:.75rem}
 .wide{overflow-x:auto;margin:.75rem 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:min(100%,24rem)}
+table{border-collapse:separate;border-spacing:0;font-variant-numeric:tabular-nums;min-width:min(100%,24rem)}
 caption{text-align:left;padding:0 .25rem .25rem}
-th,td{padding:.35rem .75rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:bottom}
+th,td{padding:.35rem .75rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:.25rem}
+td{white-space:nowrap}
 tbody th{font-weight:400;position:sticky;left:0;background:var(--back)}
-thead th{font-size:.9rem}
+thead th{font-size:.9rem;vertical-align:bottom}
 tr.mark>*{background:var(--mark);font-weight:600}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.5rem;align-items:start}
 .pair>*{min-width:0}
@@ -83,7 +84,7 @@ def page(record: Record) -> str:
             _learning(record),
             _contrast(record),
             _vocabulary(record),
-            _text(record),
+            _training_data(record),
             _cost(record),
             _served(record),
             _origin(record),
@@ -215,7 +216,7 @@ def _vocabulary(record: Record) -> str:
         ("new tokens", _show(vocab.number("new_tokens"))),
         ("new tokens that no text reaches", _show(vocab.number("unreachable"))),
         ("English lines tokenized", _show(vocab.number("english_lines"))),
-        ("of these, now tokenized otherwise", table.MISSING if isinstance(share, Absent) else f"{share:.4%}"),
+        ("of these, now tokenized otherwise", table.MISSING if isinstance(share, Absent) else f"{share * 100:.4g}%"),
         ("texts not given back as they were", _show(vocab.number("round_trip_failures"))),
         ("the same with the base tokenizer", _show(vocab.number("round_trip_failures_base"))),
     ]
@@ -233,7 +234,7 @@ def _vocabulary(record: Record) -> str:
     return "\n".join([*parts, *_missing_once(wanted)])
 
 
-def _text(record: Record) -> str:
+def _training_data(record: Record) -> str:
     words, switched = (record.data.number("english", key) for key in ("words", "switched"))
     parts = ["<h2>Training data</h2>"]
     if isinstance(record.data.content, Absent):

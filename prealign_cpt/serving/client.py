@@ -21,7 +21,7 @@ RETRIES = 4
 """Attempts after the first; the pauses grow from half a second to eight."""
 
 TIMEOUT = 300.0
-"""Seconds for one answer: a CPU server compiles kernels at its first sampled request."""
+"""Seconds for one answer: long prompts take their time on a CPU."""
 
 
 def is_loopback(host: str) -> bool:

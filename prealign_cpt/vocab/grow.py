@@ -110,7 +110,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise MissingInputError(f"{folder}: no tokenizer can be read ({error}); add its tokenizer.json") from error
+        raise MissingInputError(
+            f"{folder}: no tokenizer can be read ({' '.join(str(error).split())}); add its tokenizer.json"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise RecipeError(
             f"{folder}: {type(tokenizer).__name__} has no tokenizer.json form; choose a base model with byte-level BPE "

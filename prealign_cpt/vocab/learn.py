@@ -126,11 +126,13 @@ class Learner:
             self._banned.add(string)
             dirty |= self._fired.pop(string)
         order = sorted(dirty)
-        characters = self._foreign.intersection(strings)
-        fresh: set[str] = set()
-        self._relabel(order, lambda: self._locked.update(characters), fresh)
         for index in order:
-            fresh |= self._replace(index, self.segment(self._base[index]))
+            self._add(index, self._now[index], -1)
+        self._locked |= self._foreign.intersection(strings)
+        fresh: set[str] = set()
+        for index in order:
+            self._now[index] = self.segment(self._base[index])
+            fresh |= self._add(index, self._now[index], 1)
         self._push(fresh)
 
     def _take(self, string: str, count: int) -> None:
@@ -141,9 +143,10 @@ class Learner:
         self._rank[string] = self._next_rank
         self._next_rank += 1
         if string in self._locked:
-            holders = [index for index in holders if string in self._now[index]]
-            self._fired[string].update(holders)
-            self._relabel(holders, lambda: self._locked.discard(string), fresh)
+            self._locked.remove(string)
+            self._count[string] = 0
+            for index in holders:
+                fresh |= self._admit(index, string)
         else:
             for index in holders:
                 symbols, pair = self._merged(self._now[index], string)
@@ -157,14 +160,17 @@ class Learner:
         self.pieces[string] = Piece(string, left, right, count)
         self._push(fresh)
 
-    def _relabel(self, indices: Iterable[int], change: Callable[[], None], fresh: set[str]) -> None:
-        """Count words anew around a `change` of what may merge."""
-        indices = list(indices)
-        for index in indices:
-            self._add(index, self._now[index], -1)
-        change()
-        for index in indices:
-            fresh |= self._add(index, self._now[index], 1)
+    def _admit(self, index: int, character: str) -> set[str]:
+        """Count the pairs that a character makes possible now that it is a piece; returns them."""
+        symbols = self._now[index]
+        if character not in symbols:
+            return set()
+        self._fired[character].add(index)
+        keys = [key for at, key in self._pairs(symbols) if character in symbols[at : at + 2]]
+        for key in keys:
+            self._count[key] += self._weight[index]
+            self._where[key].add(index)
+        return set(keys)
 
     def _merged(self, symbols: list[str], string: str) -> tuple[list[str], tuple[str, str] | None]:
         """`symbols` with each pair that forms `string` merged, from the left, and the first such pair.
@@ -215,10 +221,11 @@ class Learner:
         keys = [key for _, key in self._pairs(symbols)]
         for key in keys:
             self._count[key] += weight
-        for symbol in symbols:
-            if symbol in self._locked:
+        if not self._locked.isdisjoint(symbols):
+            foreign = [symbol for symbol in symbols if symbol in self._locked]
+            for symbol in foreign:
                 self._count[symbol] += weight * (len(symbol.encode()) - 1)  # its bytes but one are saved
-                keys.append(symbol)
+            keys += foreign
         if sign > 0:
             for key in keys:
                 self._where[key].add(index)

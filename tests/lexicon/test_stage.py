@@ -88,16 +88,16 @@ def test_conversion_keeps_all_translations_and_never_overwrites(tmp_path: Path) 
 
 def test_the_quality_benchmark_measures_coverage_and_agreement(tmp_path: Path) -> None:
     ours, theirs, text = tmp_path / "ours.tsv", tmp_path / "theirs.tsv", tmp_path / "text.txt"
-    ours.write_text("house\tHaus\nhouse\tHeim\ngo\tgehen\ncloud\tWolke\n")
-    theirs.write_text("House\tdas Haus\nto go\tgehen\ncloud\tRechnerwolke\n")
-    text.write_text("The House, the cloud: it rains.\n")
+    ours.write_text("house\tHaus\nhouse\tHeim\ngo\tgehen\ncloud\tWolke\ngo to bed\tins Bett gehen\n")
+    theirs.write_text("House\tdas Haus\nto go\tgehen\ncloud\tRechnerwolke\ngo bed\tBett\n")
+    text.write_text("The House, the cloud: it doesn’t rain.\n", encoding="utf-8")
     command = [sys.executable, str(ROOT / "benchmarks" / "lexicon_quality.py"), str(ours), "--text", str(text)]
     command += ["--target-text", str(text), "--against", str(theirs), "--show", "3"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert output[0] == "cloud: wolke / rechnerwolke"
     result = json.loads(output[-1])
-    assert (result["headwords"], result["pairs"], result["several_translations"]) == (3, 4, 0.3333)
-    assert result["english"]["tokens"] == 6 and result["english"]["covered"] == 0.3333
+    assert (result["headwords"], result["pairs"], result["several_translations"]) == (4, 5, 0.25)
+    assert result["english"]["tokens"] == 7 and result["english"]["covered"] == 0.2857
     assert result["english"]["content_tokens"] == 3 and result["english"]["content_covered"] == 0.6667
     assert result["target"]["covered"] == 0.0
     assert result["against"]["exact"]["headwords_agreeing"] == 0.0

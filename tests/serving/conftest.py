@@ -1,5 +1,7 @@
 """Tiny folders to serve, and one real vLLM server for the whole session."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,3 +75,9 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         log = tmp_path_factory.mktemp("server") / "vllm.log"
         with Server(folder, max_model_len=128, kv_cache_bytes=2**25, log=log) as running:
             yield running
+            process = running.process
+    assert process is not None and process.returncode == 0, "SIGTERM ends vLLM without an error"
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left, once the killed ones are reaped
+        for _ in range(50):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)

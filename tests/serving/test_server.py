@@ -45,6 +45,10 @@ def group(process: int) -> list[int]:
     return found
 
 
+def children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -189,9 +193,10 @@ def test_command_by_device(folder: Path) -> None:
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = environment()
+    found = environment("cpu")
     assert found["HF_HUB_OFFLINE"] == found["VLLM_NO_USAGE_STATS"] == found["DO_NOT_TRACK"] == "1"
     assert found["OMP_NUM_THREADS"] == "3" and "VLLM_SERVER_DEV_MODE" not in found
+    assert found["TORCHDYNAMO_DISABLE"] == "1" and "TORCHDYNAMO_DISABLE" not in environment("cuda")
 
 
 def test_port_in_use(folder: Path) -> None:
@@ -250,34 +255,72 @@ def test_running_server(server: Server, folder: Path) -> None:
     assert server.start_seconds > 0
 
 
-@pytest.mark.slow
-def test_processes_of_a_running_server(server: Server) -> None:
-    assert server.process is not None
-    members = group(server.process.pid)
-    assert len(members) >= 2, "vLLM's engine is in the group that will be ended"
+STAND_IN = """
+import json, signal, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"object": "list", "data": [{"id": "tiny", "root": ROOT}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+HTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+"""
+"""Answers as vLLM does while it starts."""
+
+SERVE = """
+import sys
+from pathlib import Path
+from prealign_cpt.serving import server
+code = sys.argv[2]
+server.command = lambda folder, port, **_: [sys.executable, "-c", f"PORT = {port}; ROOT = {str(folder)!r}\\n" + code]
+sys.exit(server.serve(Path(sys.argv[1]), log=Path(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_serving_with_zero(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", SERVE, folder, STAND_IN, tmp_path / "log"], stderr=file)
+    try:
+        assert wait_until(lambda: "answers at" in output.read_text(), 60), output.read_text()
+        (leader,) = children(process.pid)
+        process.send_signal(number)
+        assert process.wait(30) == 0, output.read_text()
+        assert "stopped" in output.read_text() and not group(leader)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_another_server_on_the_port(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(folder: Path, port: int, **_: object) -> list[str]:
+        return [sys.executable, "-c", f"PORT = {port}; ROOT = '/other'\n{STAND_IN}"]
+
+    monkeypatch.setattr(serving, "command", other)
+    with pytest.raises(UnavailableError, match="another server"):
+        Server(folder, log=tmp_path / "log").__enter__()
 
 
 @pytest.mark.slow
-def test_signal_stops_the_command_line_and_kill_leaves_no_process(folder: Path, tmp_path: Path) -> None:
-    """Two starts: one ends by SIGTERM with 0 after it answered, the other is killed while its processes run."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_of_vllm_is_left(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The command line is ended as soon as vLLM has spawned its engine; killed, it cannot clean up itself."""
     script = Path(__file__).parents[2] / "serve/serve.py"
-    words = [sys.executable, str(script), str(folder), "--port", "0", "--max-model-len", "128", "--log"]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        log, output = tmp_path / f"{number}.log", tmp_path / f"{number}.out"
-        with output.open("wb") as file:
-            process = subprocess.Popen([*words, str(log)], env=variables, stderr=file)
-        try:
-            sign = "answers at" if number == signal.SIGTERM else "EngineCore"
-            place = output if number == signal.SIGTERM else log
-            assert wait_until(lambda: place.exists() and sign in place.read_text(errors="replace"), 300)  # noqa: B023
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            (leader,) = map(int, children)
-            assert len(group(leader)) >= 2
-            process.send_signal(number)
-            assert process.wait(60) == (0 if number == signal.SIGTERM else -signal.SIGKILL), output.read_text()
-            assert wait_until(lambda: not group(leader), 10)  # noqa: B023
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(60)
+    log = tmp_path / "log"
+    words = [sys.executable, script, folder, "--port", "0", "--max-model-len", "128", "--log", log]
+    process = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        assert wait_until(lambda: log.exists() and "EngineCore" in log.read_text(errors="replace"), 300)
+        (leader,) = children(process.pid)
+        assert len(group(leader)) >= 2, "vLLM's engine is in the group that will be ended"
+        process.send_signal(number)
+        assert process.wait(60) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert wait_until(lambda: not group(leader), 10)
+    finally:
+        process.kill()
+        process.wait()

@@ -75,7 +75,8 @@ def test_round_trip(grown: Grown, text: str) -> None:
     base, new, _, _, _ = grown
     back = new.decode(encode(new, text), clean_up_tokenization_spaces=False)
     assert back == base.decode(encode(base, text), clean_up_tokenization_spaces=False)
-    assert back == text
+    if not ("▁" in base.get_vocab() and text.startswith(" ")):  # the base itself drops such a space
+        assert back == text
 
 
 def test_the_spelling_of_a_special_token_is_text(grown: Grown) -> None:
@@ -156,6 +157,9 @@ def test_user_errors(bases: dict[str, Path], tmp_path: Path) -> None:
         grow_tokenizer(bases["spm"], [], [], -1, tmp_path / "out")
     with pytest.raises(MissingInputError, match="no such folder"):
         grow_tokenizer(tmp_path / "none", [], [], 1, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInputError, match=r"no tokenizer can be read .*; add its tokenizer\.json$"):
+        grow_tokenizer(tmp_path / "empty", [], [], 1, tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "tokenizer.json").write_text(json.dumps({}))
     with pytest.raises(StorageError, match="not empty"):

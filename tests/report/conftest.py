@@ -1,0 +1,107 @@
+"""Made-up run folders: only the files that a report reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prealign_cpt.run import ORDER
+
+
+def scores(target: float, english: float, p1: float) -> dict[str, Any]:
+    """One arm as the alignment and evaluation stages write it."""
+    return {
+        "valid": {"target_bpb": target + 0.01, "english_bpb": english + 0.01},
+        "test": {"target_bpb": target, "english_bpb": english},
+        "general": {"target_bpb": target + 0.2, "english_bpb": english + 0.2},
+        "retrieval": {"p1": p1, "words": 40, "candidates": 400, "layer": 5},
+    }
+
+
+def write(path: Path, content: Any) -> None:
+    """Write a string as it is, anything else as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def read(path: Path) -> Any:
+    """Strict JSON: NaN and Infinity are refused."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in {path.name}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def log(target: float) -> str:
+    """A training log with three validations."""
+    lines: list[dict[str, Any]] = []
+    for step in range(5):
+        lines.append({"step": step, "tokens": step * 512, "loss": 3.0, "lr": 1e-3, "seconds": step * 2.0})
+        if step % 2 == 0:
+            lines[-1]["valid"] = {"target_bpb": target + 0.5 / (step + 1), "english_bpb": 1.2 + step / 1000}
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def fill(run: Path, final: float) -> Path:
+    """A finished run whose model scores `final` bits per byte on the target test text."""
+    for stage in ORDER:
+        about = {"stage": stage, "inputs": {}, "version": "0.1.0", "seconds": 2.5, "peak_mb": 300.0}
+        write(run / stage / "MANIFEST.json", {"format": 1, "about": about, "files": {}})
+    arms = {"base": (2.986, 1.2), "mean": (3.5, 1.21), "static": (2.6, 1.205), "aligned": (2.4, 1.208)}
+    write(
+        run / "align/report.json",
+        {
+            "arms": {arm: scores(*bpb, 0.1) for arm, bpb in arms.items()},
+            "rows": {"subword": 60, "lexicon": 40},
+            "new_tokens": 100,
+            "contrast": [{"step": step, "contrastive": 4.0 / step, "anchor": 2.5} for step in range(1, 8)],
+            "english_gate": {"before": 1.2, "after": 1.205, "limit": 0.02},
+        },
+    )
+    write(run / "eval/report.json", {"scores": scores(final, 1.212, 0.5)})
+    write(
+        run / "vocab/report.json",
+        {
+            "new_tokens": 100,
+            "fertility_before": 3.1,
+            "fertility_after": 2.0,
+            "bytes_per_token_before": 2.0,
+            "bytes_per_token_after": 3.2,
+            "english_lines": 500,
+            "english_lines_changed": 1,
+            "english_changed_share": 0.002,
+            "round_trip_failures": 0,
+            "round_trip_failures_base": 0,
+            "unreachable": 3,
+        },
+    )
+    write(run / "lexicon/report.json", {"kept": 1234567, "dropped": {"too long": 3}})
+    write(
+        run / "data/report.json",
+        {
+            "target": {"tokens": 1000, "sequences": 10},
+            "english": {"words": 200, "chosen": 20, "switched": 9, "tokens": 300, "sequences": 3},
+            "new_tokens_labelled": 97,
+        },
+    )
+    write(run / "metrics.jsonl", log(final))
+    write(run / "cpt/summary.json", {"seconds": 3700, "peak_mb": 900, "tokens": 2048, "tokens_per_second": 512.5})
+    write(
+        run / "serve/result.json",
+        {
+            "parity": {"max_logprob_difference": 2e-6, "tokens": 64},
+            "start_seconds": 30.5,
+            "answers": [{"language": "German", "prompt": "Im Anfang", "answer": " war das Wort"}],
+        },
+    )
+    write(run / "recipe.toml", f'name = "{run.name}"\nlanguage = "German"\n\n[train]\nsteps = 4\n')
+    return run
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str, float], Path]:
+    """Make a finished run of some name and score."""
+    return lambda name, final: fill(tmp_path / name, final)

@@ -1,0 +1,145 @@
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from prealign_cpt.report import write_report
+from prealign_cpt.report.page import MOST_POINTS
+
+from .conftest import read, write
+
+Make = Callable[[str, float], Path]
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Checker(HTMLParser):
+    """Fails on tags that do not match, and gathers tags, attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check(run: Path) -> Checker:
+    checker = Checker()
+    checker.feed((run / "report/index.html").read_text(encoding="utf-8"))
+    checker.close()
+    assert not checker.open
+    assert not {"script", "link", "iframe", "img", "object"} & set(checker.tags)
+    assert not any(
+        name in ("src", "href", "action", "xlink:href") or name.startswith("on") for name, _ in checker.attributes
+    )
+    assert not re.search(r"url\(|@import|https?:", checker.text)
+    return checker
+
+
+def test_page_of_a_finished_run(make: Make) -> None:
+    run = make("run", 1.812)
+    write_report(run, make("control", 1.83))
+    page = check(run)
+    assert ("lang", "en") in page.attributes and "prefers-color-scheme" in page.text
+    assert page.tags.count("svg") == 4
+    for text in ("better than the control 1.830 (-0.018)", "war das Wort", "1,234,567", "1 h 01 min", "4.50%"):
+        assert text in page.text
+    assert page.tags.count("details") >= 5, "a table beside every pair of plots, the recipe, the versions"
+
+
+def test_pages_of_unfinished_runs(make: Make) -> None:
+    run = make("run", 1.812)
+    for part in sorted(path for path in run.iterdir() if path.name != "recipe.toml"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+        write_report(run)
+        check(run)
+    page = check(run)
+    assert "svg" not in page.tags
+    assert "stage eval has not been done" in page.text and "stage serve has not been done" in page.text
+
+
+HOSTILE = "</pre></dd><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
+
+
+def test_hostile_text_stays_text(make: Make) -> None:
+    run = make("run", 1.8)
+    answer = {"language": HOSTILE, "prompt": HOSTILE, "answer": HOSTILE}
+    write(run / "serve/result.json", {"parity": {HOSTILE: HOSTILE}, "answers": [answer, 7, {"language": "de"}]})
+    write(run / "lexicon/report.json", {HOSTILE: HOSTILE})
+    name = HOSTILE.replace('"', '\\"')
+    write(run / "recipe.toml", f'name = "{name}"\nlanguage = "{name}"\n')
+    write_report(run)
+    page = check(run)
+    assert page.text.count(HOSTILE) >= 5
+    assert ("lang", "de") in page.attributes
+
+
+def test_parts_of_another_shape_do_not_break_the_page(make: Make) -> None:
+    run = make("run", 1.8)
+    write(run / "serve/result.json", {"parity": [1], "answers": "text"})
+    write(run / "data/report.json", {"target": 3, "english": {"words": 0, "switched": 0}})
+    write(run / "align/report.json", {"contrast": [1, {"step": 1}, {"step": "x", "anchor": 1}], "rows": 5, "arms": []})
+    write_report(run)
+    check(run)
+
+
+def test_long_logs_are_averaged(make: Make) -> None:
+    run = make("run", 1.8)
+    report = read(run / "align/report.json")
+    report["contrast"] = [{"step": step, "contrastive": 1.0, "anchor": 2.0} for step in range(1, 2501)]
+    write(run / "align/report.json", report)
+    write_report(run)
+    page = check(run)
+    assert "25 steps a point" in page.text
+    assert page.text.count("1.0002.000") == MOST_POINTS
+
+
+def test_the_report_is_written_anew(make: Make) -> None:
+    run = make("run", 1.8)
+    write_report(run)
+    write(run / "recipe.toml", 'name = "again"\nlanguage = "French"\n')
+    write_report(run)
+    assert "again: English to French" in check(run).text
+    assert sorted(path.name for path in (run / "report").iterdir()) == ["index.html", "result.json"]
+
+
+def contrast_ratio(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_colours_can_be_read(make: Make, scheme: int) -> None:
+    run = make("run", 1.8)
+    write_report(run)
+    blocks = re.findall(r":root\{([^}]*)\}", (run / "report/index.html").read_text())
+    colours = dict(re.findall(r"--(\w+):#(\w+)", blocks[scheme]))
+    for ink in ("text", "muted", "c0", "c1"):
+        assert contrast_ratio(colours[ink], colours["back"]) >= 4.5
+    for back in ("panel", "mark"):
+        assert contrast_ratio(colours["text"], colours[back]) >= 4.5
