@@ -96,6 +96,8 @@ class Align:
     """Weight of the contrastive loss beside the language-model loss on English text."""
     anchor_tokens: int = number(4096, least=0)
     """English tokens in the language-model loss of each step."""
+    target_tokens: int = number(512, least=0)
+    """Tokens of target training text in it; they count as training text, and the report says how many were read."""
     max_english_increase: float = number(0.02, least=0.0)
     """Gate: the stage fails if English bits per byte (validation text) rise by more than this."""
 

@@ -5,6 +5,7 @@ scores:  base   mean        static              aligned        (English bits per
 """
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.rows import StaticRows, static_rows
-from prealign_cpt.align.stage import english_anchor, train_rows
+from prealign_cpt.align.stage import WINDOW, english_anchor, target_windows, train_rows
 from prealign_cpt.data.pack import encode
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import NumericError
@@ -25,6 +26,9 @@ from prealign_cpt.vocab.rows import grow_rows
 
 ANCHOR_POSITIONS = 16_384
 """Positions of English text in the anchor: their hidden states take this many rows of the hidden size in fp32."""
+
+TARGET_DOCUMENTS = 20_000
+"""Documents of target text that the windows are taken from."""
 
 
 def build_align(
@@ -84,7 +88,12 @@ def build_align(
         anchor = (
             english_anchor(model, num_old, english, start, ANCHOR_POSITIONS) if recipe.align.anchor_tokens else None
         )
-        done = train_rows(model, tokenizer, new_ids, train, anchor, recipe.align, start, recipe.seed, curve.append)
+        documents = islice(read_documents(recipe.paths(recipe.text.target)), TARGET_DOCUMENTS)
+        wanted = recipe.align.steps * recipe.align.target_tokens // WINDOW
+        text = target_windows((x.tolist() for x in encode(documents, tokenizer)), start, wanted, recipe.seed)
+        done = train_rows(
+            model, tokenizer, new_ids, train, anchor, text, recipe.align, start, recipe.seed, curve.append
+        )
         score_arm("aligned", tokenizer)
     after = score_texts(model, tokenizer, recipe, ("valid",))["valid"]["english_bpb"]
     report = {

@@ -1,13 +1,14 @@
 """The contrastive stage: the new rows move until words and their translations agree at every layer.
 
 The body and all old rows stay as they are, so English words have constant vectors (computed once), English text has
-constant hidden states, and only the new rows get a gradient. The anchor is the language-model loss on English text:
-with constant hidden states it needs nothing but the new output rows, so it costs one small matrix product per step.
+constant hidden states, and only the new rows get a gradient. The anchor is the language-model loss: on English text,
+where with constant hidden states it needs nothing but the new output rows, one small matrix product per step; and on
+some text in the new language, without which rows that agree with their translations drift away from being useful.
 """
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,11 @@ from prealign_cpt.align.words import encode_words, pad_words, vectors_of, word_v
 from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe import Align
+from prealign_cpt.train.loss import chunked_nll
+
+EPS = 1e-8
+WINDOW = 128
+"""Tokens of a window of target text."""
 
 ENGLISH, TARGET = "e:", "t:"
 """Prefixes that keep `die` (English) and `die` (German) apart."""
@@ -76,12 +82,21 @@ def english_anchor(
     return Anchor(torch.cat(hidden), torch.cat(lse), torch.cat(logit))
 
 
+def target_windows(documents: Iterable[list[int]], start_id: int, windows: int, seed: int) -> Tensor:
+    """Windows of target text taken at random, int64 [windows or fewer, 1 + WINDOW], each after the start token."""
+    rows = [
+        [start_id, *ids[k : k + WINDOW]] for ids in documents for k in range(0, len(ids) - WINDOW + 1, WINDOW)
+    ]
+    return torch.tensor(random.Random(seed).sample(rows, min(windows, len(rows))), dtype=torch.long)
+
+
 def train_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     new_ids: list[int],
     pairs: list[Pair],
     anchor: Anchor | None,
+    target: Tensor | None,
     recipe: Align,
     start_id: int,
     seed: int,
@@ -92,7 +107,9 @@ def train_rows(
     Args:
         new_ids: the rows that move; every other weight is bit-identical afterwards.
         pairs: training entries. Entries whose translations hold no new token cannot move anything and are left out.
-        anchor: None leaves the language-model loss out.
+        anchor: English text; None leaves its loss out.
+        target: text in the new language, as `target_windows` gives it, read from front to back once and then again;
+            None or an empty one leaves its loss out.
         log: called with each step's figures.
 
     Raises:
@@ -106,8 +123,9 @@ def train_rows(
     centre = english.mean(dim=1, keepdim=True).to(device)
     connected = _connected(pairs)
     rows = _Rows(model, new_ids)
-    optimizer = torch.optim.AdamW(rows.parameters(), lr=recipe.lr, weight_decay=0.0, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(rows.parameters(), lr=recipe.lr, weight_decay=0.0, betas=(0.9, 0.95), eps=EPS)
     chooser = random.Random(seed)
+    per_step = recipe.target_tokens // WINDOW
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -126,18 +144,25 @@ def train_rows(
             )
             lm = anchor.loss(rows.output(), picked.to(device))
             loss = loss + lm
+        text = torch.zeros(())
+        if target is not None and len(target) and per_step:
+            at = torch.arange(step * per_step, (step + 1) * per_step) % len(target)
+            text = _text_loss(model, rows, target[at].to(device))
+            loss = loss + text
         if not torch.isfinite(loss):
             raise NumericError(f"align.lr: the loss is not finite at step {step + 1}; lower align.lr ({recipe.lr})")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         figures = {"step": step + 1, "contrastive": float(contrast.detach()), "anchor": float(lm.detach())}
+        figures["target_text"] = float(text.detach())
         bar.set_postfix({k: f"{v:.3f}" for k, v in figures.items() if k != "step"})
         log(figures)
     rows.write(model)
     for parameter in frozen:
         parameter.requires_grad_(True)
-    return {"entries": len(entries), "steps": recipe.steps}
+    tokens = recipe.steps * per_step * WINDOW if target is not None and len(target) else 0
+    return {"entries": len(entries), "steps": recipe.steps, "target_tokens": tokens}
 
 
 @dataclass(frozen=True)
@@ -171,6 +196,11 @@ class _Rows(nn.Module):
     def output(self) -> Tensor:
         """Output rows [M, D], fp32."""
         return self.head
+
+    def whole_head(self, model: PreTrainedModel) -> Tensor:
+        """The head with the new rows in place, in the model's dtype."""
+        head = model.get_output_embeddings().weight.detach()
+        return head.index_copy(0, self.ids, self.head.to(head.dtype))
 
     @torch.no_grad()
     def write(self, model: PreTrainedModel) -> None:
@@ -247,6 +277,13 @@ def _batch_loss(
         next_target += len(entry.targets)
     both = torch.cat([english, target], dim=1)[:, torch.tensor(order, device=device)]
     return contrastive_loss(both, both, positive.to(device), excluded.to(device), recipe.temperature)
+
+
+def _text_loss(model: PreTrainedModel, rows: _Rows, windows: Tensor) -> Tensor:
+    """Mean negative log-likelihood in nats of windows of target text, with the rows in place at both ends."""
+    inputs, labels = windows[:, :-1], windows[:, 1:].reshape(-1)
+    hidden = model.base_model(inputs_embeds=rows.embed(inputs), use_cache=False).last_hidden_state
+    return chunked_nll(hidden.reshape(-1, hidden.shape[-1]), labels, rows.whole_head(model)).mean()
 
 
 def _head_vectors(

@@ -48,7 +48,10 @@ CPU_HEAD_DIMS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
 """What vLLM 0.32's attention for CPU computes. With another size the server starts, and dies at its first request."""
 
 STOP_LIMIT = 30.0
-"""Seconds for vLLM to stop by itself before it is killed."""
+"""Seconds for vLLM to stop by itself before it is killed: requests that run may end."""
+
+STARTING_STOP_LIMIT = 2.0
+"""The same while it starts: it has no requests yet, and does not listen to SIGTERM for most of that time."""
 
 
 def model_name(folder: Path) -> str:
@@ -291,6 +294,7 @@ class Server:
         self.start_limit = start_limit
         self.start_seconds = 0.0
         self.process: subprocess.Popen[bytes] | None = None
+        self._ready = False
 
     @property
     def base_url(self) -> str:
@@ -325,6 +329,7 @@ class Server:
                 )
             self._wait_until_ready()
             self._check_identity()
+            self._ready = True
         except BaseException:
             self.stop()
             raise
@@ -401,13 +406,13 @@ class Server:
 
     def stop(self) -> None:
         """End vLLM and everything it started; does nothing if none runs."""
-        process, self.process = self.process, None
+        process = self.process
         if process is None:
             return
         # The leader is not reaped before the group got its last signal, so the group's id is still its own.
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_LIMIT
+        deadline = time.monotonic() + (STOP_LIMIT if self._ready else STARTING_STOP_LIMIT)
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() > deadline:
                 break
@@ -415,6 +420,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self.process, self._ready = None, False
 
     def _tail(self, num_lines: int) -> str:
         assert self.log is not None

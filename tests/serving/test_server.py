@@ -227,7 +227,7 @@ def test_start_limit_leaves_no_process(folder: Path, tmp_path: Path, monkeypatch
         "print(os.getpid(), flush=True); time.sleep(600)"
     )
     pretend(monkeypatch, code)
-    monkeypatch.setattr(serving, "STOP_LIMIT", 0.5)
+    monkeypatch.setattr(serving, "STARTING_STOP_LIMIT", 0.5)
     log = tmp_path / "log"
     with pytest.raises(UnavailableError, match="did not answer within 3 s"):
         Server(folder, log=log, start_limit=3).__enter__()
