@@ -1,7 +1,8 @@
 """The whole story on a small scale, one command: fetch, train, control, serve, query, report.
 
     run NAME          every stage of the recipe, under torchrun
-    run NAME-control  the same training from plain subword-mean rows: no lexicon, no contrastive stage, no switching
+    run NAME-control  training on as much target text from plain subword-mean rows: no lexicon, no contrastive stage,
+                      no switching
     serve/            the export under vLLM, proven equal, asked in both languages
     report/           one table, one page
 
@@ -9,6 +10,7 @@ Each part is skipped when it was done before, so an interrupted demo continues w
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -54,7 +56,11 @@ def demo(path: Path, flags: list[str], num_processes: int = 0) -> int:
         num_processes: ranks; 0 means one for each GPU, or two on a CPU.
     """
     recipe = load_recipe(path, flags)
-    changes = {"name": f"{recipe.name}-control", **CONTROL}
+    changes = {
+        "name": f"{recipe.name}-control",
+        **CONTROL,
+        "train.steps": str(recipe.train.steps + _extra_steps(recipe)),
+    }
     control_flags = [*flags, *(word for key, value in changes.items() for word in (f"--{key}", value))]
     control = load_recipe(path, control_flags)
     _bring(recipe)
@@ -67,6 +73,12 @@ def demo(path: Path, flags: list[str], num_processes: int = 0) -> int:
     report = recipe.run / "report"
     say(f"the page is {report / 'index.html'}, the figures are in {report / 'result.json'}")
     return 0
+
+
+def _extra_steps(recipe: Recipe) -> int:
+    """Steps in which the control reads as much target text as the contrastive stage did, so that both read the same."""
+    per_step = recipe.train.sequences * recipe.data.sequence_length * (1 - recipe.data.english_share)
+    return math.ceil(recipe.align.steps * recipe.align.target_tokens / per_step)
 
 
 def _bring(recipe: Recipe) -> None:

@@ -24,9 +24,12 @@ from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe import Align
 from prealign_cpt.train.loss import chunked_nll
 
-EPS = 1e-8
 WINDOW = 128
 """Tokens of a window of target text."""
+
+EPS = 1e-4
+"""Adam's epsilon. Every new row gets some gradient in every step, through the softmax; with the usual 1e-8 Adam would
+blow the smallest of them up to full steps, and rows that no batch speaks of would drift."""
 
 ENGLISH, TARGET = "e:", "t:"
 """Prefixes that keep `die` (English) and `die` (German) apart."""
@@ -84,9 +87,7 @@ def english_anchor(
 
 def target_windows(documents: Iterable[list[int]], start_id: int, windows: int, seed: int) -> Tensor:
     """Windows of target text taken at random, int64 [windows or fewer, 1 + WINDOW], each after the start token."""
-    rows = [
-        [start_id, *ids[k : k + WINDOW]] for ids in documents for k in range(0, len(ids) - WINDOW + 1, WINDOW)
-    ]
+    rows = [[start_id, *ids[k : k + WINDOW]] for ids in documents for k in range(0, len(ids) - WINDOW + 1, WINDOW)]
     return torch.tensor(random.Random(seed).sample(rows, min(windows, len(rows))), dtype=torch.long)
 
 
