@@ -34,15 +34,16 @@ def word_retrieval(
     heldout: list[Pair],
     start_id: int,
     seed: int,
-    most: int = 500,
+    most: int = 400,
+    most_train: int = 150,
 ) -> Retrieval:
     """Retrieval on held-out pairs among the translations of held-out and sampled training words.
 
     Args:
         train, heldout: the two halves of the split lexicon.
-        most: English words taken from each half.
+        most, most_train: held-out and training English words taken.
     """
-    chosen_train, chosen_heldout = _sample(train, seed, most), _sample(heldout, seed, most)
+    chosen_train, chosen_heldout = _sample(train, seed, most_train), _sample(heldout, seed, most)
     gold = chosen_train | chosen_heldout
     sources = sorted(gold)
     candidates = sorted({target for targets in gold.values() for target in targets})

@@ -24,7 +24,8 @@ ALIGN_ARMS = ("base", "mean", "static", "aligned")
 
 ARMS = (*ALIGN_ARMS, "final", "control")
 
-_FREE = ("name", "out", "align.", "codeswitch.", "lexicon.")
+_FREE_KEYS = ("name", "out", "evaluate.arms")
+_FREE_SECTIONS = ("align.", "codeswitch.", "lexicon.")
 """Recipe keys in which a control may differ: they are what it is the control of."""
 
 
@@ -321,7 +322,11 @@ def _differences(recipe: Document, other: Document) -> tuple[str, ...]:
         return ()
     mine, theirs = dict(flat(recipe.content)), dict(flat(other.content))
     changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-    return tuple(key for key in changed if key not in _FREE and not key.startswith(_FREE[2:]))
+    return tuple(
+        f"{key} ({mine.get(key)!r}, control {theirs.get(key)!r})"
+        for key in changed
+        if key not in _FREE_KEYS and not key.startswith(_FREE_SECTIONS)
+    )
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

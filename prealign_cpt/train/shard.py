@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -106,11 +107,12 @@ def sharded(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     module = LanguageModelLoss(model)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    if checkpoint_activations:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     for block in blocks(model):
-        if checkpoint_activations:
-            _recompute(block)
-        shard(block, precision)
-    shard(module, precision)
+        shard(block, precision, mesh)
+    shard(module, precision, mesh)
     _fill(module, LanguageModelLoss(source) if source is not None else None, world)
     module.train()
     return module
@@ -135,21 +137,19 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     return list(layers)
 
 
-def shard(module: nn.Module, precision: Literal["bf16", "fp32"]) -> None:
-    """Apply FSDP2 to a module whose parts are sharded already; gradients become plain sums over ranks."""
+def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None) -> None:
+    """Apply FSDP2 to a module whose parts are sharded already; gradients become plain sums over ranks.
+
+    Args:
+        mesh: one dimension, all ranks; None takes torch's default, which is CUDA wherever there is a GPU.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    fully_shard(module, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))
+    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))
     assert isinstance(module, FSDPModule)
     # The loss is divided by the global number of targets; a mean over ranks would weigh ranks, not tokens.
     # Gloo cannot scale while it reduces, so the sum is forced and the factor is one.
     module.set_force_sum_reduction_for_comms(True)
     module.set_gradient_divide_factor(1.0)
-
-
-def _recompute(block: nn.Module) -> None:
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-
-    apply_activation_checkpointing(block, check_fn=lambda m: m is block)
 
 
 def _fill(module: nn.Module, source: nn.Module | None, world: World) -> None:

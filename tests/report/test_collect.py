@@ -95,4 +95,4 @@ def test_a_control_may_differ_only_in_what_it_controls(make: Make) -> None:
     run, control = make("run", 1.8), make("control", 1.9)
     assert collect(run, control).control_differs == ()
     write(control / "recipe.toml", 'name = "c"\nlanguage = "German"\n[align]\nsteps = 0\n[train]\nsteps = 3\n')
-    assert collect(run, control).control_differs == ("train.steps",)
+    assert collect(run, control).control_differs == ("train.steps (4, control 3)",)
