@@ -24,7 +24,7 @@ from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 from prealign_cpt.vocab.rows import grow_rows
 
-ANCHOR_POSITIONS = 16_384
+ANCHOR_POSITIONS = 8_192
 """Positions of English text in the anchor: their hidden states take this many rows of the hidden size in fp32."""
 
 TARGET_DOCUMENTS = 20_000

@@ -120,12 +120,15 @@ def train_rows(
     if not entries:
         return {"entries": 0, "steps": 0, "reason": "no translation contains a new token"}
     device = model.get_input_embeddings().weight.device
-    english = _english_vectors(model, tokenizer, entries, start_id)
+    chooser = random.Random(seed)
+    batches = [chooser.sample(range(len(entries)), min(recipe.words, len(entries))) for _ in range(recipe.steps)]
+    used = sorted({i for batch in batches for i in batch})
+    place = {i: k for k, i in enumerate(used)}
+    english = vectors_of(model, [entries[i].source_ids for i in used], start_id)
     centre = english.mean(dim=1, keepdim=True).to(device)
     connected = _connected(pairs)
     rows = _Rows(model, new_ids)
     optimizer = torch.optim.AdamW(rows.parameters(), lr=recipe.lr, weight_decay=0.0, betas=(0.9, 0.95), eps=EPS)
-    chooser = random.Random(seed)
     per_step = recipe.target_tokens // WINDOW
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
@@ -134,9 +137,9 @@ def train_rows(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * _schedule(step, recipe.steps)
-        chosen = chooser.sample(range(len(entries)), min(recipe.words, len(entries)))
-        batch = [entries[i] for i in chosen]
-        contrast = _batch_loss(model, rows, batch, english[:, chosen].to(device), centre, connected, recipe, start_id)
+        vectors = english[:, [place[i] for i in batches[step]]].to(device)
+        batch = [entries[i] for i in batches[step]]
+        contrast = _batch_loss(model, rows, batch, vectors, centre, connected, recipe, start_id)
         loss = recipe.weight * contrast
         lm = torch.zeros(())
         if anchor is not None and recipe.anchor_tokens:
@@ -240,13 +243,6 @@ def _connected(pairs: list[Pair]) -> dict[str, set[str]]:
     return {
         word: near | {second for first in near for second in direct.get(first, set())} for word, near in direct.items()
     }
-
-
-@torch.no_grad()
-def _english_vectors(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, entries: list[_Entry], start_id: int
-) -> Tensor:
-    return vectors_of(model, [entry.source_ids for entry in entries], start_id)
 
 
 def _batch_loss(

@@ -95,8 +95,7 @@ def test_text_like_a_special_token_is_text(tokenizer, tables):
     assert not torch.equal(rows.input_MD[0], tables[0][0])
 
 
-def test_sentencepiece_pieces_keep_their_space(tmp_path: Path):
-    """What the alignment stage hands over for a piece that begins a word must still say so."""
+def test_sentencepiece_words(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(sentence_piece(tmp_path / "spm"))
     table = torch.randn(len(tokenizer), 6)
     rows = static_rows("subword+lexicon", [" Haus"], tokenizer, PAIRS, table, None, 1.0, 1.0)

@@ -1,0 +1,151 @@
+"""The chunked loss against the plain one, and documents that do not see each other."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prealign_cpt.train import loss
+from prealign_cpt.train.loss import LanguageModelLoss, chunked_nll
+from tests.conftest import make_model
+
+VOCAB = 50
+
+
+def ids(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(1, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def upto(length: int, rows: int = 1) -> Tensor:
+    return torch.arange(length).expand(rows, length)
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 23])
+def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatch, num: int):
+    monkeypatch.setattr(loss, "CHUNK", 8)
+    torch.manual_seed(num)
+    hidden, head = torch.randn(num, 16, requires_grad=True), torch.randn(VOCAB, 16, requires_grad=True)
+    labels, weight = ids(num), torch.rand(num)
+    found = chunked_nll(hidden, labels, head)
+    gradients = torch.autograd.grad((found * weight).sum(), [hidden, head])
+    expected = F.cross_entropy(hidden @ head.T, labels, reduction="none")
+    plain = torch.autograd.grad((expected * weight).sum(), [hidden, head])
+    assert found.dtype == torch.float32 and found.shape == (num,)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    for one, other in zip(gradients, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(chunked_nll(hidden, labels, head), expected.detach(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_the_logits_of_a_batch_never_exist_at_once(monkeypatch: pytest.MonkeyPatch, learning: bool):
+    monkeypatch.setattr(loss, "CHUNK", 8)
+    seen: list[int] = []
+    plain = loss._chunk
+    monkeypatch.setattr(loss, "_chunk", lambda hidden, *rest: (seen.append(len(hidden)), plain(hidden, *rest))[1])
+    hidden = torch.randn(20, 16, requires_grad=True)
+    with torch.set_grad_enabled(learning):
+        found = chunked_nll(hidden, ids(20), torch.randn(VOCAB, 16))
+    if learning:
+        found.sum().backward()
+    assert sorted(seen) == sorted([8, 8, 4] * (1 + learning)), "the backward pass makes them again"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_equal_to_hugging_faces_loss(tied: bool):
+    model = make_model(VOCAB, tied=tied)
+    inputs = ids(3, 12)
+    labels = inputs.clone()
+    labels[0, 3:6] = -100
+    labels[2, 9:] = -100
+    found = LanguageModelLoss(model)(inputs, labels, upto(12, 3))
+    found.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    logits = model(inputs).logits[:, :-1].flatten(0, 1)
+    expected = F.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
+    expected.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_each_is_in_reading_order_and_adds_up():
+    module = LanguageModelLoss(make_model(VOCAB))
+    inputs = ids(2, 6)
+    labels = inputs.clone()
+    labels[0, 2] = -100
+    with torch.no_grad():
+        each = module(inputs, labels, upto(6, 2), each=True)
+        logits = module.model(inputs).logits.log_softmax(dim=-1)
+        expected = [
+            -logits[b, t - 1, inputs[b, t]] for b in range(2) for t in range(1, 6) if (b, t) != (0, 2)
+        ]  # fmt: skip
+        torch.testing.assert_close(each, torch.stack(expected), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(each.sum(), module(inputs, labels, upto(6, 2)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_documents_do_not_see_each_other(rows: int):
+    module = LanguageModelLoss(make_model(VOCAB))
+    inputs = ids(rows, 20)
+    inputs[:, 8] = 0
+    other = inputs.clone()
+    other[:, 1:8] = ids(rows, 7, seed=1)
+    assert not torch.equal(inputs, other)
+    restart = torch.cat([torch.arange(8), torch.arange(12)]).expand(rows, 20)
+    second = torch.full((rows, 20), -100)
+    second[:, 9:] = inputs[:, 9:]
+
+    def losses(tokens: Tensor, positions: Tensor) -> Tensor:
+        with torch.no_grad():
+            return module(tokens, second, positions, each=True)
+
+    torch.testing.assert_close(losses(inputs, restart), losses(other, restart), atol=1e-6, rtol=0)
+    alone = module(inputs[:, 8:], inputs[:, 8:], upto(12, rows), each=True)
+    torch.testing.assert_close(losses(inputs, restart), alone.detach(), atol=1e-5, rtol=1e-5)
+    # The control: positions that run on let the first document through.
+    assert (losses(inputs, upto(20, rows)) - losses(other, upto(20, rows))).abs().max() > 1e-3
+
+
+def test_gradients_do_not_cross_documents():
+    model = make_model(VOCAB, tied=False)
+    inputs = torch.tensor([[0, *range(1, 8), 0, *range(11, 18)]])
+    labels = inputs.clone()
+    labels[:, :9] = -100
+    LanguageModelLoss(model)(inputs, labels, torch.cat([torch.arange(8), torch.arange(8)])[None]).backward()
+    gradient = model.get_input_embeddings().weight.grad
+    assert gradient[1:8].abs().max() == 0 and gradient[11:17].abs().min(dim=1).values.max() > 0
+
+
+def test_right_padding_does_not_change_scores():
+    module = LanguageModelLoss(make_model(VOCAB))
+    inputs = ids(2, 9)
+    padded = torch.zeros(2, 15, dtype=torch.long)
+    labels = torch.full((2, 15), -100)
+    padded[:, :9] = labels[:, :9] = inputs
+    with torch.no_grad():
+        short = module(inputs, inputs, upto(9, 2), each=True)
+        long = module(padded, labels, upto(15, 2), each=True)
+    torch.testing.assert_close(short, long, atol=1e-6, rtol=1e-6)
+
+
+def test_the_first_column_is_not_learned():
+    module = LanguageModelLoss(make_model(VOCAB))
+    inputs = ids(1, 6)
+    labels = inputs.clone()
+    labels[:, 0] = 7
+    assert float(module(inputs, labels, upto(6))) == float(module(inputs, inputs, upto(6)))
+
+
+def test_nothing_to_learn_is_zero_with_zero_gradients():
+    model = make_model(VOCAB)
+    module = LanguageModelLoss(model)
+    nothing = torch.full((2, 6), -100)
+    found = module(ids(2, 6), nothing, upto(6, 2))
+    found.backward()
+    assert float(found) == 0.0
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(bool((g == 0).all()) for g in gradients)
+    assert module(ids(2, 6), nothing, upto(6, 2), each=True).shape == (0,)
