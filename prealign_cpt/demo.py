@@ -27,6 +27,7 @@ from prealign_cpt.evaluate.bits import windows
 from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.fetch import fetch_bible, resolve_base
 from prealign_cpt.manifest import atomic_write, new_folder, read_manifest
+from prealign_cpt.pipeline import check_inputs
 from prealign_cpt.recipe import Recipe, load_recipe
 from prealign_cpt.report import write_report
 from prealign_cpt.run import StageClock, folder_digest, say
@@ -64,6 +65,7 @@ def demo(path: Path, flags: list[str], num_processes: int = 0) -> int:
     control_flags = [*flags, *(word for key, value in changes.items() for word in (f"--{key}", value))]
     control = load_recipe(path, control_flags)
     _bring(recipe)
+    check_inputs(recipe)  # here, because torchrun buries a rank's one line under its own report
     for own_flags, own in ((flags, recipe), (control_flags, control)):
         code = _train(path, own_flags, own, num_processes)
         if code:
@@ -83,8 +85,7 @@ def _extra_steps(recipe: Recipe) -> int:
 
 def _bring(recipe: Recipe) -> None:
     """Download what the recipe names and the cache lacks."""
-    say(f"base model {recipe.base.model}")
-    resolve_base(recipe.base.model)
+    say(f"base model {recipe.base.model}: {resolve_base(recipe.base.model)}")
     cached = [text for text in (*recipe.text.target, *recipe.text.english) if text.startswith("cache:")]
     missing = [text for text in cached if not recipe.path(text).is_file()]
     for folder in sorted({text.removeprefix("cache:").split("/")[0] for text in missing}):

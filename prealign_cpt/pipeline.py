@@ -80,9 +80,7 @@ def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> 
 def prepare(run: Run, device: torch.device, until: str) -> None:
     """The stages before training, in this process alone."""
     recipe = run.recipe
-    base = resolve_base(recipe.base.model)
-    check_base(base)
-    _check_files(recipe)
+    base = check_inputs(recipe)
     texts = recipe.paths(recipe.text.target + recipe.text.english)
     lexicon_path = recipe.path(recipe.lexicon.path)
     lexicon = run.stage(
@@ -246,8 +244,14 @@ def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device
     say(f"eval: target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte")
 
 
-def _check_files(recipe: Recipe) -> None:
-    """Everything the recipe names, before any work is done."""
+def check_inputs(recipe: Recipe) -> Path:
+    """Look at everything the recipe names before any work is done; return the base model's folder.
+
+    Raises:
+        MissingInputError, DataError, RecipeError: an input is not there or not usable; it is named.
+    """
+    base = resolve_base(recipe.base.model)
+    check_base(base)
     named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
     for path in named:
         next(iter(read_documents([path])))
@@ -259,6 +263,7 @@ def _check_files(recipe: Recipe) -> None:
     for path in recipe.paths(recipe.text.target + recipe.text.english):
         if sha256(path) in test:
             raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
+    return base
 
 
 def _base_digest(base: Path) -> dict[str, str]:

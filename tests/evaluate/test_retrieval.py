@@ -59,8 +59,8 @@ def test_identical_spellings_are_left_out(cloned):
 
 def test_the_sample_is_bounded_and_fixed(cloned):
     model = model_for(cloned, False)
-    found = [word_retrieval(model, cloned, CLONES[:12], CLONES[12:], 0, seed=s, most=5) for s in (1, 1)]
-    assert found[0] == found[1] and found[0].words == 5 and found[0].candidates == 10
+    found = [word_retrieval(model, cloned, CLONES[:12], CLONES[12:], 0, 1, most=5, most_train=7) for _ in range(2)]
+    assert found[0] == found[1] and found[0].words == 5 and found[0].candidates == 12
 
 
 def test_the_layer_is_chosen_on_training_words(cloned, monkeypatch: pytest.MonkeyPatch):
@@ -91,3 +91,15 @@ def test_languages_are_centred(cloned):
         model.get_input_embeddings().weight[-len(WORDS) :] += 50 * torch.randn(32)
     found = word_retrieval(model, cloned, CLONES[:12], CLONES[12:], 0, seed=0)
     assert (found.p1, found.layer) == (1.0, 0)
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="no words are an empty list of tensors")
+def test_a_lexicon_of_nothing_but_identical_spellings(cloned):
+    alike = [Pair(word, word) for word in WORDS]
+    assert word_retrieval(model_for(cloned, True), cloned, alike[:12], alike[12:], 0, seed=0).words == 0
+
+
+@pytest.mark.xfail(strict=True, reason="the mean over no training words is NaN, which is no JSON either")
+def test_no_training_words(cloned):
+    found = word_retrieval(model_for(cloned, True), cloned, [], CLONES[12:], 0, seed=0)
+    assert found.seen_p1 == found.seen_p1

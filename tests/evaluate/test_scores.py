@@ -49,10 +49,10 @@ def test_retrieval_needs_held_out_words(recipe_file: Path, tokenizer):
     assert found["retrieval"]["words"] == 5 and "valid" not in found
 
 
-def test_evaluation_files(recipe_file: Path):
+def test_evaluation_files(recipe_file: Path, tokenizer):
     recipe = load_recipe(recipe_file)
     names = [path.name for path in evaluation_files(recipe)]
     assert names == ["valid_target.txt", "valid_english.txt", "test_target.txt", "test_english.txt"]
     evaluation_files(recipe)[0].unlink()
     with pytest.raises(MissingInputError, match="valid_target"):
-        held_out(recipe, "valid", None)
+        held_out(recipe, "valid", tokenizer)
