@@ -55,7 +55,9 @@ def make_tokenizer(texts: list[str], vocab_size: int = 420) -> PreTrainedTokeniz
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=START, eos_token=START)
 
 
-def make_model(vocab_size: int, tied: bool = True, layers: int = 2, hidden: int = 32) -> LlamaForCausalLM:
+def make_model(
+    vocab_size: int, tied: bool = True, layers: int = 2, hidden: int = 32, spread: float = 0.2
+) -> LlamaForCausalLM:
     """A tiny Llama with random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -69,7 +71,7 @@ def make_model(vocab_size: int, tied: bool = True, layers: int = 2, hidden: int 
         tie_word_embeddings=tied,
         bos_token_id=0,
         eos_token_id=0,
-        initializer_range=0.2,
+        initializer_range=spread,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -153,9 +155,7 @@ def run_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     port = free_port()
-    processes = [
-        context.Process(target=_rank, args=(rank, size, port, queue, work, arguments)) for rank in range(size)
-    ]
+    processes = [context.Process(target=_rank, args=(rank, size, port, queue, work, arguments)) for rank in range(size)]
     for process in processes:
         process.start()
     found = dict(queue.get(timeout=240) for _ in processes)

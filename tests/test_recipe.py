@@ -140,7 +140,8 @@ def test_a_whole_number_is_a_number(file: Path):
 
 def test_flags_override_the_file(file: Path):
     flags = ["--train.steps", "10", "--align.lr=2e-3", "--text.target", '["a.txt", "b.txt"]', "--seed=7", "--seed", "8"]
-    flags += ["--codeswitch.labels", "vanilla", "--evaluate.arms=false", "--language", "Low German", "--serve.prompts_target=[]"]  # fmt: skip # noqa: E501
+    flags += ["--codeswitch.labels", "vanilla", "--evaluate.arms=false"]
+    flags += ["--language", "Low German", "--serve.prompts_target=[]"]
     recipe = load_recipe(file, flags)
     assert recipe.train.steps == 10 and recipe.align.lr == 2e-3 and recipe.text.target == ("a.txt", "b.txt")
     assert recipe.seed == 8, "the last one holds"
@@ -196,7 +197,8 @@ def test_as_toml_reads_back(file: Path, tmp_path: Path):
 
 def test_as_dict_names_every_key(file: Path):
     content = as_dict(load_recipe(file))
-    dotted = [f"{k}.{i}" if isinstance(v, dict) else k for k, v in content.items() for i in (v if isinstance(v, dict) else [0])]  # fmt: skip # noqa: E501
+    dotted = [key for key, value in content.items() if not isinstance(value, dict)]
+    dotted += [f"{key}.{name}" for key, value in content.items() if isinstance(value, dict) for name in value]
     assert sorted(dotted) == sorted(keys(Recipe))
 
 

@@ -8,8 +8,9 @@ some text in the new language, without which rows that agree with their translat
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.contrast import contrastive_loss, relations
 from prealign_cpt.align.words import encode_words, pad_words, vectors_of, word_vectors
+from prealign_cpt.data.batches import positions
 from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe import Align
 from prealign_cpt.train.loss import chunked_nll
 
 WINDOW = 128
-"""Tokens of a window of target text."""
+"""Tokens that a window of text predicts."""
 
 EPS = 1e-4
 """Adam's epsilon. Every new row gets some gradient in every step, through the softmax; with the usual 1e-8 Adam would
@@ -57,27 +59,22 @@ class Anchor:
 
 @torch.no_grad()
 def english_anchor(
-    model: PreTrainedModel, num_old: int, texts_ids: list[list[int]], start_id: int, tokens: int, window: int = 256
+    model: PreTrainedModel, num_old: int, documents: Iterable[list[int]], start_id: int, tokens: int
 ) -> Anchor:
     """Run English text through the frozen model once; labels must be old tokens.
 
     Args:
         num_old: rows of the head that belong to old tokens.
-        texts_ids: token ids of English documents.
-        tokens: about how many positions to keep.
-        window: tokens per sequence.
+        documents: token ids of English documents.
+        tokens: how many positions to keep at most.
     """
     head = model.get_output_embeddings().weight[:num_old]
-    rows: list[list[int]] = []
-    for ids in texts_ids:
-        old = [i for i in ids if i < num_old]
-        rows += [[start_id, *old[k : k + window]] for k in range(0, len(old) - window + 1, window)]
-        if len(rows) * window >= tokens:
-            break
+    old = ([i for i in ids if i < num_old] for ids in documents)
+    rows = list(islice(_windows(old, start_id), max(1, tokens // WINDOW)))
     hidden, lse, logit = [], [], []
-    for k in range(0, len(rows), 4):
-        batch = torch.tensor(rows[k : k + 4], device=head.device)
-        states = model.base_model(input_ids=batch, use_cache=False).last_hidden_state[:, :-1].reshape(-1, head.shape[1])
+    for k in range(0, len(rows), 8):
+        batch = torch.tensor(rows[k : k + 8], device=head.device)
+        states = _hidden(model, model.get_input_embeddings()(batch[:, :-1]), batch[:, :-1], start_id)
         logits = (states @ head.T).float()
         hidden.append(states.float())
         lse.append(logits.logsumexp(dim=-1))
@@ -86,9 +83,30 @@ def english_anchor(
 
 
 def target_windows(documents: Iterable[list[int]], start_id: int, windows: int, seed: int) -> Tensor:
-    """Windows of target text taken at random, int64 [windows or fewer, 1 + WINDOW], each after the start token."""
-    rows = [[start_id, *ids[k : k + WINDOW]] for ids in documents for k in range(0, len(ids) - WINDOW + 1, WINDOW)]
+    """Windows of target text taken at random, int64 [windows or fewer, 1 + WINDOW]."""
+    rows = list(_windows(documents, start_id))
     return torch.tensor(random.Random(seed).sample(rows, min(windows, len(rows))), dtype=torch.long)
+
+
+def _windows(documents: Iterable[list[int]], start_id: int) -> Iterator[list[int]]:
+    """Documents end to end, each after the start token, cut into pieces of 1 + WINDOW that share their border token;
+    the rest that fills no piece is given only if it is all there is."""
+    rest: list[int] = []
+    whole = False
+    for ids in documents:
+        rest += [start_id, *ids]
+        while len(rest) > WINDOW:
+            whole = True
+            yield rest[: WINDOW + 1]
+            rest = rest[WINDOW:]
+    if not whole and len(rest) > 1:
+        yield rest
+
+
+def _hidden(model: PreTrainedModel, embedded: Tensor, ids: Tensor, start_id: int) -> Tensor:
+    """Final hidden states [B * T, D] of packed text, attention kept inside documents."""
+    output = model.base_model(inputs_embeds=embedded, position_ids=positions(ids, start_id), use_cache=False)
+    return output.last_hidden_state.flatten(0, 1)
 
 
 def train_rows(
@@ -151,7 +169,7 @@ def train_rows(
         text = torch.zeros(())
         if target is not None and len(target) and per_step:
             at = torch.arange(step * per_step, (step + 1) * per_step) % len(target)
-            text = _text_loss(model, rows, target[at].to(device))
+            text = _text_loss(model, rows, target[at].to(device), start_id)
             loss = loss + text
         if not torch.isfinite(loss):
             raise NumericError(f"align.lr: the loss is not finite at step {step + 1}; lower align.lr ({recipe.lr})")
@@ -276,11 +294,11 @@ def _batch_loss(
     return contrastive_loss(both, both, positive.to(device), excluded.to(device), recipe.temperature)
 
 
-def _text_loss(model: PreTrainedModel, rows: _Rows, windows: Tensor) -> Tensor:
+def _text_loss(model: PreTrainedModel, rows: _Rows, windows: Tensor, start_id: int) -> Tensor:
     """Mean negative log-likelihood in nats of windows of target text, with the rows in place at both ends."""
     inputs, labels = windows[:, :-1], windows[:, 1:].reshape(-1)
-    hidden = model.base_model(inputs_embeds=rows.embed(inputs), use_cache=False).last_hidden_state
-    return chunked_nll(hidden.reshape(-1, hidden.shape[-1]), labels, rows.whole_head(model)).mean()
+    hidden = _hidden(model, rows.embed(inputs), inputs, start_id)
+    return chunked_nll(hidden, labels, rows.whole_head(model)).mean()
 
 
 def _head_vectors(
