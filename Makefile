@@ -28,8 +28,8 @@ setup: .venv/ready-$(EXTRA)
 .venv/ready-cpu: locks/cpu.txt locks/torch.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not there; give one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r locks/cpu.txt
 	$(BIN)/python -m pip install --quiet -r locks/torch.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r locks/cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

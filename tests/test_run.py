@@ -194,7 +194,7 @@ def test_digests_follow_content(tmp_path: Path, run: Run):
     one.write_text("a")
     there = file_digests([one])
     one.write_text("b")
-    assert before == {"one.txt": "missing"} and there != file_digests([one])
+    assert list(before.values()) == ["missing"] and there != file_digests([one])
     folder = run.stage("vocab", {}, fill)
     first = folder_digest(folder)
     (folder / NAME).write_text((folder / NAME).read_text() + " ")

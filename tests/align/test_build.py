@@ -13,7 +13,7 @@ from prealign_cpt.align.build import build_align
 from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe import load_recipe
-from tests.conftest import ENGLISH, PAIRS, TARGET, make_tokenizer
+from tests.conftest import ENGLISH, PAIRS, make_tokenizer
 
 LEXICON = [Pair(*pair) for pair in PAIRS]
 NUM_NEW = 12
@@ -30,9 +30,7 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def align(recipe_file: Path, base_folder: Path, vocab: Path, tmp_path: Path):
-    """Run the stage with some flags over texts whose documents are longer than a window."""
-    (tmp_path / "english.txt").write_text("\n".join(ENGLISH[:4] * 8), encoding="utf-8")
-    (tmp_path / "target.txt").write_text("\n".join(TARGET[:4] * 8), encoding="utf-8")
+    """Run the stage on the tiny recipe with some flags."""
 
     def run(*flags: str, base: Path = base_folder) -> Path:
         out = tmp_path / "out"

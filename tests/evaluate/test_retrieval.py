@@ -85,12 +85,16 @@ def test_the_layer_is_chosen_on_training_words(cloned, monkeypatch: pytest.Monke
 
 
 def test_languages_are_centred(cloned):
-    """A constant added to every clone's row changes nothing at layer 0, and layer 0 is the only layer that helps."""
+    """Languages far apart, with longer and shorter clones: without centring the long ones would be nearest to all."""
     model = model_for(cloned, True)
+    apart = 5 * torch.randn(32, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([0.5, 3.0]).repeat(len(WORDS))[: len(WORDS), None]
     with torch.no_grad():
-        model.get_input_embeddings().weight[-len(WORDS) :] += 50 * torch.randn(32)
+        weight = model.get_input_embeddings().weight
+        weight[-len(WORDS) :] = lengths * weight[-len(WORDS) :] - apart
+        weight[-2 * len(WORDS) : -len(WORDS)] += apart
     found = word_retrieval(model, cloned, CLONES[:12], CLONES[12:], 0, seed=0)
-    assert (found.p1, found.layer) == (1.0, 0)
+    assert found.p1 > 0.9 and found.layer == 0
 
 
 @pytest.mark.xfail(strict=True, raises=ValueError, reason="no words are an empty list of tensors")
