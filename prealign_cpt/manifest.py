@@ -8,6 +8,7 @@ rest is swept by the next `new_folder` for the same target.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -51,9 +52,11 @@ def atomic_write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -76,7 +79,7 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
     """
     if target.exists():
         raise StorageError(f"{target}: exists already and is never overwritten; move it away or choose another name")
-    for rest in target.parent.glob(f".tmp-{target.name}-*"):
+    for rest in target.parent.glob(f".tmp-{glob.escape(target.name)}-{'[0-9a-f]' * 8}"):
         shutil.rmtree(rest)
     folder = target.with_name(f".tmp-{target.name}-{secrets.token_hex(4)}")
     try:
@@ -95,11 +98,10 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
         atomic_write(folder / NAME, json.dumps(content, indent=1, ensure_ascii=False))
         os.rename(folder, target)
         _sync_folder(target.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise storage_error(target, error) from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and _is_about(error, folder, target):
+            raise storage_error(target, error) from error
         raise
 
 
@@ -113,8 +115,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"]
+        complete = version != FORMAT or (isinstance(content["about"], dict) and isinstance(content["files"], dict))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: missing or damaged manifest; remove {folder} and run the stage again") from error
+    if not complete:
+        raise DataError(f"{path}: damaged manifest; remove {folder} and run the stage again")
     if version != FORMAT:
         raise DataError(f"{path}: format {version} is unknown, this version reads {FORMAT}; use a matching release")
     return dict(content)
@@ -138,6 +143,13 @@ def verify(folder: Path) -> dict[str, Any]:
                 f"remove {folder} and run the stage again"
             )
     return manifest
+
+
+def _is_about(error: OSError, folder: Path, target: Path) -> bool:
+    """Whether an error comes from writing the folder, not from something that the block read."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+    return str(error.filename) == str(target) or str(error.filename).startswith(str(folder))
 
 
 def _sync_file(path: Path) -> None:

@@ -8,6 +8,8 @@ key's full path.
 """
 
 import dataclasses
+import json
+import math
 import tomllib
 import types
 import typing
@@ -20,9 +22,9 @@ from prealign_cpt.fetch.cache import cache_folder
 
 
 def number(default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
-           most: float | None = None) -> Any:  # fmt: skip
-    """A dataclass field with bounds: `least <= value <= most`, or `value > above`."""
-    metadata = {"least": least, "above": above, "most": most}
+           most: float | None = None, step: int = 1) -> Any:  # fmt: skip
+    """A dataclass field with bounds: `least <= value <= most`, `value > above`, a multiple of `step` if an integer."""
+    metadata = {"least": least, "above": above, "most": most, "step": step}
     if default is dataclasses.MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -98,7 +100,7 @@ class Align:
     """Weight of the contrastive loss beside the language-model loss on English text."""
     anchor_tokens: int = number(4096, least=0)
     """English tokens in the language-model loss of each step."""
-    target_tokens: int = number(512, least=0)
+    target_tokens: int = number(512, least=0, step=128)
     """Tokens of target training text in it, in windows of 128. It is training text: a fair control reads as much."""
     max_english_increase: float = number(0.02, least=0.0)
     """Gate: the stage fails if English bits per byte (validation text) rise by more than this."""
@@ -219,13 +221,12 @@ def load_recipe(path: Path, flags: list[str] | None = None) -> Recipe:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except OSError as error:
         raise MissingInputError(f"{path}: no such recipe; the ones that ship lie in launch/recipes/") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     for key, text in _pairs(flags or []):
         _set(content, key, text)
-    content.pop("folder", None)
     recipe = _build(Recipe, content, "")
     recipe = dataclasses.replace(recipe, folder=path.parent)
     _check_whole(recipe)
@@ -276,8 +277,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return repr(value)
@@ -291,7 +291,7 @@ def _pairs(flags: list[str]) -> list[tuple[str, str]]:
             raise RecipeError(f"{flag!r}: expected a flag such as --train.steps 10")
         key, equals, text = flag[2:].partition("=")
         if not equals:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise RecipeError(f"--{key}: a value is missing")
             text = rest.pop(0)
         pairs.append((key, text))
@@ -306,10 +306,21 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if _kind(key) is str and not isinstance(value, str):
+        value = text
     *sections, name = key.split(".")
     for section in sections:
         content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"{section}: expected a section [{section}], got {content!r}")
     content[name] = value
+
+
+def _kind(key: str) -> Any:
+    kind: Any = Recipe
+    for name in key.split("."):
+        kind = typing.get_type_hints(kind)[name]
+    return kind
 
 
 def _closest(key: str, known: list[str]) -> str:
@@ -350,6 +361,8 @@ def _value(kind: Any, value: Any, key: str, bounds: "types.MappingProxyType[Any,
         value = float(value)
     if type(value) is not kind:
         raise RecipeError(f"{key}: expected {_NAMES[kind]}, got {value!r} ({type(value).__name__})")
+    if kind is float and not math.isfinite(value):
+        raise RecipeError(f"{key}: {value!r} is not a finite number")
     least, above, most = bounds.get("least"), bounds.get("above"), bounds.get("most")
     if least is not None and not value >= least:
         raise RecipeError(f"{key}: {value!r} is too small, it must be at least {least}")
@@ -357,6 +370,8 @@ def _value(kind: Any, value: Any, key: str, bounds: "types.MappingProxyType[Any,
         raise RecipeError(f"{key}: {value!r} is too small, it must be above {above}")
     if most is not None and not value <= most:
         raise RecipeError(f"{key}: {value!r} is too large, it may be at most {most}")
+    if kind is int and value % bounds.get("step", 1):
+        raise RecipeError(f"{key}: {value!r} must be a multiple of {bounds['step']}")
     return value
 
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import resource
+import secrets
 import shutil
 import socket
 import sys
@@ -100,13 +101,15 @@ class Run:
         write_state(self.folder, status, **facts)
 
     def _remove_from(self, redo: str) -> None:
-        for name in ORDER[ORDER.index(redo) :]:
+        there = [name for name in ORDER[ORDER.index(redo) :] if (self.folder / name).exists()]
+        for name in there:
             target = self.folder / name
-            if not target.exists():
-                continue
             if name != "cpt" and not (target / NAME).is_file():
                 raise StorageError(f"{target}: has no manifest, so it is not removed; move it away yourself")
-            shutil.rmtree(target)
+        for name in reversed(there):
+            aside = self.folder / f".tmp-{name}-{secrets.token_hex(4)}"
+            os.rename(self.folder / name, aside)
+            shutil.rmtree(aside)
             if name == "cpt":
                 (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             say(f"{name}: removed, will be done again")
@@ -152,7 +155,7 @@ def _reset_peak() -> None:
 
 def file_digests(paths: list[Path]) -> dict[str, str]:
     """File name to SHA-256, for the inputs of a stage."""
-    return {path.name: sha256(path) if path.is_file() else "missing" for path in paths}
+    return {f"{n}:{path.name}": sha256(path) if path.is_file() else "missing" for n, path in enumerate(paths)}
 
 
 def folder_digest(folder: Path) -> str:

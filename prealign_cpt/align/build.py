@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from prealign_cpt.align.rows import StaticRows, static_rows
 from prealign_cpt.align.stage import WINDOW, english_anchor, target_windows, train_rows
+from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.data.pack import encode
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import NumericError
@@ -70,7 +71,7 @@ def build_align(
     num_old, num_new = len(base_tokenizer), len(tokenizer)
     new_ids = list(range(num_old, num_new))
     grow_rows(model, num_new, num_old_tokens=num_old)
-    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in new_ids]
+    texts = token_texts(tokenizer)[num_old:]
     tables = _tables(model, num_old)
     if new_ids and recipe.align.init != "mean":
         score_arm("mean", tokenizer)
@@ -104,7 +105,7 @@ def build_align(
         "contrast_stage": done,
         "english_gate": {"before": before, "after": after, "limit": recipe.align.max_english_increase},
     }
-    if after - before > recipe.align.max_english_increase:
+    if not after - before <= recipe.align.max_english_increase:
         raise NumericError(
             f"align: English bits per byte rose from {before} to {after}, more than align.max_english_increase "
             f"({recipe.align.max_english_increase}); lower align.shrink or align.lr, or raise the limit"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.align.words import encode_words
+from prealign_cpt.align.words import encode_pieces, encode_words
 from prealign_cpt.lexicon.pairs import Pair
 
 Weights = dict[int, float]
@@ -69,7 +69,7 @@ def _weights(
 ) -> tuple[list[Weights], list[str]]:
     if init == "mean":
         return [{} for _ in texts], ["mean"] * len(texts)
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    encoded = encode_pieces(tokenizer, texts) if texts else []
     listed = _lexicon_weights(tokenizer, pairs) if init == "subword+lexicon" else {}
     weights, provenance = [], []
     for text, ids in zip(texts, encoded, strict=True):

@@ -132,7 +132,7 @@ def train_rows(
         log: called with each step's figures.
 
     Raises:
-        NumericError: the loss is not finite; the rows are left as they were before that step.
+        NumericError: the loss or a row is not finite; the model is left as it was before the stage.
     """
     entries = _entries(tokenizer, pairs, set(new_ids))
     if not entries:
@@ -151,38 +151,42 @@ def train_rows(
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
-    bar = tqdm(range(recipe.steps), desc="align", unit="step", disable=None)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * _schedule(step, recipe.steps)
-        vectors = english[:, [place[i] for i in batches[step]]].to(device)
-        batch = [entries[i] for i in batches[step]]
-        contrast = _batch_loss(model, rows, batch, vectors, centre, connected, recipe, start_id)
-        loss = recipe.weight * contrast
-        lm = torch.zeros(())
-        if anchor is not None and recipe.anchor_tokens:
-            picked = torch.randint(
-                len(anchor.hidden_ND), (recipe.anchor_tokens,), generator=torch.Generator().manual_seed(seed + step)
-            )
-            lm = anchor.loss(rows.output(), picked.to(device))
-            loss = loss + lm
-        text = torch.zeros(())
-        if target is not None and len(target) and per_step:
-            at = torch.arange(step * per_step, (step + 1) * per_step) % len(target)
-            text = _text_loss(model, rows, target[at].to(device), start_id)
-            loss = loss + text
-        if not torch.isfinite(loss):
-            raise NumericError(f"align.lr: the loss is not finite at step {step + 1}; lower align.lr ({recipe.lr})")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        figures = {"step": step + 1, "contrastive": float(contrast.detach()), "anchor": float(lm.detach())}
-        figures["target_text"] = float(text.detach())
-        bar.set_postfix({k: f"{v:.3f}" for k, v in figures.items() if k != "step"})
-        log(figures)
-    rows.write(model)
-    for parameter in frozen:
-        parameter.requires_grad_(True)
+    try:
+        bar = tqdm(range(recipe.steps), desc="align", unit="step", disable=None)
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * _schedule(step, recipe.steps)
+            vectors = english[:, [place[i] for i in batches[step]]].to(device)
+            batch = [entries[i] for i in batches[step]]
+            contrast = _batch_loss(model, rows, batch, vectors, centre, connected, recipe, start_id)
+            loss = recipe.weight * contrast
+            lm = torch.zeros(())
+            if anchor is not None and recipe.anchor_tokens:
+                picked = torch.randint(
+                    len(anchor.hidden_ND), (recipe.anchor_tokens,), generator=torch.Generator().manual_seed(seed + step)
+                )
+                lm = anchor.loss(rows.output(), picked.to(device))
+                loss = loss + lm
+            text = torch.zeros(())
+            if target is not None and len(target) and per_step:
+                at = torch.arange(step * per_step, (step + 1) * per_step) % len(target)
+                text = _text_loss(model, rows, target[at].to(device), start_id)
+                loss = loss + text
+            if not torch.isfinite(loss):
+                raise NumericError(f"align.lr: the loss is not finite at step {step + 1}; lower align.lr ({recipe.lr})")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            figures = {"step": step + 1, "contrastive": float(contrast.detach()), "anchor": float(lm.detach())}
+            figures["target_text"] = float(text.detach())
+            bar.set_postfix({k: f"{v:.3f}" for k, v in figures.items() if k != "step"})
+            log(figures)
+        if not all(torch.isfinite(parameter).all() for parameter in rows.parameters()):
+            raise NumericError(f"align.lr: a new row is not finite after the last step; lower align.lr ({recipe.lr})")
+        rows.write(model)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
     tokens = recipe.steps * per_step * WINDOW if target is not None and len(target) else 0
     return {"entries": len(entries), "steps": recipe.steps, "target_tokens": tokens}
 

@@ -28,6 +28,19 @@ def encode_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[l
     return [list(ids) for ids in encoded]
 
 
+def encode_pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of parts of words: texts that begin with a space begin a word, the others stand inside one."""
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    inside = tokenizer(["\n" + text for text in texts], add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+    initial = iter(encode_words(tokenizer, [text[1:] for text in texts if text.startswith(" ")]))
+    return [
+        next(initial) if text.startswith(" ") else list(ids[len(newline) :])
+        for text, ids in zip(texts, inside, strict=True)
+    ]
+
+
 def pad_words(encoded: list[list[int]], start_id: int) -> tuple[Tensor, Tensor]:
     """Token ids int64 [W, T] with the start token first, and a mask bool [W, T] of the words' own tokens."""
     length = max(len(ids) for ids in encoded) + 1

@@ -54,6 +54,8 @@ def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list
         for window in _cut(document, window_bytes):
             if left <= 0:
                 return found
+            if not window.strip("\n"):
+                continue
             found.append(window)
             left -= len(window.encode())
     return found
@@ -105,7 +107,7 @@ def _cut(document: str, window_bytes: int) -> Iterator[str]:
     current: list[str] = []
     size = 0
     for line in document.split("\n"):
-        for piece in _cut_line(line, window_bytes):
+        for piece in _cut_line(line, window_bytes) if line else [""]:
             length = len(piece.encode()) + 1
             if current and size + length > window_bytes:
                 yield "\n".join(current)

@@ -36,15 +36,20 @@ def word_retrieval(
     seed: int,
     most: int = 400,
     most_train: int = 150,
-) -> Retrieval:
+) -> Retrieval | None:
     """Retrieval on held-out pairs among the translations of held-out and sampled training words.
 
     Args:
         train, heldout: the two halves of the split lexicon.
         most, most_train: held-out and training English words taken.
+
+    Returns:
+        None if one half holds no pair of different spelling: there is nothing to measure.
     """
     chosen_train, chosen_heldout = _sample(train, seed, most_train), _sample(heldout, seed, most)
     gold = chosen_train | chosen_heldout
+    if not chosen_heldout or not chosen_train:
+        return None
     sources = sorted(gold)
     candidates = sorted({target for targets in gold.values() for target in targets})
     source_vectors = _centred(vectors_of(model, encode_words(tokenizer, sources), start_id))
@@ -56,7 +61,7 @@ def word_retrieval(
     is_heldout = torch.tensor([s in chosen_heldout for s in sources])
     layer = int(hit[:, ~is_heldout].mean(dim=1).argmax())
     return Retrieval(
-        p1=round(float(hit[layer, is_heldout].mean()), 4) if is_heldout.any() else 0.0,
+        p1=round(float(hit[layer, is_heldout].mean()), 4),
         words=int(is_heldout.sum()),
         candidates=len(candidates),
         layer=layer,

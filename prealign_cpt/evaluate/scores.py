@@ -79,7 +79,9 @@ def score_all(
     start = start_token_id(tokenizer, recipe)
     result = score_texts(model, tokenizer, recipe, ("test", "general"))
     if heldout:
-        result["retrieval"] = asdict(word_retrieval(model, tokenizer, train, heldout, start, recipe.seed))
+        found = word_retrieval(model, tokenizer, train, heldout, start, recipe.seed)
+        if found is not None:
+            result["retrieval"] = asdict(found)
     return result
 
 

@@ -8,15 +8,17 @@ A checkpoint can be read at another number of ranks.
 
 import json
 import re
+import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from prealign_cpt.errors import DataError, RecipeError, StorageError
@@ -46,20 +48,25 @@ def save(
     """
     target = folder / f"step-{step:010d}"
     model_state, optimizer_state = get_state_dict(module, optimizer)
-    with new_folder(target, {**about, "step": step, "world": world.size}) if world.rank == 0 else nullcontext() as made:
-        aside = _from_rank_0(str(made) if made is not None else None)
-        failure: Exception | None = None
-        try:
-            dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=aside)
-            if world.rank == 0:
-                atomic_write(Path(aside) / "state.json", json.dumps({"step": step}))
-        except Exception as error:  # every rank must reach the vote, whatever happened to it
-            failure = error
-        if world.any(failure is not None):
-            raise StorageError(f"{target}: saving failed: {failure or 'on another rank'}; check the disk") from failure
-    dist.barrier()
-    if world.rank == 0:
+    pending = ExitStack()
+    manifest = {**about, "step": step, "world": world.size}
+    aside = on_rank_0(world, lambda: str(pending.enter_context(new_folder(target, manifest))))
+    failure: BaseException | None = None
+    try:
+        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=aside)
+    except (Exception, CheckpointException) as error:  # every rank must reach the vote, whatever happened to it
+        failure = error
+    if world.any(failure is not None):
+        reason = str(failure).strip().split("\n")[-1] if failure else "on another rank"
+        with pending:
+            raise StorageError(f"{target}: saving failed: {reason}; check the disk") from failure
+
+    def publish() -> None:
+        with pending:
+            atomic_write(Path(aside) / "state.json", json.dumps({"step": step}))
         atomic_write(folder / "LATEST", target.name + "\n")
+
+    on_rank_0(world, publish)
     return target
 
 
@@ -82,18 +89,24 @@ def load_weights(path: Path, module: LanguageModelLoss) -> None:
 def latest(folder: Path, inputs: dict[str, Any]) -> Path | None:
     """The newest sound checkpoint of a run, verified; None if there is none. Rank 0 only.
 
+    What a killed save left is removed. A damaged checkpoint is renamed, so that the run can write that step again.
+
     Raises:
         RecipeError: the checkpoint was made from other inputs, which are named.
     """
     pointer = folder / "LATEST"
     named = pointer.read_text().strip() if pointer.is_file() else ""
+    for rest in folder.glob(f".tmp-step-{'[0-9]' * 10}-{'[0-9a-f]' * 8}"):
+        shutil.rmtree(rest)
     found = sorted((p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)), reverse=True)
     found.sort(key=lambda p: p.name != named)
     for path in found:
         try:
             manifest = verify(path)
         except DataError as error:
-            say(f"cpt: {error} -- an older checkpoint is tried")
+            aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
+            path.rename(aside)
+            say(f"cpt: {error} -- renamed to {aside.name}, an older checkpoint is tried")
             continue
         made_from = manifest["about"]["inputs"]
         changed = sorted(k for k in made_from.keys() | inputs.keys() if made_from.get(k) != inputs.get(k))
@@ -115,13 +128,6 @@ def prune(folder: Path, keep: int) -> None:
         except DataError:
             continue
         shutil.rmtree(path)
-
-
-def _from_rank_0(value: str | None) -> str:
-    box: list[str | None] = [value]
-    dist.broadcast_object_list(box, src=0)
-    assert box[0] is not None
-    return box[0]
 
 
 def on_rank_0(world: World, work: Callable[[], Any]) -> Any:

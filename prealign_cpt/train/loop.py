@@ -198,6 +198,9 @@ class Log:
 
     def __init__(self, path: Path, active: bool) -> None:
         self.path, self.active = path, active
+        if active and path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
 
     def write(self, figures: dict[str, Any]) -> None:
         """Append a line, and say the evaluations aloud."""
@@ -211,8 +214,14 @@ class Log:
             say(f"cpt: step {figures['step']}: " + ", ".join(f"{k} {x:.3f}" for k, x in v.items()) + speed)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All lines."""
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        """All lines but those that a kill tore."""
+        found = []
+        for line in self.path.read_text(encoding="utf-8").split("\n"):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
 
 
 def _summary(log: Log, clock: StageClock, world: World) -> dict[str, Any]:

@@ -81,7 +81,6 @@ def test_the_english_gate(align: Any, monkeypatch: pytest.MonkeyPatch):
     assert caught.value.exit_code == 79
 
 
-@pytest.mark.xfail(strict=True, reason="NaN is not larger than the limit")
 def test_the_english_gate_stops_nan(align: Any, monkeypatch: pytest.MonkeyPatch):
     bits = iter([2.0, float("nan")])
     monkeypatch.setattr(build, "score_texts", lambda *a: {"valid": {"english_bpb": next(bits)}})

@@ -44,7 +44,6 @@ def test_max_bytes_bounds_what_is_scored():
     assert windows(["a\nb", "c"], 64, 1000) == ["a\nb", "c"], "a window never holds two documents"
 
 
-@pytest.mark.xfail(strict=True, reason="blank lines inside a window are dropped")
 def test_paragraphs_inside_a_document_are_kept():
     assert windows(["first\n\nsecond"], 64, 1000) == ["first\n\nsecond"]
 

@@ -97,13 +97,10 @@ def test_languages_are_centred(cloned):
     assert found.p1 > 0.9 and found.layer == 0
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="no words are an empty list of tensors")
 def test_a_lexicon_of_nothing_but_identical_spellings(cloned):
     alike = [Pair(word, word) for word in WORDS]
-    assert word_retrieval(model_for(cloned, True), cloned, alike[:12], alike[12:], 0, seed=0).words == 0
+    assert word_retrieval(model_for(cloned, True), cloned, alike[:12], alike[12:], 0, seed=0) is None
 
 
-@pytest.mark.xfail(strict=True, reason="the mean over no training words is NaN, which is no JSON either")
 def test_no_training_words(cloned):
-    found = word_retrieval(model_for(cloned, True), cloned, [], CLONES[12:], 0, seed=0)
-    assert found.seen_p1 == found.seen_p1
+    assert word_retrieval(model_for(cloned, True), cloned, [], CLONES[12:], 0, seed=0) is None

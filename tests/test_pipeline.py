@@ -1,0 +1,244 @@
+"""A whole tiny run under torchrun on two ranks, then everything a second start may meet.
+
+The run is made once; tests that change something work on a copy of its folder (`--out`), with one rank in this process.
+"""
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import recipe_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prealign_cpt import signals
+from prealign_cpt.cli import main, run_recipe
+from prealign_cpt.manifest import verify
+from prealign_cpt.run import ORDER
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+def _torchrun(recipe: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, str(REPOSITORY / "launch" / "cpt.py"), str(recipe)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+    make: Callable[..., Path] = inspect.unwrap(recipe_file)  # the fixture's function, for a scope of its own
+    return make(tmp_path_factory.mktemp("pipeline"), base_folder)
+
+
+@pytest.fixture(scope="module")
+def first(recipe: Path) -> subprocess.CompletedProcess[str]:
+    return _torchrun(recipe)
+
+
+@pytest.fixture
+def run(recipe: Path, first: Any) -> Path:
+    """The folder of the finished run; not to be changed."""
+    assert first.returncode == 0, first.stderr
+    return recipe.parent / "runs" / "tiny"
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be used with `--out`."""
+    shutil.copytree(run, tmp_path / "runs" / "tiny")
+    return tmp_path / "runs" / "tiny"
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    signals._requested = None
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def _start(recipe: Path, copy: Path, *flags: str) -> int:
+    return run_recipe([str(recipe), "--out", str(copy.parent), *flags])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _state(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "run_state.json").read_text()))
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_stage_appears_and_verifies(run: Path, first: subprocess.CompletedProcess[str]) -> None:
+    for stage in ORDER:
+        assert (run / stage).is_dir(), stage
+        assert f"{stage}: done" in first.stdout
+        if stage != "cpt":
+            about = verify(run / stage)["about"]
+            assert about["stage"] == stage and about["seconds"] >= 0 and about["peak_mb"] > 0
+    assert verify(run / "cpt" / "step-0000000006")["about"]["world"] == 2
+    assert not list(run.rglob(".tmp-*"))
+    assert _state(run) == {"status": "finished", "exit_code": 0}
+    assert "cpt: 6 steps on 2 rank(s), cpu, fp32" in first.stdout
+    assert "Traceback" not in first.stderr
+
+
+def test_the_metrics_hold_each_step_and_the_evaluations(run: Path) -> None:
+    rows = _rows(run)
+    assert [row["step"] for row in rows] == list(range(7))
+    assert [row["step"] for row in rows if "valid" in row] == [0, 3, 6]
+    assert all(set(row["valid"]) == {"target_bpb", "english_bpb"} for row in rows if "valid" in row)
+    assert [row["tokens"] for row in rows] == [step * 4 * 32 for step in range(7)]
+    report = json.loads((run / "eval" / "report.json").read_text())
+    assert report["scores"]["test"]["target_bpb"] > 0
+
+
+def test_the_export_is_an_ordinary_model_folder(run: Path) -> None:
+    export = run / "export"
+    model = AutoModelForCausalLM.from_pretrained(export, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    report = json.loads((run / "vocab" / "report.json").read_text())
+    assert report["new_tokens"] > 0
+    assert len(tokenizer) == 420 + report["new_tokens"] == model.config.vocab_size
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert json.loads((export / "parity.json").read_text())["largest_difference"] < 1e-3
+    card = (export / "README.md").read_text()
+    assert "Start every text with `<|endoftext|>`" in card and "[train]" in card
+    assert {path.suffix for path in export.iterdir()} <= {".json", ".safetensors", ".md", ".jinja"}
+
+
+def test_a_second_start_skips_every_stage(recipe: Path, copy: Path, capsys: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    assert _start(recipe, copy) == 0
+    said = capsys.readouterr().out
+    for stage in ORDER:
+        assert f"{stage}: done before, kept" in said
+        assert f"{stage}: starts" not in said
+    changed = {p.name for p, time in before.items() if p.stat().st_mtime_ns != time}
+    assert changed <= {"run.lock", "run_state.json", "recipe.toml"}
+    assert _state(copy) == {"status": "finished", "exit_code": 0}
+
+
+def test_verify_finds_everything_sound_and_a_flipped_byte(run: Path, copy: Path, capsys: Any) -> None:
+    assert main(["verify", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(ORDER) - 1 + 2 and all(": sound, " in line for line in lines)
+    _flip(copy / "export" / "model.safetensors")
+    assert main(["verify", str(copy)]) == 65
+    damaged = [line for line in capsys.readouterr().out.splitlines() if "DAMAGED" in line]
+    assert len(damaged) == 1 and "export/model.safetensors" in damaged[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags"),
+    [
+        ("lexicon", ["--lexicon.heldout", "0.3"]),
+        ("vocab", ["--vocab.size", "31"]),
+        ("align", ["--align.steps", "4"]),
+        ("data", ["--codeswitch.ratio", "0.1"]),
+        ("cpt", ["--train.lr", "1e-3"]),
+        ("eval", ["--evaluate.batch_tokens", "100"]),
+    ],
+)
+def test_a_changed_recipe_is_refused_by_the_stage_s_name(
+    recipe: Path, copy: Path, stage: str, flags: list[str], capsys: Any
+) -> None:
+    code = _start(recipe, copy, *flags)
+    error = capsys.readouterr().err
+    if stage == "eval":  # the alignment stage scores too, so it is asked first
+        stage = "align"
+    assert code == 78, error
+    assert f"--redo {stage}" in error and "recipe" in error and "Traceback" not in error
+    state = _state(copy)
+    assert state["status"] == "failed" and state["exit_code"] == 78
+
+
+def test_a_refused_recipe_does_not_replace_the_one_that_made_the_folder(recipe: Path, copy: Path) -> None:
+    assert _start(recipe, copy, "--train.lr", "1e-3") == 78
+    assert "lr = 0.0003" in (copy / "recipe.toml").read_text()
+
+
+def test_a_changed_text_is_refused(recipe: Path, copy: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(recipe.parent, tmp_path / "own", ignore=lambda *_: ["runs"])
+    own = tmp_path / "own" / recipe.name
+    with (own.parent / "target.txt").open("a") as file:
+        file.write("\n\nEin neuer Satz.\n")
+    assert _start(own, copy) == 78
+    assert "other inputs (texts); start again with --redo vocab" in capsys.readouterr().err
+
+
+def test_what_does_not_decide_the_weights_may_change(recipe: Path, copy: Path, capsys: Any) -> None:
+    assert _start(recipe, copy, "--train.save_every", "5", "--train.keep", "3", "--train.micro_batch", "1") == 0
+    assert "cpt: done before, kept" in capsys.readouterr().out
+
+
+def test_redo_removes_a_stage_and_those_behind_it(recipe: Path, copy: Path, capsys: Any) -> None:
+    assert _start(recipe, copy, "--redo", "export") == 0
+    said = capsys.readouterr().out
+    assert "cpt: done before, kept" in said
+    assert all(f"{stage}: removed" in said and f"{stage}: done in" in said for stage in ("export", "eval"))
+    assert _start(recipe, copy, "--redo", "nonsense") == 78
+    assert "not a stage" in capsys.readouterr().err
+
+
+def _without(copy: Path, *stages: str) -> None:
+    for stage in stages:
+        shutil.rmtree(copy / stage)
+
+
+@pytest.mark.parametrize("name", ["align/model.safetensors", "data/target.inputs.npy"])
+def test_training_does_not_start_from_a_damaged_stage(recipe: Path, copy: Path, name: str, capsys: Any) -> None:
+    _without(copy, "cpt", "export", "eval")
+    _flip(copy / name)
+    assert _start(recipe, copy) == 65
+    assert name in capsys.readouterr().err
+    assert not (copy / "export").exists() and not list(copy.glob("cpt/step-*"))
+
+
+def test_an_older_checkpoint_is_never_exported_in_place_of_the_last(recipe: Path, copy: Path, capsys: Any) -> None:
+    _without(copy, "export", "eval")
+    _flip(copy / "cpt" / "step-0000000006" / "__0_0.distcp")
+    assert _start(recipe, copy) in (65, 66)
+    assert "--redo cpt" in capsys.readouterr().err.splitlines()[-1]
+    assert not (copy / "export").exists()
+
+
+def test_a_damaged_export_is_not_scored(recipe: Path, copy: Path, capsys: Any) -> None:
+    _without(copy, "eval")
+    _flip(copy / "export" / "model.safetensors")
+    assert _start(recipe, copy) == 65
+    assert "export/model.safetensors: damaged" in capsys.readouterr().err
+    assert not (copy / "eval").exists()
+
+
+def test_no_new_tokens_and_bf16_work_from_end_to_end(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    flags = ["--vocab.size", "0", "--train.precision", "bf16", "--train.checkpoint_activations", "true"]
+    assert _start(recipe, tmp_path / "runs" / "tiny", *flags) == 0, capsys.readouterr().err
+    export = tmp_path / "runs" / "tiny" / "export"
+    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(export, local_files_only=True)
+    assert len(tokenizer) == model.config.vocab_size == 420
+    assert model.dtype == torch.bfloat16
+    assert _state(export.parent) == {"status": "finished", "exit_code": 0}

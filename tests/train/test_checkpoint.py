@@ -1,0 +1,308 @@
+"""Checkpoints: complete or absent, verified before they are read, and failing on all ranks together."""
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import _rank, free_port, make_model
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.tensor import DTensor
+
+from prealign_cpt import manifest
+from prealign_cpt.errors import DataError, RecipeError, StorageError
+from prealign_cpt.manifest import read_manifest, verify
+from prealign_cpt.recipe import Train
+from prealign_cpt.train import checkpoint
+from prealign_cpt.train.loop import make_optimizer
+from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.train.shard import World, load_whole, process_group, sharded
+
+VOCAB = 67
+INPUTS = {"align": "a", "data": "d", "recipe": "r"}
+RECIPE = Train(steps=9, sequences=2, precision="fp32", eval_every=9, save_every=9)
+
+
+def _trainer(base: Path, world: World) -> tuple[LanguageModelLoss, torch.optim.Optimizer]:
+    """A sharded model after one update, so that the optimizer has a state."""
+    module = sharded(base, world, "fp32")
+    optimizer = make_optimizer(module, RECIPE)
+    _update(module, optimizer)
+    return module, optimizer
+
+
+def _update(module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> None:
+    inputs = torch.arange(1, 21)[None]
+    module(inputs, inputs, torch.arange(20)[None]).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in module.named_parameters()}
+    return {name: value.detach().clone() for name, value in whole.items()}
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    make_model(VOCAB).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def trainer(base: Path, world: World) -> tuple[LanguageModelLoss, torch.optim.Optimizer]:
+    return _trainer(base, world)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cpt").mkdir()
+    return tmp_path / "cpt"
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) -> Path:
+    """Checkpoints of the steps 1, 2 and 3; copied by the tests that change them."""
+    folder = tmp_path_factory.mktemp("three") / "cpt"
+    folder.mkdir()
+    for step in (1, 2, 3):
+        checkpoint.save(folder, step, *trainer, {"inputs": INPUTS}, world)
+    return folder
+
+
+@pytest.fixture
+def saved(three: Path, tmp_path: Path) -> Path:
+    shutil.copytree(three, tmp_path / "cpt")
+    return tmp_path / "cpt"
+
+
+def test_a_checkpoint_is_published_whole_and_pointed_to(three: Path) -> None:
+    assert _names(three) == ["LATEST", "step-0000000001", "step-0000000002", "step-0000000003"]
+    assert (three / "LATEST").read_text() == "step-0000000003\n"
+    about = verify(three / "step-0000000002")["about"]
+    assert about == {"inputs": INPUTS, "step": 2, "world": 1}
+    assert checkpoint.latest(three, INPUTS) == three / "step-0000000003"
+
+
+def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, world: World) -> None:
+    module, optimizer = _trainer(base, world)
+    path = checkpoint.save(folder, 5, module, optimizer, {"inputs": INPUTS}, world)
+    at_5 = _weights(module)
+    _update(module, optimizer)
+    at_6 = _weights(module)
+    other = sharded(base, world, "fp32")
+    other_optimizer = make_optimizer(other, RECIPE)
+    assert checkpoint.load(path, other, other_optimizer) == 5
+    assert _same(_weights(other), at_5)
+    assert other.model.lm_head.weight is other.model.model.embed_tokens.weight
+    _update(other, other_optimizer)
+    assert _same(_weights(other), at_6) and not _same(at_5, at_6)
+
+
+def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trainer: Any) -> None:
+    module = LanguageModelLoss(load_whole(base))
+    checkpoint.load_weights(three / "step-0000000003", module)
+    assert _same(_weights(module), _weights(trainer[0]))
+    assert module.model.lm_head.weight is module.model.model.embed_tokens.weight
+
+
+def test_a_checkpoint_is_never_overwritten(saved: Path, trainer: Any, world: World) -> None:
+    before = (saved / "step-0000000003" / manifest.NAME).read_bytes()
+    with pytest.raises(StorageError, match="step-0000000003: exists already"):
+        checkpoint.save(saved, 3, *trainer, {"inputs": INPUTS}, world)
+    assert (saved / "step-0000000003" / manifest.NAME).read_bytes() == before
+    assert len(_names(saved)) == 4
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "state.json", manifest.NAME])
+def test_a_flipped_byte_is_noticed_and_the_older_one_is_taken(saved: Path, name: str, capsys: Any) -> None:
+    _flip(saved / "step-0000000003" / name)
+    if name == manifest.NAME:  # a flipped byte may leave valid JSON, but not with the right digests
+        (saved / "step-0000000003" / name).write_text("{")
+    assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000002"
+    said = capsys.readouterr().out
+    assert name in said and "older checkpoint is tried" in said
+
+
+def test_a_missing_or_cut_file_is_noticed(saved: Path) -> None:
+    (saved / "step-0000000003" / "state.json").unlink()
+    os.truncate(saved / "step-0000000002" / "__0_0.distcp", 100)
+    assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000001"
+
+
+def test_an_unknown_manifest_format_is_not_read(saved: Path, capsys: Any) -> None:
+    path = saved / "step-0000000003" / manifest.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000002"
+    assert "format 99 is unknown" in capsys.readouterr().out
+
+
+def test_no_sound_checkpoint_is_none(saved: Path) -> None:
+    for step in (1, 2, 3):
+        _flip(saved / f"step-{step:010d}" / "__0_0.distcp")
+    assert checkpoint.latest(saved, INPUTS) is None
+
+
+@pytest.mark.parametrize("pointer", [None, "", "step-0000000009\n", "../../elsewhere\n"])
+def test_without_a_usable_pointer_the_newest_is_taken(saved: Path, pointer: str | None) -> None:
+    (saved / "LATEST").unlink()
+    if pointer is not None:
+        (saved / "LATEST").write_text(pointer)
+    assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000003"
+
+
+class _Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_foreign_metadata_pickle_is_never_executed(saved: Path, tmp_path: Path) -> None:
+    pwned = tmp_path / "pwned"
+    (saved / "step-0000000003" / ".metadata").write_bytes(pickle.dumps(_Evil(pwned)))
+    assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000002"
+    assert not pwned.exists()
+
+
+def test_other_inputs_are_refused_by_name(three: Path) -> None:
+    with pytest.raises(RecipeError, match=r"other inputs \(data, recipe\); start again with --redo cpt"):
+        checkpoint.latest(three, {**INPUTS, "data": "other", "recipe": "other"})
+
+
+def test_prune_keeps_the_newest_and_all_that_is_foreign(saved: Path) -> None:
+    foreign = ["my-step-0000000005-backup", "step-5", "step-0000000001.keep", "step-0000000000", "old-step-0000000001"]
+    for name in foreign:
+        (saved / name).mkdir()
+        (saved / name / "note.txt").write_text("mine")
+    shutil.copy(saved / "step-0000000001" / manifest.NAME, saved / "my-step-0000000005-backup")
+    checkpoint.prune(saved, 2)
+    assert _names(saved) == sorted(["LATEST", "step-0000000002", "step-0000000003", *foreign])
+    assert all((saved / name / "note.txt").read_text() == "mine" for name in foreign)
+    checkpoint.prune(saved, 5)
+    assert len(_names(saved)) == 3 + len(foreign)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(
+    saved: Path, trainer: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, checkpoint_id: str, **__: Any) -> None:
+        (Path(checkpoint_id) / "__0_0.distcp").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.dcp, "save", full)
+    with pytest.raises(StorageError, match=r"step-0000000004: saving failed.*No space left"):
+        checkpoint.save(saved, 4, *trainer, {"inputs": INPUTS}, world)
+    assert len(_names(saved)) == 4
+    assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000003"
+
+
+def test_the_rest_of_a_killed_save_is_swept_by_the_next(saved: Path, trainer: Any, world: World) -> None:
+    rest = saved / ".tmp-step-0000000004-deadbeef"
+    rest.mkdir()
+    (rest / "__0_0.distcp").write_bytes(b"half")
+    checkpoint.save(saved, 4, *trainer, {"inputs": INPUTS}, world)
+    assert ".tmp-step-0000000004-deadbeef" not in _names(saved)
+
+
+def test_an_error_on_rank_0_is_raised(world: World) -> None:
+    def fail() -> None:
+        raise DataError("no")
+
+    with pytest.raises(DataError, match="no"):
+        checkpoint.on_rank_0(world, fail)
+    assert checkpoint.on_rank_0(world, lambda: 3) == 3
+
+
+def _fault_by_fault(rank: int, size: int, base: Path, folder: Path) -> list[str]:
+    """Saves that fail on one rank in turn, then the death of rank 1 in the middle of one; what was raised here."""
+    raised = []
+    real_shard, real_write = FileSystemWriter.write_data, manifest.atomic_write
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def dies(writer: FileSystemWriter, *_: Any, **__: Any) -> None:
+        (Path(writer.path) / "__1_0.distcp").write_bytes(b"half a shard")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with process_group(torch.device("cpu"), timeout_minutes=0.5) as world:
+        module, optimizer = _trainer(base, world)
+        about = {"inputs": INPUTS}
+        checkpoint.save(folder, 1, module, optimizer, about, world)
+
+        def attempt(step: int) -> None:
+            try:
+                checkpoint.save(folder, step, module, optimizer, about, world)
+                raised.append("nothing")
+            except BaseException as error:
+                raised.append(type(error).__name__ + (" of many lines" if "\n" in str(error) else ""))
+
+        attempt(1)  # is there already
+        FileSystemWriter.write_data = fails if rank == 1 else real_shard
+        attempt(2)
+        FileSystemWriter.write_data = real_shard
+        manifest.atomic_write = fails  # only rank 0 writes the manifest
+        attempt(3)
+        manifest.atomic_write = real_write
+        attempt(4)
+        FileSystemWriter.write_data = dies if rank == 1 else real_shard
+        attempt(5)
+    return raised
+
+
+@pytest.mark.slow
+def test_saves_fail_on_both_ranks_together_and_a_killed_rank_leaves_nothing_half(base: Path, folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    port = free_port()
+    ranks = [
+        context.Process(target=_rank, args=(rank, 2, port, queue, _fault_by_fault, (base, folder))) for rank in (0, 1)
+    ]
+    for process in ranks:
+        process.start()
+    try:
+        rank, (done, raised) = queue.get(timeout=120)
+        for process in ranks:
+            process.join(timeout=60)
+    finally:
+        for process in ranks:
+            if process.is_alive():
+                process.kill()
+    assert ranks[1].exitcode == -signal.SIGKILL, raised
+    assert rank == 0 and done, raised
+    assert raised[:4] == ["StorageError", "StorageError", "StorageError", "nothing"]
+    assert raised[4] != "nothing"
+    assert _names(folder) == ["LATEST", "step-0000000001", "step-0000000004"]
+    assert checkpoint.latest(folder, INPUTS) == folder / "step-0000000004"
+    assert read_manifest(folder / "step-0000000001")["about"]["world"] == 2

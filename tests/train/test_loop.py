@@ -1,0 +1,306 @@
+"""The training loop on two gloo ranks: stopping, resuming, refusing numbers that are not finite; and the schedule.
+
+All that needs two ranks happens in one start of them (`_on_both_ranks`); the tests read what it brought back.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, run_ranks
+from torch.distributed.tensor import DTensor
+
+from prealign_cpt import signals
+from prealign_cpt.data.batches import Mixture, PackedText
+from prealign_cpt.errors import NumericError, RecipeError
+from prealign_cpt.evaluate.bits import Batch, score
+from prealign_cpt.recipe import Train
+from prealign_cpt.train import checkpoint
+from prealign_cpt.train.loop import evaluate, make_optimizer, schedule, token_nats, train
+from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.train.shard import World, blocks, load_whole, process_group, sharded
+
+VOCAB = 67
+LENGTH = 16
+INPUTS = {"align": "a", "data": "d", "recipe": "r"}
+RECIPE = Train(
+    steps=6, sequences=4, micro_batch=1, lr=1e-2, warmup=0.2, decay=0.5, precision="fp32",
+    eval_every=3, save_every=2, keep=2,
+)  # fmt: skip
+
+
+class Tampered(Mixture):
+    """Does something at the moment in which the sequences of a step are read."""
+
+    def __init__(self, folder: Path, step: int = -1, act: Any = None) -> None:
+        super().__init__(PackedText(folder / "text"), None, 0.0, seed=3)
+        self.step, self.act = step, act
+
+    def rows(self, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if numbers[0] // RECIPE.sequences == self.step - 1:
+            self.act()
+        return super().rows(numbers)
+
+
+def _valid() -> dict[str, list[Batch]]:
+    """Three batches, so that two ranks have unequal shares."""
+    generator = torch.Generator().manual_seed(1)
+    batches = []
+    for width in (5, 9, 13):
+        inputs = torch.randint(1, VOCAB, (2, width), generator=generator)
+        inputs[:, 0] = 0
+        labels = inputs.clone()
+        labels[1, width - 2 :] = -100
+        place = torch.arange(width).expand(2, width).contiguous()
+        batches.append(Batch(inputs, labels, place, bytes=10 * width, tokens=2 * width - 4))
+    return {"target": batches, "english": batches[:1]}
+
+
+def _weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in module.named_parameters()}
+    return {name: value.detach().numpy().copy() for name, value in whole.items()}
+
+
+def _local(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.to_local().detach().clone() for p in module.parameters()]
+
+
+def _go(folder: Path, name: str, world: World, mixture: Mixture | None = None, **changed: Any) -> dict[str, Any]:
+    """Train in the run folder `folder/name` from its newest checkpoint, with a fresh module; what came of it."""
+    run = folder / name
+    if world.rank == 0:
+        (run / "cpt").mkdir(parents=True, exist_ok=True)
+    world.any(False)  # a barrier
+    module = changed.get("module") or sharded(folder / "base", world, "fp32")
+    mixture = mixture or Tampered(folder)
+    found: dict[str, Any] = {"error": None}
+    try:
+        found["summary"] = train(
+            module, mixture, _valid(), RECIPE, 0, run / "cpt", changed.get("inputs", INPUTS), world
+        )
+    except (signals.StoppedError, NumericError, RecipeError) as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    found["weights"] = _weights(module) if found["error"] is None else None
+    signals._requested = None
+    return found
+
+
+def _not_finite(folder: Path, name: str, world: World) -> dict[str, Any]:
+    """At step 5 a weight of rank 1, or a gradient there, becomes NaN."""
+    module = sharded(folder / "base", world, "fp32")
+    poisoned, before = [False], []
+
+    def spoil() -> None:
+        before.extend(_local(module))
+        if world.rank == 1 and name == "weight":
+            before[-1][0] = math.nan
+            with torch.no_grad():
+                list(module.parameters())[-1].to_local()[0] = math.nan
+        poisoned[0] = world.rank == 1 and name == "gradient"
+
+    def poison(_: Any, __: Any, output: Any) -> None:
+        if poisoned[0]:
+            (output[0] if isinstance(output, tuple) else output).register_hook(lambda gradient: gradient * math.nan)
+
+    blocks(module.model)[0].mlp.register_forward_hook(poison)
+    found = _go(folder, "nan-" + name, world, Tampered(folder, 5, spoil), module=module)
+    after = _local(module)
+    found["unchanged"] = all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(before, after, strict=True))
+    return found
+
+
+def _on_both_ranks(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    signals.install()
+    found: dict[str, Any] = {}
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        found["straight"] = _go(folder, "straight", world)
+        ask = (lambda: os.kill(os.getpid(), signal.SIGTERM)) if rank == 1 else (lambda: None)
+        found["stopped"] = _go(folder, "resumed", world, Tampered(folder, 3, ask))
+        if rank == 0:
+            for name in ("one rank", "torn"):
+                shutil.copytree(folder / "resumed", folder / name)
+        found["refused"] = _go(folder, "resumed", world, inputs={**INPUTS, "data": "other"})
+        found["resumed"] = _go(folder, "resumed", world)
+        for name in ("weight", "gradient"):
+            found["nan " + name] = _not_finite(folder, name, world)
+        module = sharded(folder / "base", world, "fp32")
+        found["evaluated"] = evaluate(module, _valid(), world)
+        found["training"] = module.training
+        found["nats"] = token_nats(module, _valid()["target"][1], world)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loop")
+    make_model(VOCAB).save_pretrained(folder / "base")
+    inputs = np.random.default_rng(5).integers(1, VOCAB, size=(10, LENGTH)).astype(np.int32)
+    inputs[:, 0] = 0
+    np.save(folder / "text.inputs.npy", inputs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    return run_ranks(2, _on_both_ranks, folder)
+
+
+@pytest.fixture
+def world(ranks: Any) -> Iterator[World]:
+    """This process alone, after the two ranks did their part."""
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        yield world
+
+
+def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def _curve(folder: Path, name: str) -> list[tuple[float, ...]]:
+    return [(r["step"], r["tokens"], r["loss"], r["grad_norm"], r["lr"]) for r in _rows(folder, name) if r["step"]]
+
+
+def _checkpoints(folder: Path, name: str) -> list[str]:
+    return sorted(path.name for path in (folder / name / "cpt").iterdir())
+
+
+def test_an_undisturbed_run_logs_evaluates_and_keeps_the_newest(folder: Path, ranks: list[dict[str, Any]]) -> None:
+    assert [r["straight"]["error"] for r in ranks] == [None, None]
+    rows = _rows(folder, "straight")
+    assert [row["step"] for row in rows] == list(range(7))
+    assert [row["step"] for row in rows if "valid" in row] == [0, 3, 6]
+    assert [row["tokens"] for row in rows] == [step * RECIPE.sequences * LENGTH for step in range(7)]
+    assert all(math.isfinite(row["loss"]) and row["tokens_per_second"] > 0 for row in rows[1:])
+    assert rows[-1]["valid"]["target_bpb"] != rows[0]["valid"]["target_bpb"]
+    assert [row["lr"] for row in rows[1:]] == pytest.approx([RECIPE.lr * schedule(s, RECIPE) for s in range(6)])
+    assert _checkpoints(folder, "straight") == ["LATEST", "step-0000000004", "step-0000000006"]
+    summary = ranks[0]["straight"]["summary"]
+    assert summary["tokens"] == 384 and summary["ranks"] == 2 and summary["peak_mb"] > 100
+    assert len(summary["probe"]["target"]) == 8 - 2
+
+
+def test_a_signal_to_one_rank_stops_both_after_the_step_they_are_in(folder: Path, ranks: list[dict[str, Any]]) -> None:
+    assert ranks[1]["stopped"]["error"].startswith("StoppedError: stopped by SIGTERM after step 3, saved at step 3")
+    assert "a signal to another rank after step 3" in ranks[0]["stopped"]["error"]
+    assert [row["step"] for row in _rows(folder, "one rank")] == [0, 1, 2, 3]
+    assert "step-0000000003" in _checkpoints(folder, "one rank")
+
+
+def test_resuming_at_the_same_number_of_ranks_is_bit_identical(folder: Path, ranks: list[dict[str, Any]]) -> None:
+    assert _curve(folder, "resumed") == _curve(folder, "straight")
+    for found in ranks:
+        assert found["resumed"]["error"] is None
+        for name, value in found["straight"]["weights"].items():
+            assert np.array_equal(found["resumed"]["weights"][name], value), name
+    assert ranks[0]["resumed"]["summary"]["probe"] == ranks[0]["straight"]["summary"]["probe"]
+
+
+def test_resuming_at_another_number_of_ranks_differs_by_rounding(
+    folder: Path, ranks: list[dict[str, Any]], world: World
+) -> None:
+    found = _go(folder, "one rank", world)
+    assert found["error"] is None
+    np.testing.assert_allclose(_curve(folder, "one rank"), _curve(folder, "straight"), rtol=1e-6, atol=1e-6)
+    for name, value in ranks[0]["straight"]["weights"].items():
+        np.testing.assert_allclose(found["weights"][name], value, atol=5e-6, err_msg=name)
+
+
+def test_a_changed_recipe_is_refused_on_both_ranks(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert found["refused"]["error"].startswith("RecipeError:")
+        assert "made from other inputs (data); start again with --redo cpt" in found["refused"]["error"]
+
+
+@pytest.mark.parametrize("name", ["weight", "gradient"])
+def test_nan_on_one_rank_stops_all_before_the_update(folder: Path, ranks: list[dict[str, Any]], name: str) -> None:
+    for found in (rank["nan " + name] for rank in ranks):
+        assert found["error"].startswith("NumericError: step 5: loss")
+        assert "no update was made" in found["error"]
+        assert found["unchanged"]
+    assert _checkpoints(folder, "nan-" + name) == ["LATEST", "step-0000000002", "step-0000000004"]
+    assert checkpoint.latest(folder / ("nan-" + name) / "cpt", INPUTS) is not None
+    assert [row["step"] for row in _rows(folder, "nan-" + name)] == [0, 1, 2, 3, 4]
+
+
+def test_two_ranks_evaluate_as_one_does(folder: Path, ranks: list[dict[str, Any]]) -> None:
+    module = LanguageModelLoss(load_whole(folder / "base"))
+    for found in ranks:
+        assert found["training"]
+        for name, batches in _valid().items():
+            assert found["evaluated"][f"{name}_bpb"] == pytest.approx(score(module, batches).bits_per_byte, abs=1e-4)
+        batch = _valid()["target"][1]
+        with torch.no_grad():
+            nats = module(batch.inputs, batch.labels, batch.positions, each=True)
+        assert found["nats"] == pytest.approx(nats.tolist(), abs=1e-5)
+
+
+def test_a_damaged_last_checkpoint_costs_its_steps_and_no_more(
+    folder: Path, ranks: list[dict[str, Any]], world: World, capsys: Any
+) -> None:
+    shutil.copytree(folder / "straight", folder / "damaged")
+    path = folder / "damaged" / "cpt" / "step-0000000006" / "__0_0.distcp"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    found = _go(folder, "damaged", world)
+    said = capsys.readouterr().out
+    assert "damaged" in said and "an older checkpoint is tried" in said and "continues after step 4" in said
+    assert found["error"] is None, "the damaged folder must not be in the way of the new checkpoint"
+    assert checkpoint.latest(folder / "damaged" / "cpt", INPUTS) == folder / "damaged" / "cpt" / "step-0000000006"
+    for name, value in ranks[0]["straight"]["weights"].items():
+        np.testing.assert_allclose(found["weights"][name], value, atol=5e-6, err_msg=name)
+
+
+def test_a_torn_line_of_the_metrics_does_not_stop_a_run(folder: Path, world: World) -> None:
+    with (folder / "torn" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "tok')
+    found = _go(folder, "torn", world)
+    assert found["error"] is None and found["summary"]["tokens"] == 384
+
+
+def test_what_a_killed_save_left_is_swept_when_training_goes_on(folder: Path, world: World) -> None:
+    shutil.copytree(folder / "straight", folder / "swept")
+    rest = folder / "swept" / "cpt" / ".tmp-step-0000000005-deadbeef"
+    rest.mkdir()
+    assert _go(folder, "swept", world)["error"] is None
+    assert not rest.exists()
+
+
+def test_a_finished_run_makes_no_step(folder: Path, ranks: list[dict[str, Any]], world: World) -> None:
+    shutil.copytree(folder / "straight", folder / "again")
+    found = _go(folder, "again", world)
+    assert found["error"] is None
+    assert _rows(folder, "again") == _rows(folder, "straight")
+    assert found["summary"]["probe"]["target"] == pytest.approx(
+        ranks[0]["straight"]["summary"]["probe"]["target"], abs=1e-4
+    )
+
+
+def test_the_schedule_warms_up_stays_and_decays_to_a_tenth() -> None:
+    recipe = Train(steps=20, sequences=1, warmup=0.2, decay=0.5, eval_every=1, save_every=1)
+    factors = [schedule(step, recipe) for step in range(20)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4:10] == [1.0] * 6
+    assert factors[10:] == pytest.approx([1 - 0.09 * k for k in range(1, 11)])
+    assert factors[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.5, 0.5)])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_the_schedule_has_no_holes(steps: int, warmup: float, decay: float) -> None:
+    recipe = Train(steps=steps, sequences=1, warmup=warmup, decay=decay, eval_every=1, save_every=1)
+    assert all(0 < schedule(step, recipe) <= 1 for step in range(steps))
+
+
+def test_weight_decay_is_for_matrices_only() -> None:
+    groups = make_optimizer(make_model(VOCAB), RECIPE).param_groups
+    assert [group["weight_decay"] for group in groups] == [RECIPE.weight_decay, 0.0]
+    assert all(p.ndim >= 2 for p in groups[0]["params"]) and all(p.ndim < 2 for p in groups[1]["params"])

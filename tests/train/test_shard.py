@@ -1,0 +1,244 @@
+"""Two gloo ranks against one process without any sharding: losses, gradients, weights, ties and buffers agree.
+
+The reference is a plain transformers model, its own logits, and torch's AdamW; every case runs in one start of two
+ranks, because starting them takes longer than all the cases together.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_model, run_ranks
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+
+from prealign_cpt.data.batches import Mixture, PackedText, positions
+from prealign_cpt.errors import RecipeError
+from prealign_cpt.recipe import Train
+from prealign_cpt.train.loop import make_optimizer, train_step
+from prealign_cpt.train.shard import blocks, choose_device, process_group, sharded
+
+VOCAB = 67  # not divisible by 2
+LENGTH = 24
+START = 0
+STEPS = 2
+CASES: dict[str, dict[str, Any]] = {
+    "tied": {"tied": True, "sequences": 6, "micro_batch": 8},
+    "untied": {"tied": False, "sequences": 6, "micro_batch": 8},
+    "accumulated": {"tied": True, "sequences": 7, "micro_batch": 2},
+    "fewer sequences than ranks": {"tied": True, "sequences": 1, "micro_batch": 2},
+    "recomputed": {"tied": False, "sequences": 4, "micro_batch": 2, "checkpoint_activations": True},
+}
+
+
+def _recipe(case: dict[str, Any]) -> Train:
+    return Train(
+        steps=STEPS, sequences=case["sequences"], micro_batch=case["micro_batch"], lr=1e-2, warmup=0.0, decay=0.0,
+        clip=1e9, weight_decay=0.1, precision="fp32", eval_every=9, save_every=9,
+    )  # fmt: skip
+
+
+def _write_data(folder: Path) -> None:
+    """16 rows of three documents or so; odd rows learn almost nothing, so that ranks differ in their targets."""
+    random = np.random.default_rng(5)
+    inputs = random.integers(1, VOCAB, size=(16, LENGTH)).astype(np.int32)
+    inputs[:, [0, 9, 15]] = START
+    labels = inputs.copy()
+    labels[1::2, 4:] = -100
+    np.save(folder / "text.inputs.npy", inputs)
+    np.save(folder / "text.labels.npy", labels)
+
+
+def _mixture(folder: Path) -> Mixture:
+    return Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
+
+
+def _full(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().float().numpy().copy()
+
+
+def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, Any]:
+    """Two updates; what they gave, as whole arrays."""
+    recipe, mixture = _recipe(case), _mixture(folder)
+    name = "tied" if case["tied"] else "untied"
+    module = sharded(folder / name, world, "fp32", case.get("checkpoint_activations", False))
+    runs = []
+    blocks(module.model)[0].self_attn.register_forward_hook(lambda *_: runs.append(1))
+    found: dict[str, Any] = {"losses": [], "norms": [], "gradients": []}
+    optimizer = make_optimizer(module, recipe)
+    optimizer.register_step_pre_hook(
+        lambda *_: found["gradients"].append({n: _full(p.grad) for n, p in module.named_parameters()})
+    )
+    for step in range(STEPS):
+        loss, norm, tokens = train_step(module, optimizer, mixture, step, recipe.lr, recipe, START, world)
+        found["losses"].append(loss)
+        found["norms"].append(norm)
+        found["tokens"] = tokens
+    found["weights"] = {n: _full(p) for n, p in module.named_parameters()}
+    found["tie"] = module.model.lm_head.weight is module.model.model.embed_tokens.weight
+    found["buffers"] = {n: b.numpy().copy() for n, b in module.named_buffers()}
+    found["forwards"] = len(runs)
+    return found
+
+
+def _half_precision(folder: Path, world: Any) -> dict[str, Any]:
+    recipe = _recipe(CASES["tied"])
+    module = sharded(folder / "tied", world, "bf16")
+    seen = []
+    block = blocks(module.model)[0]
+    block.self_attn.q_proj.register_forward_hook(lambda m, x, y: seen.append((m.weight.dtype, y.dtype)))
+    before = _full(module.model.lm_head.weight)
+    optimizer = make_optimizer(module, recipe)
+    loss, norm, _ = train_step(module, optimizer, _mixture(folder), 0, recipe.lr, recipe, START, world)
+    state = [v.dtype for values in optimizer.state.values() for k, v in values.items() if k.startswith("exp_avg")]
+    return {
+        "loss": loss,
+        "norm": norm,
+        "computed": {str(t) for pair in seen for t in pair},
+        "kept": {str(p.dtype) for p in module.parameters()} | {str(t) for t in state},
+        "moved": float(np.abs(_full(module.model.lm_head.weight) - before).max()),
+    }
+
+
+def _all_cases(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        assert (world.rank, world.size) == (rank, size)
+        found = {name: _train_sharded(folder, case, world) for name, case in CASES.items()}
+        found["bf16"] = _half_precision(folder, world)
+        local = sharded(folder / "tied", world, "fp32").model.lm_head.weight.to_local()
+        found["rows here"] = {"rows": len(local)}
+        found["world"] = {"sum": world.sum(rank + 1), "any": world.any(rank == 1), "none": world.any(False)}
+        return found
+
+
+def _plain(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
+    """The same updates by the book: whole batch, whole model, mean over all targets of the step."""
+    recipe, mixture = _recipe(case), _mixture(folder)
+    source = folder / ("tied" if case["tied"] else "untied")
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").train()
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=recipe.lr, betas=(0.9, 0.95),
+    )  # fmt: skip
+    found: dict[str, Any] = {"losses": [], "norms": [], "gradients": []}
+    for step in range(STEPS):
+        inputs, labels = mixture.rows(list(range(step * recipe.sequences, (step + 1) * recipe.sequences)))
+        logits = model(input_ids=inputs, position_ids=positions(inputs, START), use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCAB), labels[:, 1:].reshape(-1), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        found["losses"].append(float(loss.detach()))
+        found["gradients"].append({"model." + n: _full(p.grad) for n, p in model.named_parameters()})
+        found["norms"].append(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
+        optimizer.step()
+    found["weights"] = {"model." + n: _full(p) for n, p in model.named_parameters()}
+    found["buffers"] = {"model." + n: b.numpy().copy() for n, b in model.named_buffers()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shard")
+    for name in ("tied", "untied"):
+        make_model(VOCAB, tied=name == "tied").save_pretrained(folder / name)
+    _write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    return run_ranks(2, _all_cases, folder)
+
+
+def _equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+def test_the_ranks_of_the_cases_have_unequal_numbers_of_targets(folder: Path) -> None:
+    _, labels = _mixture(folder).rows(list(range(6)))
+    targets = [int((labels[rank::2, 1:] != -100).sum()) for rank in range(2)]
+    assert targets[0] != targets[1], "the data would not notice a mean over ranks"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_as_a_plain_model_does(folder: Path, ranks: list[dict[str, Any]], name: str) -> None:
+    expected = _plain(folder, CASES[name])
+    for found in (rank[name] for rank in ranks):
+        assert found["losses"] == pytest.approx(expected["losses"], abs=1e-6)
+        assert found["norms"] == pytest.approx(expected["norms"], rel=1e-6)
+        _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6)
+        # Adam divides by the gradient's own size: where that is rounding noise, so is the update, of up to lr.
+        _equal(found["weights"], expected["weights"], atol=5e-6)
+        assert found["tokens"] == CASES[name]["sequences"] * LENGTH
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_rank_trains_as_a_plain_model_does(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(key, raising=False)
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        assert world.size == 1
+        found = _train_sharded(folder, CASES[name], world)
+    expected = _plain(folder, CASES[name])
+    assert found["losses"] == pytest.approx(expected["losses"], abs=1e-6)
+    _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_tie_and_the_buffers_survive_sharding(folder: Path, ranks: list[dict[str, Any]], name: str) -> None:
+    expected = _plain(folder, CASES[name])
+    for found in (rank[name] for rank in ranks):
+        assert found["tie"] is CASES[name]["tied"]
+        assert any("inv_freq" in buffer for buffer in found["buffers"])
+        _equal(found["buffers"], expected["buffers"], atol=0)
+
+
+def test_the_rows_of_the_head_are_shared_out(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["rows here"]["rows"] for rank in ranks] == [34, 33]
+
+
+def test_activations_are_recomputed_only_if_asked(ranks: list[dict[str, Any]]) -> None:
+    micro_batches = 1  # of the two sequences that a rank has
+    assert ranks[0]["recomputed"]["forwards"] == 2 * STEPS * micro_batches
+    assert ranks[0]["untied"]["forwards"] == STEPS * micro_batches
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32(ranks: list[dict[str, Any]]) -> None:
+    for found in (rank["bf16"] for rank in ranks):
+        assert found["computed"] == {"torch.bfloat16"}
+        assert found["kept"] == {"torch.float32"}
+        assert found["moved"] > 0
+        assert found["loss"] == pytest.approx(ranks[0]["tied"]["losses"][0], rel=0.02)
+
+
+def test_sums_and_flags_reach_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    assert all(rank["world"] == {"sum": 3.0, "any": True, "none": False} for rank in ranks)
+
+
+def test_cuda_without_a_gpu_is_the_recipe_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(RecipeError, match="device: 'cuda'"):
+        choose_device("cuda")
+
+
+def test_more_ranks_than_gpus_is_the_recipe_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RecipeError, match="--nproc-per-node 1"):
+        choose_device("auto")
+
+
+def test_a_model_without_layers_is_refused_by_name() -> None:
+    model = make_model(VOCAB)
+    del model.model.layers
+    with pytest.raises(RecipeError, match=r"LlamaForCausalLM keeps its blocks elsewhere"):
+        blocks(model)
