@@ -105,6 +105,8 @@ def _train(path: Path, flags: list[str], recipe: Recipe, num_processes: int) -> 
     command += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", str(script), str(path), *flags]
     say(" ".join(["torchrun", "--nproc-per-node", str(ranks), "launch/cpt.py", str(path), *flags]))
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+    state = recipe.run / "run_state.json"
+    before = state.stat().st_mtime_ns if state.is_file() else 0
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         code = process.wait()
@@ -114,8 +116,9 @@ def _train(path: Path, flags: list[str], recipe: Recipe, num_processes: int) -> 
         raise
     if code == 0:
         return 0
-    state = recipe.run / "run_state.json"
-    return int(json.loads(state.read_text()).get("exit_code", 70)) if state.is_file() else 70
+    if not state.is_file() or state.stat().st_mtime_ns == before:
+        return 70  # the run ended before it could say anything; its message is above
+    return int(json.loads(state.read_text()).get("exit_code") or 70)
 
 
 def _serve(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -100,6 +101,9 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
         _sync_folder(target.parent)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        number = re.search(r"\(os error (\d+)\)", str(error))  # tokenizers and safetensors write in Rust
+        if number and not isinstance(error, OSError):
+            raise storage_error(target, OSError(int(number[1]), os.strerror(int(number[1])))) from error
         if isinstance(error, OSError) and _is_about(error, folder, target):
             raise storage_error(target, error) from error
         raise

@@ -61,6 +61,7 @@ def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> 
             if ORDER.index(until) >= ORDER.index("cpt"):
                 train_stage(recipe, world)
             if run is not None:
+                run.describe()
                 with _all_cores(device):
                     finish(run, device, until)
                 run.state("finished", exit_code=0)
@@ -165,8 +166,8 @@ def finish(run: Run, device: torch.device, until: str) -> None:
         return
     summary = json.loads((folder / "cpt" / "summary.json").read_text())
     step = latest(folder / "cpt", summary["inputs"])
-    if step is None:
-        raise MissingInputError(f"{folder / 'cpt'}: no sound checkpoint; start again with --redo cpt")
+    if step is None or int(step.name.removeprefix("step-")) != recipe.train.steps:
+        raise MissingInputError(f"{folder / 'cpt'}: the last checkpoint is not sound; start again with --redo cpt")
     export = run.stage(
         "export",
         {"checkpoint": folder_digest(step), "align": folder_digest(folder / "align")},
@@ -252,6 +253,7 @@ def check_inputs(recipe: Recipe) -> Path:
     """
     base = resolve_base(recipe.base.model)
     check_base(base)
+    start_token_id(AutoTokenizer.from_pretrained(base, local_files_only=True), recipe)
     named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
     for path in named:
         next(iter(read_documents([path])))

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt import __version__
+from prealign_cpt import __version__, signals
 from prealign_cpt.errors import BusyError, RecipeError, StorageError
-from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error
+from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
 from prealign_cpt.recipe import Recipe, as_toml
 
 ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
@@ -59,7 +59,12 @@ class Run:
         self._lock.flush()
         if redo is not None:
             self._remove_from(redo)
-        atomic_write(self.folder / "recipe.toml", as_toml(recipe))
+        if redo is not None or not (self.folder / "recipe.toml").exists():
+            self.describe()
+
+    def describe(self) -> None:
+        """Write `recipe.toml`; only once the stages have accepted the recipe, for it says what they are made from."""
+        atomic_write(self.folder / "recipe.toml", as_toml(self.recipe))
 
     def close(self) -> None:
         """Give the folder free."""
@@ -85,8 +90,10 @@ class Run:
                     f"{target}: was made from other inputs ({', '.join(changed)}); start again with --redo {name}, "
                     "or give the run another name"
                 )
+            verify(target)
             say(f"{name}: done before, kept")
             return target
+        signals.check()
         say(f"{name}: starts")
         about: dict[str, Any] = {"stage": name, "inputs": inputs, "version": __version__}
         clock = StageClock()

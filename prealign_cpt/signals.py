@@ -5,6 +5,7 @@ half done remains. Inside it (the training loop, which must save first, on all r
 """
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,13 +27,21 @@ def install() -> None:
     """Take over the three signals, and on Linux ask the kernel for SIGTERM if the parent process dies."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _handle)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and "RANK" in os.environ:  # not `nohup prealign demo &`, which outlives its shell
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed launcher leaves no ranks behind
 
 
 def requested() -> str | None:
     """The name of the signal that asked to stop, if one did."""
     return _requested
+
+
+def check() -> None:
+    """Raise `StoppedError` if a signal came while signals were deferred, or was swallowed by a library."""
+    if _requested is not None:
+        raise StoppedError(
+            f"stopped by {_requested}; finished stages are kept, start the same command again to continue"
+        )
 
 
 @contextmanager
@@ -52,6 +61,4 @@ def _handle(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
     _requested = signal.Signals(number).name
     if not _deferred:
-        raise StoppedError(
-            f"stopped by {_requested}; finished stages are kept, start the same command again to continue"
-        )
+        check()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.errors import DataError
@@ -19,6 +18,7 @@ from prealign_cpt.recipe import Recipe, load_recipe
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import make_optimizer, token_nats
 from prealign_cpt.train.shard import World, process_group, sharded
+from tests.conftest import make_model
 
 
 @pytest.fixture(scope="module")

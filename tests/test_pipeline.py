@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import recipe_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt import signals
 from prealign_cpt.cli import main, run_recipe
 from prealign_cpt.manifest import verify
 from prealign_cpt.run import ORDER
+from tests.conftest import recipe_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow

@@ -54,12 +54,13 @@ def save(
     failure: BaseException | None = None
     try:
         dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=aside)
-    except (Exception, CheckpointException) as error:  # every rank must reach the vote, whatever happened to it
+    except CheckpointException as error:  # not an Exception; its own text has many lines
+        failure = next(iter(error.failures.values()))[0]
+    except Exception as error:  # every rank must reach the vote, whatever happened to it
         failure = error
     if world.any(failure is not None):
-        reason = str(failure).strip().split("\n")[-1] if failure else "on another rank"
         with pending:
-            raise StorageError(f"{target}: saving failed: {reason}; check the disk") from failure
+            raise StorageError(f"{target}: saving failed: {failure or 'on another rank'}; check the disk") from failure
 
     def publish() -> None:
         with pending:

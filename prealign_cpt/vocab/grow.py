@@ -128,9 +128,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 def unreachable(tokenizer: PreTrainedTokenizerFast, ids: Collection[int], documents: Iterable[str] = ()) -> set[int]:
     """Those of `ids` that occur neither in the tokenization of their own text nor in that of a document."""
+    left = set(ids)
+    if not left:
+        return left
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     family = _family(Path(tokenizer.name_or_path), tokenizer, content)
-    left = set(ids)
     for number, string in zip(sorted(ids), tokenizer.convert_ids_to_tokens(sorted(ids)), strict=True):
         if any(number in encode(tokenizer, probe) for probe in family.probes(string)):
             left.remove(number)

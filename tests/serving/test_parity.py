@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import START, TEXTS
 
 from prealign_cpt.errors import DataError
 from prealign_cpt.serving import parity
 from prealign_cpt.serving.parity import check_parity
 from prealign_cpt.serving.server import Server
+from tests.serving.conftest import START, TEXTS
 
 pytestmark = pytest.mark.slow
 

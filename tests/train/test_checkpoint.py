@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import _rank, free_port, make_model
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
@@ -25,6 +24,7 @@ from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import make_optimizer
 from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.shard import World, load_whole, process_group, sharded
+from tests.conftest import _rank, free_port, make_model
 
 VOCAB = 67
 INPUTS = {"align": "a", "data": "d", "recipe": "r"}

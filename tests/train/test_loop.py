@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, run_ranks
 from torch.distributed.tensor import DTensor
 
 from prealign_cpt import signals
@@ -27,6 +26,7 @@ from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import evaluate, make_optimizer, schedule, token_nats, train
 from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.shard import World, blocks, load_whole, process_group, sharded
+from tests.conftest import make_model, run_ranks
 
 VOCAB = 67
 LENGTH = 16

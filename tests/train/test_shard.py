@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_model, run_ranks
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +19,7 @@ from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
 from prealign_cpt.train.loop import make_optimizer, train_step
 from prealign_cpt.train.shard import blocks, choose_device, process_group, sharded
+from tests.conftest import make_model, run_ranks
 
 VOCAB = 67  # not divisible by 2
 LENGTH = 24
