@@ -259,16 +259,8 @@ def test_a_full_disk_is_storage_s_fault(
     assert [name for name in _left(recipe_file) if name != "cpt"] == kept
     assert not list((recipe_file.parent / "runs").rglob(".tmp-*"))
     assert not list((recipe_file.parent / "runs").rglob("step-*"))
-
-
-def test_a_run_goes_on_once_there_is_room_again(
-    recipe_file: Path, command: Any, file_limit: Callable[[int], None]
-) -> None:
-    file_limit(60_000)
-    assert command("align", recipe_file)[0] != 0
-    file_limit(resource.RLIM_INFINITY)
-    assert command("align", recipe_file)[0] == 0
-    assert _left(recipe_file) == ["align", "lexicon", "vocab"]
+    if stage == "align":
+        assert command("align", recipe_file)[0] == 0, "with room again the run goes on"
 
 
 def test_a_user_s_error_is_one_line_and_a_fault_of_ours_has_a_traceback(capsys: Any) -> None:
