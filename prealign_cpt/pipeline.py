@@ -8,7 +8,6 @@ While rank 0 prepares, the others wait for a key in the store, not in a collecti
 import json
 import os
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,7 @@ from prealign_cpt.run import ORDER, Run, file_digests, folder_digest, say
 from prealign_cpt.train.checkpoint import latest
 from prealign_cpt.train.loop import train
 from prealign_cpt.train.shard import World, choose_device, load_whole, process_group, sharded
-from prealign_cpt.vocab.grow import grow_tokenizer, unreachable
-from prealign_cpt.vocab.measure import tokenizer_report
-
-GUARD_DOCUMENTS = 20_000
-"""English documents whose tokenization the vocabulary stage protects, and target documents it learns from."""
-
-HELDOUT_LINES = 2_000
-"""English lines on which the share of changed tokenizations is measured."""
+from prealign_cpt.vocab.build import build_vocab
 
 
 def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> None:
@@ -95,7 +87,7 @@ def prepare(run: Run, device: torch.device, until: str) -> None:
     vocab = run.stage(
         "vocab",
         {"base": base_digest, "texts": file_digests(texts), "recipe": digest(as_dict(recipe.vocab))},
-        lambda out: _fill_vocab(recipe, base, out),
+        lambda out: build_vocab(recipe, base, out),
     )
     if until == "vocab":
         return
@@ -192,44 +184,6 @@ def _fill_lexicon(recipe: Recipe, path: Path, out: Path) -> None:
     say(
         f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
         f"dropped {report['dropped'] or 'none'}"
-    )
-
-
-def _fill_vocab(recipe: Recipe, base: Path, out: Path) -> None:
-    target = recipe.paths(recipe.text.target)
-    growth = grow_tokenizer(
-        base,
-        islice(read_documents(target), GUARD_DOCUMENTS),
-        islice(read_documents(recipe.paths(recipe.text.english)), GUARD_DOCUMENTS),
-        recipe.vocab.size,
-        out,
-    )
-    base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
-    new_ids = [piece.id for piece in growth.pieces]
-    english = [
-        line
-        for name in (recipe.text.valid_english, recipe.text.test_english, recipe.text.general_english)
-        if name
-        for document in read_documents([recipe.path(name)])
-        for line in document.split("\n")
-    ]
-    report = tokenizer_report(
-        base_tokenizer,
-        tokenizer,
-        list(read_documents([recipe.path(recipe.text.valid_target)])),
-        english[: 2 * HELDOUT_LINES : 2],
-        new_ids,
-    )
-    report["new_tokens"] = len(new_ids)
-    report["unreachable"] = len(unreachable(tokenizer, new_ids, islice(read_documents(target), GUARD_DOCUMENTS)))
-    lines = [f"{p.id}\t{p.text!r}\t{p.left}\t{p.right}\t{p.count}" for p in growth.pieces]
-    atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
-    atomic_write(out / "report.json", json.dumps(report, indent=1))
-    say(
-        f"vocab: {len(new_ids)} new tokens, {report['fertility_before']:.2f} -> {report['fertility_after']:.2f} tokens "
-        f"per word, English lines changed: {report['english_lines_changed']} of {report['english_lines']}, "
-        f"unreachable: {report['unreachable']}"
     )
 
 
