@@ -58,6 +58,9 @@ class Text:
     general_target: str = ""
     general_english: str = ""
     """A second held-out pair from another domain; empty: not reported."""
+    parallel_target: str = ""
+    parallel_english: str = ""
+    """Sentences and their translations, line n of one file beside line n of the other; for `align.unit` "sentence"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +86,53 @@ class Vocab:
 class Align:
     """Rows of the new tokens: a static start, then the contrastive stage (PreAlign, arXiv 2407.16222, section 3)."""
 
-    init: Literal["mean", "subword", "subword+lexicon"] = "subword+lexicon"
+    init: Literal["mean", "subword", "lexicon", "subword+lexicon", "vecmap", "focus", "wechsel", "file"] = (
+        "subword+lexicon"
+    )
+    """The static start (docs/method.md says what each one is); "file" takes the rows from `rows`."""
+    rows: str = ""
+    """safetensors with `input` [new tokens, hidden size] and, for an untied head, `output`; only for init "file"."""
     lexicon_weight: float = number(0.1, least=0.0, most=1.0)
-    """Share of the lexicon's mean in a row whose token is a listed word."""
+    """Share of the lexicon's mean in a row whose token is a listed word, for init "subword+lexicon"."""
     shrink: float = number(1.0, least=0.0, most=1.0)
     """Output rows are `mean + shrink * (row - mean)`: less than 1 leaves English more of its probability mass. The
     vocabulary stage makes no piece that occurs in English text, so there is little to save, and in a model with a tied
     head shrinking costs the target language its input rows."""
+    match_norm: bool = False
+    """Scale each new output row to the mean norm of the old ones, before it is shrunk."""
     steps: int = number(least=0)
-    """Steps of the contrastive stage; 0 leaves it out."""
-    words: int = number(64, least=2)
-    """Lexicon entries in a batch; every other entry of the batch is a negative."""
+    """Steps of the training stage behind the static start; 0 leaves it out."""
     lr: float = number(2e-3, above=0.0)
-    temperature: float = number(0.1, above=0.0)
+    trains: Literal["new_rows", "embeddings", "first_blocks", "all"] = "new_rows"
+    """What moves: the new rows; all rows; all rows and the first `blocks` blocks; everything."""
+    blocks: int = number(2, least=1)
+    """How many blocks move under trains "first_blocks"."""
     weight: float = number(0.1, least=0.0)
-    """Weight of the contrastive loss beside the language-model loss on English text."""
+    """Weight of the contrastive loss beside the language-model losses; 0 leaves it out."""
+    unit: Literal["word", "word-in-context", "sentence"] = "word"
+    """What is contrasted: listed words by themselves (PreAlign), listed words inside English and switched sentences
+    (VECO 2.0), or parallel sentences (InfoXLM, AFP), for which `text.parallel_*` must be given."""
+    words: int = number(64, least=2)
+    """Units in a batch, over all ranks; every other unit of the batch is a negative."""
+    queue: int = number(0, least=0)
+    """Units of earlier batches that are kept as further negatives."""
+    pooling: Literal["mean", "last"] = "mean"
+    """A unit's vector: the mean over its tokens, or its last token."""
+    layers: tuple[int, ...] = ()
+    """Layers that are contrasted, 0 the embeddings; empty: all of them, and the head's rows where it is not tied."""
+    temperature: float = number(0.1, above=0.0)
+    symmetric: bool = True
+    """Every unit is an anchor; false: only the English ones are."""
+    freeze_english: bool = True
+    """No gradient through English vectors. With trains "new_rows" they cannot move anyway."""
+    distill_weight: float = number(0.0, least=0.0)
+    """Weight of distilling the original tokenization: after target text in new tokens the model must predict what the
+    base model predicts after the same text in old tokens. Reads `distill_tokens` of target text in each step."""
+    distill_tokens: int = number(512, least=128, step=128)
+    switch_weight: float = number(0.0, least=0.0)
+    """Weight of switch-distillation: after an English sentence with words replaced by translations the model must
+    predict what it predicts after the original. Reads `switch_tokens` of English text in each step."""
+    switch_tokens: int = number(512, least=128, step=128)
     anchor_tokens: int = number(4096, least=0)
     """English tokens in the language-model loss of each step."""
     target_tokens: int = number(512, least=0, step=128)
@@ -113,6 +148,8 @@ class Data:
     sequence_length: int = number(least=8)
     english_share: float = number(0.25, least=0.0, most=0.95)
     """Share of the sequences that are English replay."""
+    mixed_tokenization: float = number(0.0, least=0.0, most=1.0)
+    """Probability per word that target text is spelled in the base tokenizer's pieces instead of the new ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +158,12 @@ class Codeswitch:
 
     ratio: float = number(0.05, least=0.0, most=1.0)
     """Probability per word, before the lexicon is asked; the realised share is reported."""
-    labels: Literal["input_only", "vanilla"] = "input_only"
-    """`input_only`: labels stay English (PreAlign); `vanilla`: the labels are switched too (ablation)."""
+    labels: Literal["input_only", "vanilla", "soft"] = "input_only"
+    """`input_only`: labels stay English (PreAlign); `vanilla`: the labels are switched too (ablation); `soft`: before
+    a switched word, `soft_weight` of the target probability is its translation's first token (AlignLM)."""
+    soft_weight: float = number(0.1, above=0.0, most=1.0)
+    curriculum: Literal["constant", "falling"] = "constant"
+    """`falling`: the share of replay that is switched falls in a line from all of it to none over the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +176,17 @@ class Train:
     micro_batch: int = number(4, least=1)
     """Sequences per rank in one forward pass; the rest is gradient accumulation."""
     lr: float = number(3e-4, above=0.0)
+    rows_lr: float = number(0.0, least=0.0)
+    """Learning rate of the new tokens' rows; 0: the same as `lr`."""
+    rows_steps: int = number(0, least=0)
+    """Steps at the beginning in which only the new rows move."""
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    """After the warm-up: constant, then falling in a line (warm-up, stable, decay); or falling in a cosine all along.
+    Both end at a tenth."""
     warmup: float = number(0.1, least=0.0, most=1.0)
     """Share of the steps in which the learning rate rises to `lr`."""
     decay: float = number(0.3, least=0.0, most=1.0)
-    """Share of the steps, at the end, in which it falls to a tenth (warm-up, stable, decay)."""
+    """Share of the steps, at the end, in which it falls under schedule "wsd"."""
     weight_decay: float = number(0.1, least=0.0)
     clip: float = number(1.0, above=0.0)
     """Largest norm of the gradient."""
@@ -159,6 +207,11 @@ class Evaluate:
     max_bytes: int = number(24_000, least=64)
     """Of each held-out text, so many bytes are scored."""
     batch_tokens: int = number(4096, least=64)
+    clka: str = ""
+    """Questions about facts that stand in the training text in the other language (JSON lines, `prealign clone`)."""
+    transfer_train: str = ""
+    transfer_test: str = ""
+    """Zero-shot transfer: `label TAB text` lines, English to train a classifier on, target text to test it on."""
     arms: bool = True
     """Score the base model, mean rows, static rows and aligned rows too, not only the trained model."""
 
@@ -354,8 +407,12 @@ def _value(kind: Any, value: Any, key: str, bounds: "types.MappingProxyType[Any,
             raise RecipeError(f"{key}: {value!r} is not one of {', '.join(map(repr, choices))}")
         return value
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise RecipeError(f'{key}: expected a list of strings such as ["a.txt"], got {value!r}')
+        inner = typing.get_args(kind)[0]
+        if not isinstance(value, list) or not all(type(v) is inner for v in value):
+            example = 'a list of strings such as ["a.txt"]' if inner is str else "a list of numbers such as [0, 4]"
+            raise RecipeError(f"{key}: expected {example}, got {value!r}")
+        if inner is int and any(v < 0 for v in value):
+            raise RecipeError(f"{key}: {value!r} holds a number below 0")
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -387,6 +444,19 @@ def _check_whole(recipe: Recipe) -> None:
             raise RecipeError(f"text.{key}: empty; name at least one file")
     if bool(recipe.text.general_target) != bool(recipe.text.general_english):
         raise RecipeError("text.general_target: needs text.general_english beside it, and the other way round")
+    if bool(recipe.text.parallel_target) != bool(recipe.text.parallel_english):
+        raise RecipeError("text.parallel_target: needs text.parallel_english beside it, and the other way round")
+    if bool(recipe.evaluate.transfer_train) != bool(recipe.evaluate.transfer_test):
+        raise RecipeError("evaluate.transfer_train: needs evaluate.transfer_test beside it, and the other way round")
+    align = recipe.align
+    if (align.init == "file") != bool(align.rows):
+        raise RecipeError('align.rows: names the rows of align.init "file", and belongs to it alone')
+    if align.unit == "sentence" and align.steps and align.weight and not recipe.text.parallel_target:
+        raise RecipeError('align.unit: "sentence" needs text.parallel_target and text.parallel_english')
+    if recipe.train.rows_steps >= recipe.train.steps:
+        raise RecipeError(
+            f"train.rows_steps: {recipe.train.rows_steps} leaves no step of {recipe.train.steps} to the body"
+        )
     if recipe.train.warmup + recipe.train.decay > 1:
         raise RecipeError(
             f"train.decay: warmup {recipe.train.warmup} and decay {recipe.train.decay} are together more than 1"

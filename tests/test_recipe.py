@@ -39,14 +39,18 @@ save_every = 2
 """
 
 KEYS = """
-align.anchor_tokens align.init align.lexicon_weight align.lr align.max_english_increase align.shrink align.steps
-align.target_tokens align.temperature align.weight align.words base.model base.start_token codeswitch.labels
-codeswitch.ratio data.english_share data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.max_bytes
-evaluate.window_bytes language lexicon.format lexicon.heldout lexicon.max_translations lexicon.path name out seed
-serve.max_model_len serve.prompts_english serve.prompts_target text.english text.general_english text.general_target
-text.target text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations
-train.clip train.decay train.eval_every train.keep train.lr train.micro_batch train.precision train.save_every
-train.sequences train.steps train.warmup train.weight_decay vocab.size
+align.anchor_tokens align.blocks align.distill_tokens align.distill_weight align.freeze_english align.init
+align.layers align.lexicon_weight align.lr align.match_norm align.max_english_increase align.pooling align.queue
+align.rows align.shrink align.steps align.switch_tokens align.switch_weight align.symmetric align.target_tokens
+align.temperature align.trains align.unit align.weight align.words base.model base.start_token codeswitch.curriculum
+codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
+data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.clka evaluate.max_bytes
+evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
+lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
+text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
+text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
+train.decay train.eval_every train.keep train.lr train.micro_batch train.precision train.rows_lr train.rows_steps
+train.save_every train.schedule train.sequences train.steps train.warmup train.weight_decay vocab.size
 """
 
 
