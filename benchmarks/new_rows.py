@@ -13,16 +13,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.align.build import ANCHOR_POSITIONS, _tables, _write_rows
-from prealign_cpt.align.rows import static_rows
-from prealign_cpt.align.stage import english_anchor, target_windows, train_rows
+from prealign_cpt.align.init import TextStatistics, old_tables, static_rows, write_rows
+from prealign_cpt.align.stage import run_stage
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.data.pack import encode
 from prealign_cpt.data.text import read_documents
-from prealign_cpt.evaluate.scores import score_texts, start_token_id
+from prealign_cpt.evaluate.scores import score_texts
 from prealign_cpt.fetch import resolve_base
 from prealign_cpt.lexicon.stage import read_pairs
-from prealign_cpt.recipe import load_recipe
+from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.vocab.rows import grow_rows
 
 STATIC = [(0.0, 1.0), (0.0, 0.75), (0.0, 0.5), (0.3, 1.0)]
@@ -40,10 +38,17 @@ def main(recipe_path: str, *flags: str) -> None:
     pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
     found = {"base": score_texts(model, old, recipe, ("valid",))["valid"]}
     grow_rows(model, len(new), len(old))
-    ids, texts, tables = list(range(len(old), len(new))), token_texts(new)[len(old) :], _tables(model, len(old))
+    ids, texts, tables = list(range(len(old), len(new))), token_texts(new)[len(old) :], old_tables(model, len(old))
+
+    statistics = TextStatistics(
+        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
+        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        recipe.seed,
+    )
 
     def place(weight: float, shrink: float) -> None:
-        _write_rows(model, ids, static_rows("subword+lexicon", texts, old, pairs, *tables, weight, shrink))
+        align = dataclasses.replace(recipe.align, init="subword+lexicon", lexicon_weight=weight, shrink=shrink)
+        write_rows(model, ids, static_rows(align, texts, old, new, pairs, *tables, statistics))
 
     def score(name: str) -> None:
         found[name] = score_texts(model, new, recipe, ("valid",))["valid"]
@@ -52,15 +57,10 @@ def main(recipe_path: str, *flags: str) -> None:
     for weight, shrink in STATIC:
         place(weight, shrink)
         score(f"lexicon {weight}, shrink {shrink}")
-    start = start_token_id(new, recipe)
-    english = (x.tolist() for x in encode(read_documents(recipe.paths(recipe.text.english)), new))
-    anchor = english_anchor(model, len(old), english, start, ANCHOR_POSITIONS)
-    target = (x.tolist() for x in encode(read_documents(recipe.paths(recipe.text.target)), new))
-    windows = target_windows(target, start, 96, recipe.seed)
     for changes in CONTRAST:
         place(recipe.align.lexicon_weight, recipe.align.shrink)
-        own = dataclasses.replace(recipe.align, steps=24, **changes)
-        train_rows(model, new, ids, pairs, anchor, windows, own, start, recipe.seed)
+        align = dataclasses.replace(recipe.align, steps=24, **changes)
+        run_stage(model, new, old, pairs, dataclasses.replace(recipe, align=align))
         score(f"contrastive, {changes}")
     print(json.dumps(found))
 

@@ -59,6 +59,15 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--nproc", type=int, default=0, help="processes; 0: two on a CPU, one for each GPU")
     add.set_defaults(work=_demo, takes_flags=True)
 
+    add = commands.add_parser("compare", help="a grid of arms of recipes, each an ordinary run, and one table")
+    add.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE")
+    add.add_argument("--arms", type=Path, required=True, help="TOML: seeds, target_bytes, [[arm]] tables")
+    add.add_argument("--nproc", type=int, default=1, help="processes of each training")
+    add.add_argument("--out", type=Path, dest="points", help="file for the points of the curves (JSON lines)")
+    add.add_argument("--only", help="names of the arms to run, with commas between them")
+    add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
+    add.set_defaults(work=_compare, takes_flags=True)
+
     add = commands.add_parser("base", help="bring a base model into the cache and print its folder")
     add.add_argument("name")
     add.set_defaults(work=_base)
@@ -73,6 +82,20 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--format", choices=("tsv", "muse", "dictd"), default="tsv")
     add.add_argument("--out", type=Path, required=True)
     add.set_defaults(work=_lexicon)
+
+    add = commands.add_parser("clone", help="make a language to learn out of English text: the same in other letters")
+    add.add_argument("base", help="the model that will learn it: a folder or a name, as base.model of a recipe")
+    add.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="English text files")
+    add.add_argument("--out", type=Path, required=True)
+    add.add_argument("--vocab", type=int, default=0, help="tokens to clone; 0: all that occur")
+    add.add_argument("--lexicon-share", type=float, default=1.0, help="share of the words that the lexicon lists")
+    add.add_argument("--ambiguity", type=float, default=0.0, help="share of listed words with a second, wrong sense")
+    add.add_argument("--noise", type=float, default=0.0, help="share of listed words whose translation is wrong")
+    add.add_argument("--swap", type=float, default=0.0, help="probability that neighbouring words change places")
+    add.add_argument("--facts", type=int, default=0, help="invented facts to state and to ask for")
+    add.add_argument("--exposures", type=int, default=5, help="how often each fact is stated in a language")
+    add.add_argument("--seed", type=int, default=0)
+    add.set_defaults(work=_clone)
 
     for name, text in STAGES.items():
         add = commands.add_parser(name, help=text)
@@ -113,20 +136,29 @@ def _run(arguments: list[str]) -> int:
 
 def _recipe_command(arguments: list[str], until: str) -> int:
     from prealign_cpt.pipeline import run_all
-    from prealign_cpt.recipe import load_recipe
+    from prealign_cpt.recipe_file import load_recipe
 
     if not arguments or arguments[0].startswith("-"):
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
     flags = list(arguments[1:])
-    redo = None
-    if "--redo" in flags:
-        place = flags.index("--redo")
-        if place + 1 == len(flags):
-            raise RecipeError("--redo: name a stage")
-        redo = flags[place + 1]
-        del flags[place : place + 2]
-    run_all(load_recipe(Path(arguments[0]), flags), redo, until)
+    redo = _taken_out(flags, "--redo", "name a stage")
+    borrow = _taken_out(flags, "--borrow", "name a folder of runs")
+    if borrow is not None and not Path(borrow).is_dir():
+        raise RecipeError(f"--borrow: {borrow} is no folder; name the one that holds the runs")
+    run_all(load_recipe(Path(arguments[0]), flags), redo, until, Path(borrow) if borrow else None)
     return 0
+
+
+def _taken_out(flags: list[str], name: str, remedy: str) -> str | None:
+    """Remove an option that is no key of the recipe; its value."""
+    if name not in flags:
+        return None
+    place = flags.index(name)
+    if place + 1 == len(flags):
+        raise RecipeError(f"{name}: {remedy}")
+    value = flags[place + 1]
+    del flags[place : place + 2]
+    return value
 
 
 def _stage(options: argparse.Namespace) -> int:
@@ -137,6 +169,15 @@ def _demo(options: argparse.Namespace) -> int:
     from prealign_cpt.demo import demo
 
     return demo(options.recipe, options.flags, options.nproc)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from prealign_cpt.compare.run import compare
+
+    only = options.only.split(",") if options.only else None
+    return compare(
+        options.recipes, options.arms, options.flags, options.nproc, options.points, only, options.table_only
+    )
 
 
 def _base(options: argparse.Namespace) -> None:
@@ -160,6 +201,16 @@ def _lexicon(options: argparse.Namespace) -> None:
     from prealign_cpt.lexicon.stage import convert
 
     print(json.dumps(convert(options.file, options.format, options.out), ensure_ascii=False))
+
+
+def _clone(options: argparse.Namespace) -> None:
+    import json
+
+    from prealign_cpt.clone.build import Knobs, build_clone
+
+    names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")
+    knobs = Knobs(**{name: getattr(options, name) for name in names})
+    print(json.dumps(build_clone(options.base, options.texts, options.out, knobs)))
 
 
 def _model_folder(path: Path) -> Path:

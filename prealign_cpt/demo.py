@@ -28,7 +28,8 @@ from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.fetch import fetch_bible, resolve_base
 from prealign_cpt.manifest import atomic_write, new_folder, read_manifest
 from prealign_cpt.pipeline import check_inputs
-from prealign_cpt.recipe import Recipe, load_recipe
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.report import write_report
 from prealign_cpt.run import StageClock, folder_digest, say
 from prealign_cpt.serving.client import complete

@@ -15,7 +15,8 @@ from prealign_cpt import __version__
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.scores import held_out
 from prealign_cpt.manifest import atomic_write
-from prealign_cpt.recipe import Recipe, as_toml
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import as_toml
 from prealign_cpt.train.checkpoint import load_weights
 from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.shard import load_whole

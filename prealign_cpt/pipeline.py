@@ -3,6 +3,7 @@
     lexicon -> vocab -> align -> data  (rank 0)   ->   cpt  (all ranks)   ->   export -> eval  (rank 0)
 
 While rank 0 prepares, the others wait for a key in the store, not in a collective, so preparing may take any time.
+Another key calls them to the training stage of the alignment, after which they wait again.
 """
 
 import json
@@ -15,17 +16,17 @@ import torch
 from transformers import AutoTokenizer
 
 from prealign_cpt import signals
-from prealign_cpt.align.build import build_align
-from prealign_cpt.data.batches import Mixture, PackedText
-from prealign_cpt.data.build import build_data
+from prealign_cpt.align.build import INVITATION, build_align, join_align
+from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError
-from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, start_token_id
+from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, start_token_id
 from prealign_cpt.export import build_export
 from prealign_cpt.fetch.base import check_base, resolve_base
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.manifest import atomic_write, digest, sha256, verify
-from prealign_cpt.recipe import Recipe, as_dict
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import as_dict
 from prealign_cpt.run import ORDER, Run, file_digests, folder_digest, say
 from prealign_cpt.train.checkpoint import latest
 from prealign_cpt.train.loop import train
@@ -33,7 +34,7 @@ from prealign_cpt.train.shard import World, choose_device, load_whole, process_g
 from prealign_cpt.vocab.build import build_vocab
 
 
-def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> None:
+def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1], borrow: Path | None = None) -> None:
     """Run the stages up to `until` on the ranks that torchrun started, or on one.
 
     The run's state, with the exit code that torchrun flattens to 1, is in `run_state.json`.
@@ -43,13 +44,13 @@ def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> 
         run: Run | None = None
         try:
             if world.rank == 0:
-                run = Run(recipe, redo)
+                run = Run(recipe, redo, borrow)
                 run.state("running")
                 with _all_cores(device):
-                    prepare(run, device, min(until, "data", key=ORDER.index))
+                    prepare(run, world, min(until, "data", key=ORDER.index))
                 world.store.set("prepared", "yes")
             else:
-                _wait_for(world, "prepared")
+                _follow(recipe, world)
             if ORDER.index(until) >= ORDER.index("cpt"):
                 train_stage(recipe, world)
             if run is not None:
@@ -70,8 +71,8 @@ def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1]) -> 
                 run.close()
 
 
-def prepare(run: Run, device: torch.device, until: str) -> None:
-    """The stages before training, in this process alone."""
+def prepare(run: Run, world: World, until: str) -> None:
+    """The stages before training, in this process alone but for the training stage of the alignment."""
     recipe = run.recipe
     base = check_inputs(recipe)
     texts = recipe.paths(recipe.text.target + recipe.text.english)
@@ -86,7 +87,8 @@ def prepare(run: Run, device: torch.device, until: str) -> None:
     base_digest = _base_digest(base)
     vocab = run.stage(
         "vocab",
-        {"base": base_digest, "texts": file_digests(texts), "recipe": digest(as_dict(recipe.vocab))},
+        {"base": base_digest, "texts": file_digests(texts), "recipe": digest(as_dict(recipe.vocab))}
+        | _given_tokenizer(recipe),
         lambda out: build_vocab(recipe, base, out),
     )
     if until == "vocab":
@@ -98,17 +100,17 @@ def prepare(run: Run, device: torch.device, until: str) -> None:
             "base": base_digest,
             "lexicon": folder_digest(lexicon),
             "vocab": folder_digest(vocab),
-            "texts": file_digests(evaluation_files(recipe)),
+            "texts": file_digests(texts + evaluation_files(recipe) + question_files(recipe) + _parallel_files(recipe)),
+            "rows": file_digests(_rows_files(recipe)),
             "recipe": digest(
                 [as_dict(s) for s in (recipe.base, recipe.align, recipe.evaluate)]
-                + [recipe.seed, recipe.train.precision]
+                + [recipe.seed, recipe.train.precision, recipe.data.mixed_tokenization]
             ),
         },
-        lambda out: build_align(recipe, base, vocab, pairs, heldout, device, out),
+        lambda out: build_align(recipe, base, vocab, pairs, heldout, world.device, out, world),
     )
     if until == "align":
         return
-    first_new = len(AutoTokenizer.from_pretrained(base, local_files_only=True))
     run.stage(
         "data",
         {
@@ -118,7 +120,7 @@ def prepare(run: Run, device: torch.device, until: str) -> None:
             "recipe": digest([as_dict(recipe.data), as_dict(recipe.codeswitch), recipe.base.start_token, recipe.seed]),
             "sequences": recipe.train.steps * recipe.train.sequences,
         },
-        lambda out: build_data(recipe, align, pairs, first_new, out),
+        lambda out: build_data(recipe, base, align, pairs, out),
     )
 
 
@@ -137,15 +139,16 @@ def train_stage(recipe: Recipe, world: World) -> None:
         return
     folder.mkdir(exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(recipe.run / "align", local_files_only=True)
-    data = recipe.run / "data"
-    english = PackedText(data / "english") if recipe.data.english_share > 0 else None
-    mixture = Mixture(PackedText(data / "target"), english, recipe.data.english_share, recipe.seed)
+    mixture = read_mixture(recipe, recipe.run / "data")
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"cpt: {recipe.train.steps} steps on {world.size} rank(s), {world.device.type}, {recipe.train.precision}")
     module = sharded(recipe.run / "align", world, recipe.train.precision, recipe.train.checkpoint_activations)
+    module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
     start = start_token_id(tokenizer, recipe)
-    result = train(module, mixture, valid, recipe.train, start, folder, inputs, world)
+    new_tokens = json.loads((recipe.run / "vocab" / "report.json").read_text())["new_tokens"]
+    first_new = len(tokenizer) - new_tokens if new_tokens else None
+    result = train(module, mixture, valid, recipe.train, start, folder, inputs, world, first_new)
     if world.rank == 0:
         atomic_write(folder / "summary.json", json.dumps({**result, "inputs": inputs}, indent=1))
         say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
@@ -171,7 +174,7 @@ def finish(run: Run, device: torch.device, until: str) -> None:
         "eval",
         {
             "model": folder_digest(export),
-            "texts": file_digests(evaluation_files(recipe)),
+            "texts": file_digests(evaluation_files(recipe) + question_files(recipe)),
             "recipe": digest([as_dict(recipe.evaluate), recipe.base.start_token, recipe.seed]),
         },
         lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),
@@ -215,11 +218,37 @@ def check_inputs(recipe: Recipe) -> Path:
         raise MissingInputError(
             f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
         )
+    for path in question_files(recipe):
+        if not path.is_file():
+            raise MissingInputError(f"{path}: no such file; see evaluate.clka and evaluate.transfer_* of the recipe")
+    for path in _rows_files(recipe):
+        if not path.is_file():
+            raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
     test = {sha256(path) for path in evaluation_files(recipe)}
     for path in recipe.paths(recipe.text.target + recipe.text.english):
         if sha256(path) in test:
             raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
     return base
+
+
+def _given_tokenizer(recipe: Recipe) -> dict[str, str]:
+    """The digest of a ready grown tokenizer, if the vocabulary stage reads one."""
+    if not (recipe.vocab.tokenizer and recipe.vocab.size):
+        return {}
+    path = recipe.path(recipe.vocab.tokenizer) / "tokenizer.json"
+    if not path.is_file():
+        raise MissingInputError(f"vocab.tokenizer: {path}: no such file; name the folder of a grown tokenizer")
+    return {"tokenizer": sha256(path)}
+
+
+def _parallel_files(recipe: Recipe) -> list[Path]:
+    """The parallel text, if the alignment reads it."""
+    used = recipe.align.unit == "sentence" and recipe.align.steps and recipe.align.weight
+    return recipe.paths((recipe.text.parallel_english, recipe.text.parallel_target)) if used else []
+
+
+def _rows_files(recipe: Recipe) -> list[Path]:
+    return [recipe.path(recipe.align.rows)] if recipe.align.rows else []
 
 
 def _base_digest(base: Path) -> dict[str, str]:
@@ -232,7 +261,11 @@ def _decisive(recipe: Recipe) -> dict[str, Any]:
     """What of the training section decides the weights; the rest may change between starts."""
     free = {"eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations"}
     own = {key: value for key, value in as_dict(recipe.train).items() if key not in free}
-    return own | {"share": recipe.data.english_share, "start_token": recipe.base.start_token}
+    return own | {
+        "share": recipe.data.english_share,
+        "codeswitch": as_dict(recipe.codeswitch),
+        "start_token": recipe.base.start_token,
+    }
 
 
 class _all_cores:  # noqa: N801
@@ -249,8 +282,20 @@ class _all_cores:  # noqa: N801
         torch.set_num_threads(self._threads)
 
 
-def _wait_for(world: World, key: str) -> None:
-    while not world.store.check([key]):
+def _follow(recipe: Recipe, world: World) -> None:
+    """What the other ranks do while rank 0 prepares: wait, and take part in the alignment when they are called."""
+    failure = "rank 0 could not prepare the run; its message says why"
+    joined = False
+    while not world.store.check(["prepared"]):
+        if not joined and world.store.check([INVITATION]):
+            joined = True
+            try:
+                join_align(recipe, world)
+            except RuntimeError as error:  # a collective that rank 0 left; it says so a moment later
+                time.sleep(1.0)
+                if world.store.check(["prepared"]):
+                    raise signals.StoppedError(failure) from error
+                raise
         time.sleep(0.5)
-    if world.store.get(key) != b"yes":
-        raise signals.StoppedError("rank 0 could not prepare the run; its message says why")
+    if world.store.get("prepared") != b"yes":
+        raise signals.StoppedError(failure)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt import __version__, signals
-from prealign_cpt.errors import BusyError, RecipeError, StorageError
+from prealign_cpt.errors import BusyError, DataError, RecipeError, StorageError
 from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
-from prealign_cpt.recipe import Recipe, as_toml
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import as_toml
 
 ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
 """The stages' folders, in the order of the flow. Redoing one redoes those behind it."""
@@ -31,14 +32,19 @@ ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
 class Run:
     """A run folder that this process alone may change.
 
+    Args:
+        redo: throw away this stage and those behind it.
+        borrow: a folder of runs; a stage that one of them has made from equal inputs is taken from there.
+
     Raises:
         BusyError: another process holds the folder.
         StorageError: the folder cannot be made, or is not one of ours.
     """
 
-    def __init__(self, recipe: Recipe, redo: str | None = None) -> None:
+    def __init__(self, recipe: Recipe, redo: str | None = None, borrow: Path | None = None) -> None:
         self.recipe = recipe
         self.folder = recipe.run
+        self._lenders = sorted(path for path in borrow.iterdir() if path.is_dir()) if borrow else []
         if redo is not None and redo not in ORDER:
             raise RecipeError(f"--redo: {redo!r} is not a stage; the stages are {', '.join(ORDER)}")
         try:
@@ -94,6 +100,10 @@ class Run:
             say(f"{name}: done before, kept")
             return target
         signals.check()
+        lender = next((run for run in self._lenders if _lends(run / name, inputs)), None)
+        if lender is not None and _taken(lender / name, target):
+            say(f"{name}: taken from {lender}")
+            return target
         say(f"{name}: starts")
         about: dict[str, Any] = {"stage": name, "inputs": inputs, "version": __version__}
         clock = StageClock()
@@ -120,6 +130,32 @@ class Run:
             if name == "cpt":
                 (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             say(f"{name}: removed, will be done again")
+
+
+def _lends(stage: Path, inputs: dict[str, Any]) -> bool:
+    try:
+        about = read_manifest(stage)["about"]
+    except DataError:
+        return False
+    return bool(about.get("inputs") == inputs and about.get("version") == __version__)
+
+
+def _taken(stage: Path, target: Path) -> bool:
+    """Take a finished stage of another run, as hard links where the disk has them; False if it is not whole."""
+    aside = target.with_name(f".tmp-{target.name}-{secrets.token_hex(4)}")
+    try:
+        try:
+            shutil.copytree(stage, aside, copy_function=os.link)
+        except (OSError, shutil.Error):
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(stage, aside)
+        verify(aside)
+        os.rename(aside, target)
+    except (OSError, shutil.Error, DataError):
+        return False
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return True
 
 
 class StageClock:

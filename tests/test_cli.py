@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from prealign_cpt import __version__, signals
 from prealign_cpt.cli import guarded, main, run_recipe
 from prealign_cpt.errors import DataError
-from prealign_cpt.recipe import load_recipe
+from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.run import ORDER, Run
 
 

@@ -103,7 +103,8 @@ def test_words_and_their_doubles_have_the_same_vectors(models, tokenizer):
     def loss(target: Tensor) -> float:
         centre = vectors.mean(dim=1, keepdim=True)
         both = torch.stack([vectors - centre, target - centre], dim=2).flatten(1, 2)
-        positive, excluded = relations([[f"e:{w}", f"t:{w}"] for w in words], {})
+        names, groups = [f"{side}:{w}" for w in words for side in "et"], [w for w in words for _ in "et"]
+        positive, excluded = relations(names, groups, list(range(len(names))), {})
         return float(contrastive_loss(both, both, positive, excluded, 0.1))
 
     assert loss(doubles) < 0.5 * loss(doubles.roll(1, dims=1))

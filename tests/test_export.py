@@ -14,9 +14,11 @@ from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.scores import held_out
 from prealign_cpt.export import build_export
 from prealign_cpt.manifest import new_folder, verify
-from prealign_cpt.recipe import Recipe, load_recipe
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.loop import make_optimizer, token_nats
+from prealign_cpt.train.loop import token_nats
+from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import World, process_group, sharded
 from tests.conftest import make_model
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prealign_cpt.errors import MissingInputError, RecipeError
-from prealign_cpt.recipe import Recipe, _toml, as_dict, as_toml, keys, load_recipe
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import _toml, as_dict, as_toml, keys, load_recipe
 
 WHOLE = """
 name = "tiny"
@@ -44,13 +45,13 @@ align.layers align.lexicon_weight align.lr align.match_norm align.max_english_in
 align.rows align.shrink align.steps align.switch_tokens align.switch_weight align.symmetric align.target_tokens
 align.temperature align.trains align.unit align.weight align.words base.model base.start_token codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
-data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.clka evaluate.max_bytes
+data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.clka evaluate.max_bytes evaluate.mixed_prompts
 evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
 lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
 train.decay train.eval_every train.keep train.lr train.micro_batch train.precision train.rows_lr train.rows_steps
-train.save_every train.schedule train.sequences train.steps train.warmup train.weight_decay vocab.size
+train.save_every train.schedule train.sequences train.steps train.warmup train.weight_decay vocab.size vocab.tokenizer
 """
 
 

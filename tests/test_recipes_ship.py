@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.recipe import as_dict, as_toml, load_recipe
+from prealign_cpt.recipe_file import as_dict, as_toml, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.toml"))

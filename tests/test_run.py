@@ -1,5 +1,6 @@
 """The run folder: stages done once, changed inputs, --redo, the lock and the state."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from prealign_cpt import run as module
 from prealign_cpt.errors import BusyError, DataError, RecipeError, StorageError
 from prealign_cpt.manifest import NAME, verify
-from prealign_cpt.recipe import Recipe, load_recipe
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.run import ORDER, Run, StageClock, file_digests, folder_digest
 
 FILLED: list[str] = []
@@ -22,7 +24,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from prealign_cpt.errors import PrealignError
-from prealign_cpt.recipe import load_recipe
+from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.run import Run
 try:
     run = Run(load_recipe(Path(sys.argv[1])))
@@ -214,3 +216,27 @@ def test_the_clock_measures_the_peak_since_its_start():
     block = bytearray(64_000_000)
     block[::4096] = b"1" * len(block[::4096])
     assert clock.figures()["peak_mb"] > 64
+
+
+def test_a_stage_is_taken_from_another_run_if_its_inputs_are_equal(recipe: Recipe, run: Run, capsys: Any):
+    lent = run.stage("vocab", {"size": 5}, fill)
+    borrower = dataclasses.replace(recipe, name="borrower")
+    with closing(Run(borrower, borrow=recipe.run.parent)) as other:
+        taken = other.stage("vocab", {"size": 5}, fill)
+        assert len(FILLED) == 1
+        assert folder_digest(taken) == folder_digest(lent) and verify(taken)
+        assert f"vocab: taken from {recipe.run}" in capsys.readouterr().out
+        other.stage("align", {"size": 5}, fill)
+        assert len(FILLED) == 2, "another stage is not lent"
+    with closing(Run(borrower, "vocab", borrow=recipe.run.parent)) as other:
+        other.stage("vocab", {"size": 6}, fill)
+        assert len(FILLED) == 3, "other inputs are not lent"
+    assert verify(lent), "what was taken is removed without a trace in the lender"
+
+
+def test_a_damaged_stage_is_not_taken(recipe: Recipe, run: Run):
+    lent = run.stage("vocab", {}, fill)
+    (lent / "out.txt").write_text("DONE")
+    with closing(Run(dataclasses.replace(recipe, name="borrower"), borrow=recipe.run.parent)) as other:
+        assert (other.stage("vocab", {}, fill) / "out.txt").read_text() == "done"
+        assert sorted(path.name for path in other.folder.iterdir() if path.is_dir()) == ["vocab"]

@@ -1,35 +1,35 @@
 """The alignment stage: base model and grown tokenizer in, a model with aligned new rows out.
 
-base ─► rows grown ─► static rows ─► contrastive stage ─► Hugging Face folder, report.json, rows.tsv
+base ─► rows grown ─► static rows ─► training stage ─► Hugging Face folder, report.json, rows.tsv
 scores:  base   mean        static              aligned        (English bits per byte gate at the end)
 """
 
 import json
-from itertools import islice
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.rows import StaticRows, static_rows
-from prealign_cpt.align.stage import WINDOW, english_anchor, target_windows, train_rows
+from prealign_cpt.align.init import TextStatistics, old_tables, static_rows, write_rows
+from prealign_cpt.align.stage import check_stage, run_stage
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.data.pack import encode
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import NumericError
-from prealign_cpt.evaluate.scores import score_all, score_texts, start_token_id
+from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
+from prealign_cpt.signals import StoppedError
+from prealign_cpt.train.shard import World
 from prealign_cpt.vocab.rows import grow_rows
 
-ANCHOR_POSITIONS = 8_192
-"""Positions of English text in the anchor: their hidden states take this many rows of the hidden size in fp32."""
-
-TARGET_DOCUMENTS = 20_000
-"""Documents of target text that the windows are taken from."""
+INVITATION, FAILED = "align", "align failed"
+"""Keys of the store: rank 0 calls the others to the training stage; one of them failed in it."""
 
 
 def build_align(
@@ -40,6 +40,7 @@ def build_align(
     heldout: list[Pair],
     device: torch.device,
     out: Path,
+    world: World | None = None,
 ) -> None:
     """Fill `out` with the aligned model, its tokenizer and `report.json`.
 
@@ -47,18 +48,16 @@ def build_align(
         base: Hugging Face folder of the base model.
         vocab: folder of the grown tokenizer.
         train, heldout: the split lexicon.
+        world: of rank 0, if other ranks wait to `join_align` in the training stage.
 
     Raises:
         NumericError: a row of the base is not finite, or English bits per byte rose by more than the recipe allows.
+        RecipeError, DataError: the training stage cannot do what the recipe asks of this model or text.
+        StoppedError: another rank failed in the training stage.
     """
-    base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(vocab, local_files_only=True)
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
-    ).to(device)
-    model.eval()
+    model, base_tokenizer, tokenizer = _load(recipe, base, vocab, device)
     _check_finite(model)
+    check_stage(recipe, model)
     arms: dict[str, Any] = {}
 
     def score_arm(name: str, with_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -72,29 +71,23 @@ def build_align(
     new_ids = list(range(num_old, num_new))
     grow_rows(model, num_new, num_old_tokens=num_old)
     texts = token_texts(tokenizer)[num_old:]
-    tables = _tables(model, num_old)
+    tables = old_tables(model, num_old)
     if new_ids and recipe.align.init != "mean":
         score_arm("mean", tokenizer)
-    rows = static_rows(
-        recipe.align.init, texts, base_tokenizer, train, *tables, recipe.align.lexicon_weight, recipe.align.shrink
+    statistics = TextStatistics(
+        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
+        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        recipe.seed,
     )
-    _write_rows(model, new_ids, rows)
+    rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
+    rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, train, *tables, statistics, rows_file)
+    write_rows(model, new_ids, rows)
     if new_ids:
         score_arm("mean" if recipe.align.init == "mean" else "static", tokenizer)
     curve: list[dict[str, float]] = []
     done: dict[str, Any] = {"steps": 0}
-    if new_ids and recipe.align.steps:
-        start = start_token_id(tokenizer, recipe)
-        english = (ids.tolist() for ids in encode(read_documents(recipe.paths(recipe.text.english)), tokenizer))
-        anchor = (
-            english_anchor(model, num_old, english, start, ANCHOR_POSITIONS) if recipe.align.anchor_tokens else None
-        )
-        documents = islice(read_documents(recipe.paths(recipe.text.target)), TARGET_DOCUMENTS)
-        wanted = recipe.align.steps * recipe.align.target_tokens // WINDOW
-        text = target_windows((x.tolist() for x in encode(documents, tokenizer)), start, wanted, recipe.seed)
-        done = train_rows(
-            model, tokenizer, new_ids, train, anchor, text, recipe.align, start, recipe.seed, curve.append
-        )
+    if recipe.align.steps and (new_ids or recipe.align.trains != "new_rows"):
+        done = _train_together(model, tokenizer, base_tokenizer, train, recipe, curve.append, (base, vocab), world)
         score_arm("aligned", tokenizer)
     after = score_texts(model, tokenizer, recipe, ("valid",))["valid"]["english_bpb"]
     report = {
@@ -117,24 +110,72 @@ def build_align(
     atomic_write(out / "rows.tsv", "\n".join(["id\ttext\trow", *lines]) + "\n")
 
 
-def _tables(model: PreTrainedModel, num_old: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The old tokens' input rows and, if the head is not tied, output rows; fp32 on the CPU."""
-    inputs = model.get_input_embeddings().weight
-    outputs = model.get_output_embeddings().weight
-    return (
-        inputs.detach()[:num_old].float().cpu(),
-        None if outputs is inputs else outputs.detach()[:num_old].float().cpu(),
-    )
+def join_align(recipe: Recipe, world: World) -> None:
+    """What every rank but 0 does when rank 0 has set the key INVITATION: its part of the training stage."""
+    try:
+        folders = json.loads(world.store.get(INVITATION))
+        model, base_tokenizer, tokenizer = _load(recipe, Path(folders["base"]), Path(folders["vocab"]), world.device)
+        grow_rows(model, len(tokenizer), num_old_tokens=len(base_tokenizer))
+        pairs = _share(model, len(base_tokenizer), None)
+        run_stage(model, tokenizer, base_tokenizer, pairs, recipe, world=world)
+    except BaseException as error:
+        world.store.set(FAILED, f"rank {world.rank}: {error or type(error).__name__}")
+        raise
+
+
+def _train_together(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    base_tokenizer: PreTrainedTokenizerBase,
+    pairs: list[Pair],
+    recipe: Recipe,
+    log: Callable[[dict[str, float]], None],
+    folders: tuple[Path, Path],
+    world: World | None,
+) -> dict[str, Any]:
+    """The training stage on rank 0, and on the others if there are any."""
+    if world is None or world.size == 1:
+        return run_stage(model, tokenizer, base_tokenizer, pairs, recipe, log)
+    world.store.set(INVITATION, json.dumps({"base": str(folders[0]), "vocab": str(folders[1])}))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // world.size))
+    try:
+        _share(model, len(base_tokenizer), pairs)
+        return run_stage(model, tokenizer, base_tokenizer, pairs, recipe, log, world)
+    except RuntimeError as error:  # a collective that another rank left
+        time.sleep(1.0)
+        if world.store.check([FAILED]):
+            raise StoppedError(f"align: another rank failed, {world.store.get(FAILED).decode()}") from error
+        raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
-def _write_rows(model: PreTrainedModel, new_ids: list[int], rows: StaticRows) -> None:
-    ids = torch.tensor(new_ids, dtype=torch.long)
-    for weight, values in (
-        (model.get_input_embeddings().weight, rows.input_MD),
-        (model.get_output_embeddings().weight, rows.output_MD),
-    ):
-        weight[ids.to(weight.device)] = values.to(weight)
+def _share(model: PreTrainedModel, num_old: int, pairs: list[Pair] | None) -> list[Pair]:
+    """Give every rank the new rows and the lexicon of rank 0."""
+    box = [pairs]
+    dist.broadcast_object_list(box, src=0)
+    for weight in {
+        id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    }.values():
+        new = weight[num_old:].contiguous()
+        dist.broadcast(new, src=0)
+        weight[num_old:] = new
+    assert box[0] is not None
+    return box[0]
+
+
+def _load(
+    recipe: Recipe, base: Path, vocab: Path, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The base model in the run's precision, its tokenizer and the grown one."""
+    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+    )
+    tokenizers = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (base, vocab))
+    return (model.to(device).eval(), *tokenizers)
 
 
 def _check_finite(model: PreTrainedModel) -> None:

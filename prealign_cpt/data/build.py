@@ -1,23 +1,28 @@
 """The data stage: text to packed training sequences.
 
     data/target.inputs.npy  data/english.inputs.npy  data/english.labels.npy  data/report.json
+    data/english_plain.inputs.npy     English that is not switched, for codeswitch.curriculum "falling"
 
-English is switched anew for every pass that the run will need, each pass packed behind the one before.
+What is drawn by chance (switched words, mixed tokenization) is drawn anew for every pass that the run will need, each
+pass packed behind the one before; the text is tokenized once.
 """
 
+import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.data.batches import Mixture, PackedText
-from prealign_cpt.data.codeswitch import Ids, Switched, Switcher
-from prealign_cpt.data.pack import pack
+from prealign_cpt.data.batches import Mixture, PackedText, falling
+from prealign_cpt.data.codeswitch import Switched, Switcher
+from prealign_cpt.data.mixed import Respeller
+from prealign_cpt.data.pack import Packed, encode_many, pack
 from prealign_cpt.data.text import read_documents
+from prealign_cpt.data.words import Documents
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.lexicon.pairs import Pair
@@ -25,58 +30,118 @@ from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
 
 MOST_PASSES = 16
-"""Passes over the English text that get switched words of their own; later ones repeat them."""
+"""Passes over a text that get chance of their own; later ones repeat them."""
 
 
-def build_data(recipe: Recipe, tokenizer_folder: Path, pairs: list[Pair], first_new: int, out: Path) -> None:
+def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: Path) -> None:
     """Fill `out` with packed text.
 
     Args:
+        base, grown: folders of the base tokenizer and of the one grown from it.
         pairs: the training half of the lexicon.
-        first_new: ids from here on are new tokens; how many of them ever are labels is reported.
 
     Raises:
-        DataError: a text is too short to fill one sequence.
+        DataError: a text is too short to fill one sequence, or the English text has no words.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    start, length = start_token_id(tokenizer, recipe), recipe.data.sequence_length
-    target = read_documents(recipe.paths(recipe.text.target))
-    report: dict[str, Any] = {"target": pack(target, tokenizer, start, length, out / "target")}
+    tokenizer = AutoTokenizer.from_pretrained(grown, local_files_only=True)
+    old = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    packed = _pack_target(recipe, tokenizer, old, out)
     if recipe.data.english_share > 0:
-        report["english"] = _pack_english(recipe, tokenizer, pairs, start, out)
-    packed = {name: PackedText(out / name) for name in report}
-    total = recipe.train.steps * recipe.train.sequences
-    mixture = Mixture(packed["target"], packed.get("english"), recipe.data.english_share, recipe.seed)
-    used = [mixture.locate(n) for n in range(total)]
-    rows = sorted({row for name, row in used if name == "target"})
-    labels = np.unique(packed["target"].labels[rows]) if rows else np.empty(0)
-    report["new_tokens_labelled"] = int((labels >= first_new).sum())
-    report["sequences_used"] = {name: sum(n == name for n, _ in used) for name in packed}
+        packed |= _pack_english(recipe, tokenizer, pairs, out)
+    report: dict[str, Any] = {name: text.counts for name, text in packed.items()}
+    mixture = read_mixture(recipe, out)
+    used: dict[str, list[int]] = {name: [] for name in packed}
+    for n in range(_total(recipe)):
+        name, row = mixture.locate(n)
+        used[name].append(row)
+    labels = np.unique(mixture.target.labels[sorted(set(used["target"]))])
+    report["new_tokens_labelled"] = int((labels >= len(old)).sum())
+    report["sequences_used"] = {name: len(rows) for name, rows in used.items()}
+    if recipe.data.mixed_tokenization > 0:
+        report["target"] |= _replaced(packed["target"], "respelled")
+    if "english" in packed:
+        report["english"] |= _replaced(packed["english"], "switched")
+        replay = [name for name in packed if name != "target"]
+        words = sum(int(packed[name].words_R[used[name]].sum()) for name in replay)
+        switched = sum(int(packed[name].switched_R[used[name]].sum()) for name in replay)
+        report["english"]["switched_share_used"] = round(switched / words, 4) if words else 0.0
     atomic_write(out / "report.json", json.dumps(report, indent=1))
 
 
-def _pack_english(recipe: Recipe, tokenizer: Any, pairs: list[Pair], start: int, out: Path) -> dict[str, Any]:
-    switcher = Switcher(tokenizer, pairs, recipe.codeswitch.ratio, recipe.codeswitch.labels)
-    documents = list(read_documents(recipe.paths(recipe.text.english)))
-    bytes_per_pass = sum(len(document.encode()) for document in documents)
-    wanted = math.ceil(recipe.train.steps * recipe.train.sequences * recipe.data.english_share)
-    # A token is at least a byte, so this never promises more passes than the text can need.
-    least_rows = max(1, bytes_per_pass // (6 * recipe.data.sequence_length))
-    passes = min(MOST_PASSES, max(1, math.ceil(wanted / least_rows)))
-    counts = pack(
-        (document for _ in range(passes) for document in documents),
-        tokenizer,
-        start,
-        recipe.data.sequence_length,
-        out / "english",
-        _by_pass(switcher, recipe.seed, len(documents)),
+def read_mixture(recipe: Recipe, folder: Path) -> Mixture:
+    """The mixture of the texts that `build_data` has put into a folder."""
+    replay = recipe.data.english_share > 0
+    return Mixture(
+        PackedText(folder / "target"),
+        PackedText(folder / "english") if replay else None,
+        recipe.data.english_share,
+        recipe.seed,
+        PackedText(folder / "english_plain") if replay and recipe.codeswitch.curriculum == "falling" else None,
+        _total(recipe),
     )
-    if not counts["words"]:
+
+
+def _pack_target(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase, out: Path
+) -> dict[str, Packed]:
+    documents = read_documents(recipe.paths(recipe.text.target))
+    encoded = encode_many(documents, tokenizer, start_token_id(tokenizer, recipe))
+    length, share = recipe.data.sequence_length, recipe.data.mixed_tokenization
+    if share == 0:
+        return {"target": pack(map(Switched.unchanged, encoded), length, out / "target")}
+    respeller = Respeller(tokenizer, old, share)
+    kept = list(encoded)
+    wanted = math.ceil(_total(recipe) * (1 - recipe.data.english_share))
+    pieces = (
+        respeller.respell_many(documents, recipe.seed, epoch, first)
+        for epoch, first, documents in _passes(kept, wanted, length)
+    )
+    return {"target": pack(pieces, length, out / "target")}
+
+
+def _pack_english(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], out: Path
+) -> dict[str, Packed]:
+    documents = read_documents(recipe.paths(recipe.text.english))
+    kept = list(encode_many(documents, tokenizer, start_token_id(tokenizer, recipe)))
+    switcher = Switcher(tokenizer, pairs, recipe.codeswitch.ratio, recipe.codeswitch.labels)
+    length, wanted = recipe.data.sequence_length, math.ceil(_total(recipe) * recipe.data.english_share)
+    falls = recipe.codeswitch.curriculum == "falling"
+    pieces = (
+        switcher.switch_many(documents, recipe.seed, epoch, first)
+        for epoch, first, documents in _passes(kept, falling(wanted, wanted) if falls else wanted, length)
+    )
+    packed = {"english": pack(pieces, length, out / "english", with_labels=True)}
+    if not packed["english"].words:
         raise DataError("text.english: no words were found in it; is it English text?")
-    share = round(counts["switched"] / counts["words"], 4)
-    return {**counts, "passes": passes, "switched_share": share}
+    if falls:
+        plain = copy.copy(switcher)
+        plain.ratio = 0.0
+        pieces = (plain.switch_many(documents, recipe.seed, 0, 0) for documents in kept)
+        packed["english_plain"] = pack(pieces, length, out / "english_plain")
+    return packed
 
 
-def _by_pass(switcher: Switcher, seed: int, documents: int) -> Callable[[Ids, int], Switched]:
-    """Document number `n` of the repeated text is document `n mod documents` of pass `n div documents`."""
-    return lambda ids, n: switcher.switch(ids, seed, n // documents, n % documents)
+def _total(recipe: Recipe) -> int:
+    """Sequences of the whole run."""
+    return recipe.train.steps * recipe.train.sequences
+
+
+def _passes(kept: list[Documents], wanted: int, length: int) -> Iterator[tuple[int, int, Documents]]:
+    """Pass, number of the first document, documents: as many passes as fill about `wanted` rows of a length."""
+    rows = max(1, sum(len(documents.ids) for documents in kept) // length)
+    for epoch in range(min(MOST_PASSES, max(1, math.ceil(wanted / rows)))):
+        first = 0
+        for documents in kept:
+            yield epoch, first, documents
+            first += len(documents)
+
+
+def _replaced(text: Packed, what: str) -> dict[str, float]:
+    """How many words were replaced, for the report."""
+    return {
+        "words": text.words,
+        "chosen": text.chosen,
+        what: text.switched,
+        f"{what}_share": round(text.switched / text.words, 4) if text.words else 0.0,
+    }

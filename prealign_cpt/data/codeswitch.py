@@ -9,8 +9,12 @@ of the original word, inside the span nothing is learned, after it all is as bef
     labels    1    2  -100 -100  3      (labels[i] is what position i - 1 has to predict)
 
 So the model reads the new language inside English, but is never asked to write it there.
+
+Under `labels="soft"` (AlignLM, arXiv 2106.01732, for a decoder) the arrays are the same; the loss then gives a part of
+the target probability to `inputs[i]`, which differs from `labels[i]` only where a switched word begins.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,26 +22,43 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from prealign_cpt.data import chance
+from prealign_cpt.data.spans import SpanTable
+from prealign_cpt.data.words import Documents, Ids, Places, Splice, Words, ragged
+from prealign_cpt.data.words import token_texts as token_texts
 from prealign_cpt.lexicon.pairs import Pair
 
 IGNORED = -100
 """Label of a position that is not learned; torch's default `ignore_index`."""
 
-OTHER, START, INSIDE = 0, 1, 2
-"""What a token is to a word: no letters only; a space and letters; letters without a space."""
-
-Ids = NDArray[np.int32]
+Table = Mapping[tuple[int, ...], Sequence[tuple[int, ...]]]
+"""Token ids of a word -> token ids of each of its translations."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Switched:
-    """A document after switching, `inputs` and `labels` of equal length, and what happened."""
+    """Documents with some words replaced.
+
+    Args:
+        inputs, labels: int32 [N].
+        borders: int64 [D+1]; document `d` is `inputs[borders[d] : borders[d + 1]]`.
+        marks: uint8 [N]; 1 where a word begins, 2 where a replaced one does.
+        words, chosen, switched: how many there were, how many the ratio chose, how many of those were replaced.
+    """
 
     inputs: Ids
     labels: Ids
-    words: int
-    chosen: int
-    switched: int
+    borders: Places
+    marks: NDArray[np.uint8]
+    words: int = 0
+    chosen: int = 0
+    switched: int = 0
+
+    @classmethod
+    def unchanged(cls, documents: Documents) -> "Switched":
+        """Documents as they are, their words not looked for."""
+        ids = documents.ids
+        return cls(ids, ids, documents.borders, np.zeros(len(ids), dtype=np.uint8))
 
 
 class Switcher:
@@ -56,103 +77,82 @@ class Switcher:
         tokenizer: PreTrainedTokenizerBase,
         pairs: list[Pair],
         ratio: float,
-        labels: Literal["input_only", "vanilla"] = "input_only",
+        labels: Literal["input_only", "vanilla", "soft"] = "input_only",
     ) -> None:
-        self.ratio = ratio
-        self.labels = labels
-        texts = token_texts(tokenizer)
-        self._kind = np.array([_kind(text) for text in texts], dtype=np.int8)
-        self._apostrophe = np.array([text[:1] in ("'", "’") for text in texts])
-        self._table = _table(tokenizer, pairs)
+        self._prepare(token_texts(tokenizer), token_table(tokenizer, pairs), ratio, labels)
+
+    def _prepare(self, texts: Sequence[str], table: Table, ratio: float, labels: str) -> None:
+        self.ratio, self.labels = ratio, labels
+        self.words = Words(texts)
+        self._sources = SpanTable(table, len(texts))
+        self._num_choices = np.array([len(choices) for choices in table.values()], dtype=np.int64)
+        self._first_choice = np.cumsum(self._num_choices) - self._num_choices
+        choices = [choice for group in table.values() for choice in group]
+        self._lengths = np.array([len(choice) for choice in choices], dtype=np.int64)
+        self._offsets = np.cumsum(self._lengths) - self._lengths
+        self._tokens = np.array([i for choice in choices for i in choice], dtype=np.int32)
 
     def switch(self, ids: Ids, seed: int, epoch: int, document: int) -> Switched:
         """Switch one document.
 
         Args:
-            ids: int32 [n], without special tokens.
+            ids: int32 [N].
             seed, epoch, document: the only source of randomness, so ranks, workers and restarts agree.
         """
-        starts, ends = self.spans(ids)
-        random = np.random.default_rng([seed, epoch, document])
-        chosen = np.flatnonzero(random.random(len(starts)) < self.ratio)
-        picks = random.random(len(starts))
-        inputs, labels, done, switched = [], [], 0, 0
-        for word in chosen:
-            start, end = int(starts[word]), int(ends[word])
-            choices = self._table.get(tuple(ids[start:end].tolist()))
-            if choices is None:
-                continue
-            new = choices[int(picks[word] * len(choices))]
-            kept = ids[done:start]
-            inputs += [kept, new]
-            labels += [kept, new if self.labels == "vanilla" else _first_only(ids[start], len(new))]
-            done, switched = end, switched + 1
-        inputs.append(ids[done:])
-        labels.append(ids[done:])
-        return Switched(np.concatenate(inputs), np.concatenate(labels), len(starts), len(chosen), switched)
+        return self.switch_many(Documents(ids, np.array([0, len(ids)])), seed, epoch, document)
 
-    def spans(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def switch_many(self, documents: Documents, seed: int, epoch: int, first: int) -> Switched:
+        """Switch documents number `first`, `first + 1`, ...: the same as one by one, in far less time."""
+        ids, found = documents.ids, self.words.find(documents)
+        draws = chance.draws(chance.keys(seed, epoch, first, len(documents)), found.counts)
+        chosen = np.flatnonzero(chance.happens(draws, self.ratio))
+        listed, ends, words = self._sources.find(ids, found.starts[chosen], found.goes_on)
+        replaced = chosen[listed]
+        starts = found.starts[replaced]
+        choice = self._first_choice[words] + chance.pick(draws[replaced], self._num_choices[words])
+        lengths = self._lengths[choice]
+
+        splice = Splice(len(ids), starts, ends, lengths)
+        inputs = splice.apply(ids, self._tokens[ragged(self._offsets[choice], lengths)])
+        labels = inputs.copy()
+        if self.labels != "vanilla":
+            labels[splice.inserted] = IGNORED
+            labels[splice.at] = ids[starts]
+        borders, marks = splice.moved(documents.borders), splice.marks(found.starts)
+        return Switched(inputs, labels, borders, marks, len(found.starts), len(chosen), len(replaced))
+
+    def spans(self, ids: Ids) -> tuple[Places, Places]:
         """Starts and ends (exclusive) of the words of a document: runs of letters that no apostrophe follows."""
-        kind = self._kind[ids]
-        before = np.concatenate([[OTHER], kind[:-1]]) if len(ids) else kind
-        is_start = (kind == START) | ((kind == INSIDE) & (before == OTHER))
-        starts = np.flatnonzero(is_start)
-        breaks = np.flatnonzero(is_start | (kind == OTHER))
-        following = np.searchsorted(breaks, starts, side="right")
-        ends = np.append(breaks, len(ids))[following]
-        free = ~np.append(self._apostrophe[ids], False)[ends]
-        return starts[free], ends[free]
+        found = self.words.find(Documents(ids, np.array([0, len(ids)])))
+        return found.starts, found.ends(found.starts)
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The text that each id adds after a letter: a leading space is seen in every tokenizer family."""
-    first = tokenizer.encode("a", add_special_tokens=False)
-    lead = len(tokenizer.decode(first))
-    special = set(tokenizer.all_special_ids)
-    rows = [[*first, i] for i in range(len(tokenizer))]
-    texts = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
-    return ["" if i in special else text[lead:] for i, text in enumerate(texts)]
-
-
-def _kind(text: str) -> int:
-    if text.startswith(" "):
-        return START if text[1:].isalpha() else OTHER
-    return INSIDE if text.isalpha() else OTHER
-
-
-def _first_only(first: int, length: int) -> Ids:
-    labels = np.full(length, IGNORED, dtype=np.int32)
-    labels[0] = first
-    return labels
-
-
-def _table(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> dict[tuple[int, ...], list[Ids]]:
-    """Token ids of every form of a listed word -> token ids of its translations in the same form."""
+def token_table(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """Token ids of every form of a listed word -> token ids of its translations in that form, in the order given."""
     sources, targets = [], []
     for pair in pairs:
         for form in (lambda word: word), _capitalised:
             for lead in (" ", "\n"):
                 sources.append(lead + form(pair.source))
                 targets.append(lead + form(pair.target))
-    newline = tokenizer.encode("\n", add_special_tokens=False)
-    table: dict[tuple[int, ...], list[Ids]] = {}
+    newline = tuple(tokenizer.encode("\n", add_special_tokens=False))
+    table: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for source, target in zip(_encode(tokenizer, sources), _encode(tokenizer, targets), strict=True):
         if source[: len(newline)] == newline and target[: len(newline)] == newline:
             source, target = source[len(newline) :], target[len(newline) :]
         if not source or not target or source == target:
             continue
-        choices = table.setdefault(tuple(source), [])
-        new = np.array(target, dtype=np.int32)
-        if not any(np.array_equal(new, old) for old in choices):
-            choices.append(new)
+        choices = table.setdefault(source, [])
+        if target not in choices:
+            choices.append(target)
     return table
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[int, ...]]:
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [list(ids) for ids in encoded]
+    return [tuple(ids) for ids in encoded]
 
 
 def _capitalised(word: str) -> str:

@@ -43,6 +43,8 @@ class Batch:
     positions: Tensor
     bytes: int
     tokens: int
+    windows: tuple[tuple[int, int], ...] = ()
+    """For each row, the place of its window in the text and its bytes."""
 
 
 def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list[str]:
@@ -64,8 +66,9 @@ def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list
 def batches(texts: list[str], tokenizer: PreTrainedTokenizerBase, start_id: int, batch_tokens: int) -> list[Batch]:
     """Windows to padded batches, sorted by length so that little is padded."""
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    rows = sorted(zip(encoded, texts, strict=True), key=lambda row: len(row[0]))
-    groups: list[list[tuple[list[int], str]]] = [[]]
+    sizes = ((place, len(text.encode())) for place, text in enumerate(texts))
+    rows = sorted(zip(encoded, sizes, strict=True), key=lambda row: len(row[0]))
+    groups: list[list[_Row]] = [[]]
     for row in rows:
         if groups[-1] and (len(row[0]) + 1) * (len(groups[-1]) + 1) > batch_tokens:
             groups.append([])
@@ -86,7 +89,28 @@ def score(model: LanguageModelLoss, batches: Iterable[Batch], device: torch.devi
     return total
 
 
-def _pad(group: list[tuple[list[int], str]], start_id: int) -> Batch:
+@torch.no_grad()
+def score_windows(
+    model: LanguageModelLoss, batches: Iterable[Batch], device: torch.device | str = "cpu"
+) -> list[tuple[float, int]]:
+    """Nats and bytes of every window, in the order of the text; the same forward passes as `score` makes."""
+    was_training = model.training
+    model.eval()
+    found: dict[int, tuple[float, int]] = {}
+    for batch in batches:
+        nats = model(batch.inputs.to(device), batch.labels.to(device), batch.positions.to(device), each=True)
+        by_row = nats.double().cpu().split((batch.labels[:, 1:] != -100).sum(dim=1).tolist())
+        for row, (place, size) in zip(by_row, batch.windows, strict=True):
+            found[place] = float(row.sum()), size
+    model.train(was_training)
+    return [found[place] for place in sorted(found)]
+
+
+_Row = tuple[list[int], tuple[int, int]]
+"""Token ids of a window; its place in the text and its bytes."""
+
+
+def _pad(group: list[_Row], start_id: int) -> Batch:
     length = max(len(ids) for ids, _ in group) + 1
     inputs = torch.full((len(group), length), start_id)
     labels = torch.full((len(group), length), -100)
@@ -97,8 +121,9 @@ def _pad(group: list[tuple[list[int], str]], start_id: int) -> Batch:
         inputs=inputs,
         labels=labels,
         positions=torch.arange(length).expand(len(group), length).contiguous(),
-        bytes=sum(len(text.encode()) for _, text in group),
+        bytes=sum(size for _, (_, size) in group),
         tokens=sum(len(ids) for ids, _ in group),
+        windows=tuple(window for _, window in group),
     )
 
 

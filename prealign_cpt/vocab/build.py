@@ -10,6 +10,7 @@ from prealign_cpt.data.text import read_documents
 from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
+from prealign_cpt.vocab.given import take_tokenizer
 from prealign_cpt.vocab.grow import grow_tokenizer, unreachable
 from prealign_cpt.vocab.measure import tokenizer_report
 
@@ -24,16 +25,19 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
     """Fill `out` with the grown tokenizer, `new_tokens.tsv` and `report.json`.
 
     Raises:
-        RecipeError: the base tokenizer is of a kind that cannot be grown.
+        RecipeError: the base tokenizer is of a kind that cannot be grown, or the given one was not grown from it.
     """
     target = recipe.paths(recipe.text.target)
-    growth = grow_tokenizer(
-        base,
-        islice(read_documents(target), GUARD_DOCUMENTS),
-        islice(read_documents(recipe.paths(recipe.text.english)), GUARD_DOCUMENTS),
-        recipe.vocab.size,
-        out,
-    )
+    if recipe.vocab.tokenizer and recipe.vocab.size:
+        growth = take_tokenizer(base, recipe.path(recipe.vocab.tokenizer), recipe.vocab.size, out)
+    else:
+        growth = grow_tokenizer(
+            base,
+            islice(read_documents(target), GUARD_DOCUMENTS),
+            islice(read_documents(recipe.paths(recipe.text.english)), GUARD_DOCUMENTS),
+            recipe.vocab.size,
+            out,
+        )
     base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
     new_ids = [piece.id for piece in growth.pieces]

@@ -46,6 +46,10 @@ class ByteLevel:
             words[tuple(token.value for token in self._backend.model.tokenize(pretoken))] += count
         return words
 
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Start and end of every pretoken in a text that normalisation leaves as it is."""
+        return (span for _, span in self._backend.pre_tokenizer.pre_tokenize_str(text))
+
     def allowed(self, string: str) -> bool:
         """Whole characters, or a strict part of one; no digits; a letter or something beyond ASCII.
 

@@ -74,12 +74,12 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
     vocab = tokenizer.get_vocab()
     first_id = max(len(tokenizer), max(vocab.values()) + 1)
     if size == 0:
-        _write(tokenizer, base, out)
+        copy_tokenizer(tokenizer, base, out)
         return Growth(first_id, [])
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    family = _family(base, tokenizer, content)
+    family = family_of(base, tokenizer, content)
     pieces, witnesses = _learn(family, target, english, size)
-    _write(tokenizer, base, out)
+    copy_tokenizer(tokenizer, base, out)
     try:
         (out / "tokenizer.json").write_text(json.dumps(family.grown(content, pieces, first_id), ensure_ascii=False))
         if (out / MODEL).is_file():
@@ -132,7 +132,7 @@ def unreachable(tokenizer: PreTrainedTokenizerFast, ids: Collection[int], docume
     if not left:
         return left
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    family = _family(Path(tokenizer.name_or_path), tokenizer, content)
+    family = family_of(Path(tokenizer.name_or_path), tokenizer, content)
     for number, string in zip(sorted(ids), tokenizer.convert_ids_to_tokens(sorted(ids)), strict=True):
         if any(number in encode(tokenizer, probe) for probe in family.probes(string)):
             left.remove(number)
@@ -143,7 +143,7 @@ def unreachable(tokenizer: PreTrainedTokenizerFast, ids: Collection[int], docume
     return left
 
 
-def _family(base: Path, tokenizer: PreTrainedTokenizerFast, content: dict[str, Any]) -> Family:
+def family_of(base: Path, tokenizer: PreTrainedTokenizerFast, content: dict[str, Any]) -> Family:
     """Which family a tokenizer belongs to."""
     model = content["model"]
     kind = model["type"]
@@ -158,7 +158,7 @@ def _family(base: Path, tokenizer: PreTrainedTokenizerFast, content: dict[str, A
     )
 
 
-def _write(tokenizer: PreTrainedTokenizerFast, base: Path, out: Path) -> None:
+def copy_tokenizer(tokenizer: PreTrainedTokenizerFast, base: Path, out: Path) -> None:
     """A copy of the base tokenizer, with its tokenizer.model where it has one."""
     try:
         tokenizer.save_pretrained(out)

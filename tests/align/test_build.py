@@ -12,7 +12,7 @@ from prealign_cpt.align import build
 from prealign_cpt.align.build import build_align
 from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import load_recipe
+from prealign_cpt.recipe_file import load_recipe
 from tests.conftest import ENGLISH, PAIRS, make_tokenizer
 
 LEXICON = [Pair(*pair) for pair in PAIRS]

@@ -1,4 +1,4 @@
-"""The contrastive loss against values by hand and a slow loop."""
+"""The contrastive loss against values by hand and a slow loop, and the term around it."""
 
 import math
 
@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from prealign_cpt.align.contrast import contrastive_loss, relations
+from prealign_cpt.align.contrast import Contrast, contrastive_loss, relations
+from prealign_cpt.align.trainable import NewRows
+from prealign_cpt.align.units import Graph, Group, Unit, connections
+from prealign_cpt.errors import RecipeError
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.recipe import Align
+from tests.align.conftest import model_for
+
+
+def related(entries: list[list[str]], connected: Graph | None = None) -> tuple[Tensor, Tensor]:
+    """`relations` of entries laid end to end, all of them anchors."""
+    names = [word for entry in entries for word in entry]
+    groups = [i for i, entry in enumerate(entries) for _ in entry]
+    return relations(names, groups, list(range(len(names))), connected or {})
 
 
 def by_hand(anchors: Tensor, candidates: Tensor, positive: Tensor, excluded: Tensor, tau: float) -> float:
@@ -56,14 +69,14 @@ def test_equal_to_a_loop(seed: int):
 def test_the_floor_is_the_logarithm_of_the_positives(count: int):
     vectors = torch.eye(8).repeat_interleave(count + 1, dim=0)[None]  # entries at right angles, words of one alike
     entries = [[f"{i}:{k}" for k in range(count + 1)] for i in range(8)]
-    positive, excluded = relations(entries, {})
+    positive, excluded = related(entries)
     found = float(contrastive_loss(vectors, vectors, positive, excluded, 0.05))
     assert found == pytest.approx(math.log(count), abs=1e-6)
 
 
 def test_the_anchor_is_not_in_its_own_denominator():
     vectors = torch.eye(4)[None]  # nothing is alike but each word to itself
-    positive, excluded = relations([["a", "A"], ["b", "B"]], {})
+    positive, excluded = related([["a", "A"], ["b", "B"]])
     found = float(contrastive_loss(vectors, vectors, positive, excluded, 0.1))
     assert found == pytest.approx(math.log(3), abs=1e-6)  # with itself: log(3 + e^10)
 
@@ -71,7 +84,7 @@ def test_the_anchor_is_not_in_its_own_denominator():
 def test_excluded_pairs_do_not_count():
     torch.manual_seed(0)
     vectors = torch.randn(2, 6, 5)
-    positive, excluded = relations([["a", "A"], ["b", "B"], ["c", "C"]], {})
+    positive, excluded = related([["a", "A"], ["b", "B"], ["c", "C"]])
     before = contrastive_loss(vectors, vectors, positive, excluded, 0.1)
     excluded[:, 4:] = True
     excluded[4:] = ~positive[4:]
@@ -85,7 +98,7 @@ def test_excluded_pairs_do_not_count():
 def test_length_of_a_vector_does_not_matter():
     torch.manual_seed(0)
     vectors = torch.randn(2, 6, 5)
-    positive, excluded = relations([["a", "A"], ["b", "B"], ["c", "C"]], {})
+    positive, excluded = related([["a", "A"], ["b", "B"], ["c", "C"]])
     scaled = vectors * torch.rand(2, 6, 1).add(0.5)
     torch.testing.assert_close(
         contrastive_loss(vectors, vectors, positive, excluded, 0.1),
@@ -96,7 +109,7 @@ def test_length_of_a_vector_does_not_matter():
 def test_half_precision_is_widened():
     torch.manual_seed(0)
     vectors = torch.randn(2, 6, 5, dtype=torch.bfloat16)
-    positive, excluded = relations([["a", "A"], ["b", "B"], ["c", "C"]], {})
+    positive, excluded = related([["a", "A"], ["b", "B"], ["c", "C"]])
     found = contrastive_loss(vectors, vectors, positive, excluded, 0.1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, contrastive_loss(vectors.float(), vectors.float(), positive, excluded, 0.1))
@@ -107,7 +120,7 @@ def test_relations():
     entries = [["e:house", "t:Haus", "t:Gebäude"], ["e:building", "t:Bau"], ["e:the", "t:die"], ["e:die", "t:sterben"]]
     connected = {"e:building": {"t:Bau", "t:Gebäude", "e:house"}, "t:Gebäude": {"e:house", "e:building"}}
     words = [word for entry in entries for word in entry]
-    positive, excluded = relations(entries, connected)
+    positive, excluded = related(entries, connected)
 
     def marked(mask: Tensor, word: str) -> set[str]:
         return {other for other, true in zip(words, mask[words.index(word)].tolist(), strict=True) if true}
@@ -122,5 +135,138 @@ def test_relations():
 
 
 def test_one_word_in_two_entries_is_no_negative_of_itself():
-    positive, excluded = relations([["e:house", "t:Haus"], ["e:home", "t:Haus"]], {})
+    positive, excluded = related([["e:house", "t:Haus"], ["e:home", "t:Haus"]])
     assert excluded[1].tolist() == [False, True, False, True] and positive[1].tolist() == [True, False, False, False]
+
+
+def test_candidates_without_a_group_are_nobodys_translation():
+    positive, excluded = relations(["e:a", "t:A", "e:b", "e:a"], [7, 7, None, None], [0, 1], {})
+    assert positive.tolist() == [[False, True, False, False], [True, False, False, False]]
+    assert excluded.tolist() == [[True, False, False, True], [False, True, False, False]]
+
+
+def test_connections_reach_two_steps():
+    found = connections([Pair("house", "Haus"), Pair("home", "Haus"), Pair("home", "Heim"), Pair("die", "die")])
+    assert found["e:house"] == {"t:Haus", "e:house", "e:home"}
+    assert found["t:Haus"] == {"e:house", "e:home", "t:Haus", "t:Heim"}
+    assert found["e:die"] == {"t:die", "e:die"}
+
+
+def test_perfect_alignment_of_orthogonal_words_costs_nothing():
+    """papers.md 4: 64 pairs, 1024 dimensions, tau 0.1 give 0.0060; with an unmasked self-pair it is log 2."""
+    torch.manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(64, 1024), dim=1).repeat_interleave(2, dim=0)[None]
+    positive, excluded = related([[f"e:{i}", f"t:{i}"] for i in range(64)])
+    assert float(contrastive_loss(vectors, vectors, positive, excluded, 0.1)) == pytest.approx(0.0060, abs=5e-4)
+    unmasked = excluded & ~torch.eye(128, dtype=torch.bool)
+    assert float(contrastive_loss(vectors, vectors, positive, unmasked, 0.1)) == pytest.approx(math.log(2), abs=0.01)
+
+
+@pytest.mark.parametrize("slots", [0, 1, 3, 8])
+def test_empty_slots_cost_nothing(slots: int):
+    """papers.md 4: padding invariance; 32 entries of 3 words sit at log 2 whatever is added and excluded."""
+    vectors = torch.eye(32).repeat_interleave(3, dim=0)[None]
+    positive, excluded = related([[f"{i}:{k}" for k in range(3)] for i in range(32)])
+    padded = torch.cat([vectors, torch.zeros(1, slots, 32)], dim=1)
+    none = torch.zeros(96, slots, dtype=torch.bool)
+    found = contrastive_loss(vectors, padded, torch.cat([positive, none], 1), torch.cat([excluded, ~none], 1), 0.1)
+    plain = contrastive_loss(vectors, vectors, positive, excluded, 0.1)
+    assert float(found) == pytest.approx(float(plain), abs=1e-7) and float(found) == pytest.approx(0.6972, abs=0.005)
+
+
+def value(loss: Tensor) -> float:
+    return float(loss.detach())
+
+
+def unit(name: str, *ids: int) -> Unit:
+    return Unit(name, ids, (0, len(ids)))
+
+
+def term(
+    grown, num_old: int, batches: list[list[Group]], connected: Graph | None = None, tied=True, **flags
+) -> Contrast:
+    model = NewRows(model_for(grown, tied), 0, num_old)
+    return Contrast(model, batches, connected or {}, Align(steps=len(batches), **flags))
+
+
+def batch(num_old: int, *numbers: int) -> list[Group]:
+    return [Group(unit(f"e:{i}", 20 + i, 60 + i), (unit(f"t:{i}", num_old + i),)) for i in numbers]
+
+
+def test_the_queue_is_the_earlier_batches(grown, num_old: int):
+    """With two steps' words in one batch the anchors of the second step see the same candidates."""
+    first, second = batch(num_old, 0, 1), batch(num_old, 2, 3)
+    queued = term(grown, num_old, [first, second], queue=100)
+    plain = term(grown, num_old, [first, second])
+    assert value(queued.loss(0)) == value(plain.loss(0))
+    with_queue, without = value(queued.loss(1)), value(plain.loss(1))
+    assert with_queue > without + 1e-3
+    short = term(grown, num_old, [first, second], queue=3)
+    short.loss(0)
+    assert without < value(short.loss(1)) < with_queue
+    queued.loss(1).backward()
+    touched = queued._model.rows.grad.abs().sum(dim=1) > 0
+    assert touched.nonzero().flatten().tolist() == [2, 3], "no gradient into the queue"
+
+
+def test_false_negatives_in_the_queue_are_masked(grown, num_old: int):
+    first, second = batch(num_old, 0, 1), batch(num_old, 2, 3)
+    linked = {f"{side}:{i}": {f"{s}:{j}" for s in "et" for j in (0, 1)} for side in "et" for i in (2, 3)}
+    queued = term(grown, num_old, [first, second], linked, queue=100)
+    plain = term(grown, num_old, [first, second], linked)
+    queued.loss(0)
+    assert value(queued.loss(1)) == pytest.approx(value(plain.loss(1)), abs=1e-6)
+    own = connections([Pair("0", "0")])
+    again = term(grown, num_old, [first[:1], first[:1]], own, queue=100)  # a word is no negative of its earlier self
+    assert value(again.loss(0)) == value(again.loss(1)) == pytest.approx(0.0, abs=1e-6)
+    other = term(grown, num_old, [second[:1], first[:1]], own, queue=100)
+    other.loss(0)
+    assert value(other.loss(1)) > 0.1, "another one is"
+
+
+def test_asymmetric_means_english_anchors(grown, num_old: int):
+    chosen = batch(num_old, 0, 1, 2)
+    one = term(grown, num_old, [chosen], symmetric=False)
+    vectors = one._vectors(chosen) - one._centre
+    positive, excluded = relations([f"{s}:{i}" for i in range(3) for s in "et"], [0, 0, 1, 1, 2, 2], [0, 2, 4], {})
+    expected = contrastive_loss(vectors[:, [0, 2, 4]], vectors, positive, excluded, 0.1)
+    assert value(one.loss(0)) == pytest.approx(float(expected), abs=1e-6)
+    assert value(one.loss(0)) != pytest.approx(value(term(grown, num_old, [chosen]).loss(0)), abs=1e-3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_vectors_are_those_of_the_span_alone_in_its_sequence(grown, num_old: int, pooling):
+    """Packed beside others, with a neighbour taken from the same run, against the plain model."""
+    english = Unit("e:x", (20, 30, 40, 50), (2, 4), (("e:other", (0, 2)),))
+    group = Group(english, (Unit("t:x", (20, 30, num_old + 1, 50), (2, 4)),))
+    one = term(grown, num_old, [[group, *batch(num_old, 5, 6)]], tied=False, unit="word-in-context", pooling=pooling)
+    found = one._vectors([group])
+    assert found.shape == (4, 3, 32), "embeddings, two blocks, the head's rows"
+    model = model_for(grown, tied=False)
+    with torch.no_grad():
+        for place, (ids, (start, end)) in enumerate(
+            [(english.ids, (2, 4)), (group.targets[0].ids, (2, 4)), (english.ids, (0, 2))]
+        ):
+            tokens = slice(end - 1, end) if pooling == "last" else slice(start, end)
+            states = model(torch.tensor([[0, *ids]]), output_hidden_states=True).hidden_states
+            expected = [h[0, 1:][tokens].mean(dim=0) for h in states]
+            expected.append(model.lm_head.weight[list(ids)][tokens].mean(dim=0))
+            torch.testing.assert_close(found[:, place], torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_english_words_are_run_once(grown, num_old: int):
+    same = batch(num_old, 0, 1, 2)
+    one = term(grown, num_old, [same, same, same])
+    once = one._model.tokens_forward
+    assert once == 3 * 3, "start token and two pieces of each, for the centre"
+    one.loss(0)
+    one.loss(1)
+    assert one._model.tokens_forward == once
+
+
+def test_layers(grown, num_old: int):
+    chosen = batch(num_old, 0, 1, 2)
+    assert term(grown, num_old, [chosen])._vectors(chosen).shape[0] == 3
+    assert term(grown, num_old, [chosen], tied=False, layers=(1,))._vectors(chosen).shape[0] == 1
+    with pytest.raises(RecipeError, match=r"align\.layers: the model has no layer 7; it has 2 blocks"):
+        term(grown, num_old, [chosen], layers=(1, 7))

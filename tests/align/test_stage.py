@@ -1,165 +1,214 @@
-"""The contrastive stage on a tiny model: what moves, what stays, and that it does what it is for."""
+"""The training stage on a tiny model: what moves, what stays, and that it does what it is for."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given
-from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from prealign_cpt.align.stage import WINDOW, Anchor, english_anchor, target_windows, train_rows
-from prealign_cpt.errors import NumericError
-from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import Align
-from prealign_cpt.vocab.rows import grow_rows
-from tests.conftest import ENGLISH, PAIRS, TARGET, make_model, make_tokenizer
+from prealign_cpt.align.text import WINDOW
+from prealign_cpt.errors import DataError, NumericError, RecipeError
+from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.train.loss import LanguageModelLoss
+from tests.align.conftest import LEXICON, NOTHING, NUM_NEW, encoded, model_for, weights
+from tests.conftest import ENGLISH, PAIRS
 
-START_ID = 0
-LEXICON = [Pair(*pair) for pair in PAIRS]
-NUM_NEW = 18
-"""So many target words become tokens; the other words keep their old pieces."""
-
-
-@pytest.fixture(scope="module")
-def grown():
-    tokenizer = make_tokenizer(ENGLISH * 4)
-    tokenizer.add_tokens([f" {target}" for _, target in PAIRS[:NUM_NEW]])
-    return tokenizer
+ALL_TERMS = ("--align.distill_weight", "1", "--align.distill_tokens", "128",
+             "--align.switch_weight", "1", "--align.switch_tokens", "128",
+             "--align.target_tokens", "128", "--align.anchor_tokens", "128")  # fmt: skip
+TABLES = {"model.embed_tokens.weight", "lm_head.weight"}
 
 
-@pytest.fixture(scope="module")
-def new_ids(grown) -> list[int]:
-    return list(range(len(grown) - NUM_NEW, len(grown)))
-
-
-def model_for(grown, tied: bool = True) -> LlamaForCausalLM:
-    """Grown, with scattered new rows as a static start."""
-    num_old = len(grown) - NUM_NEW
-    model = make_model(num_old, tied=tied)
-    grow_rows(model, len(grown), num_old_tokens=num_old)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}.values():
-            weight[num_old:] = 0.2 * torch.randn(NUM_NEW, weight.shape[1], generator=generator)
-    return model
-
-
-def encoded(grown, texts: list[str]) -> list[list[int]]:
-    return [grown(text, add_special_tokens=False)["input_ids"] for text in texts]
-
-
-def anchor_for(model: LlamaForCausalLM, grown) -> Anchor:
-    return english_anchor(model, len(grown) - NUM_NEW, encoded(grown, ENGLISH), START_ID, 2 * WINDOW)
-
-
-def text_for(grown, num_windows: int = 4) -> Tensor:
-    return target_windows(encoded(grown, TARGET * 3), START_ID, num_windows, seed=0)
-
-
-def logits_of(model: LlamaForCausalLM, window: Tensor) -> Tensor:
-    """Logits [T - 1, V] of a packed window, each of its documents by itself."""
-    parts: list[list[int]] = []
-    for i in window[:-1].tolist():
-        if i == START_ID or not parts:
-            parts.append([])
-        parts[-1].append(i)
-    assert len(parts) > 1, "several documents, or this would prove less"
-    with torch.no_grad():
-        return torch.cat([model(torch.tensor([part])).logits[0] for part in parts])
-
-
-def weights(model: LlamaForCausalLM) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+def falls(figures: list[dict[str, float]], key: str, share: float) -> None:
+    k = max(1, len(figures) // 5)
+    early, late = (sum(row[key] for row in part) / k for part in (figures[:k], figures[-k:]))
+    assert late < share * early, f"{key}: {early} to {late}"
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_only_the_new_rows_move(grown, new_ids: list[int], tied: bool):
+def test_only_the_new_rows_move(grown: Any, num_old: int, stage: Any, tied: bool):
     model = model_for(grown, tied)
     before = weights(model)
-    figures: list[dict[str, float]] = []
-    recipe = Align(steps=30, words=12, lr=1e-2, weight=1.0, anchor_tokens=32, target_tokens=WINDOW)
-    anchor, text = anchor_for(model, grown), text_for(grown)
-    done = train_rows(model, grown, new_ids, LEXICON, anchor, text, recipe, START_ID, 0, figures.append)
+    flags = ("--align.steps", "30", "--align.words", "12", "--align.lr", "1e-2", "--align.weight", "1")
+    done, figures = stage(model, *flags, "--align.anchor_tokens", "32", "--align.target_tokens", str(WINDOW))
     # `house` has two translations, so 18 target words belong to 17 entries.
-    assert done == {"entries": NUM_NEW - 1, "steps": 30, "target_tokens": 30 * WINDOW}
+    assert done["entries"] == NUM_NEW - 1 and done["steps"] == 30 and done["target_tokens"] == 30 * WINDOW
     after = weights(model)
-    tables = {"model.embed_tokens.weight", "lm_head.weight"}
     for name, value in before.items():
-        if name in tables:
-            first = new_ids[0]
-            assert torch.equal(after[name][:first], value[:first]), f"{name}: an old row moved"
-            assert ((after[name][first:] - value[first:]).abs().amax(dim=1) > 1e-4).all(), f"{name}: a row stayed"
+        if name in TABLES:
+            assert torch.equal(after[name][:num_old], value[:num_old]), f"{name}: an old row moved"
+            assert ((after[name][num_old:] - value[num_old:]).abs().amax(dim=1) > 1e-4).all(), f"{name}: a row stayed"
         else:
             assert torch.equal(after[name], value), name
     assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"]) == tied
     assert all(p.requires_grad for p in model.parameters()) and all(p.grad is None for p in model.parameters())
     assert [row["step"] for row in figures] == list(range(1, 31))
-    for key, share in (("contrastive", 0.9), ("target_text", 1.0)):
-        early, late = (sum(row[key] for row in part) / 5 for part in (figures[:5], figures[-5:]))
-        assert late < share * early, key
+    falls(figures, "contrastive", 0.9)
+    falls(figures, "target_text", 1.0)
 
 
-def test_one_seed_one_result(grown, new_ids: list[int]):
-    def rows(seed: int) -> Tensor:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("trains", "moved"),
+    [
+        ("embeddings", TABLES),
+        ("first_blocks", TABLES | {"model.layers.0"}),
+        ("all", TABLES | {"model.layers.0", "model.layers.1", "model.norm"}),
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_trains_moves_and_nothing_else(
+    grown: Any, stage: Any, trains: str, moved: set[str], tied: bool, dtype: torch.dtype
+):
+    model = model_for(grown, tied, dtype)
+    before = weights(model)
+    flags = ("--align.trains", trains, "--align.blocks", "1", "--align.lr", "1e-2", "--align.freeze_english", "false")
+    _, figures = stage(model, *flags, *ALL_TERMS)
+    assert set(figures[0]) == {"step", "contrastive", "anchor", "target_text", "distill", "switch"}
+    for name, value in weights(model).items():
+        same = torch.equal(value, before[name])
+        assert same != any(name.startswith(part) for part in moved), name
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("unit", ["word", "word-in-context", "sentence"])
+@pytest.mark.parametrize("trains", ["new_rows", "all"])
+def test_every_unit_lowers_its_loss(grown: Any, stage: Any, unit: str, pooling: str, trains: str):
+    only = (*NOTHING, "--align.weight", "1", "--align.unit", unit, "--align.pooling", pooling, "--align.trains", trains)
+    rate = "2e-2" if trains == "new_rows" else "5e-3"
+    _, figures = stage(model_for(grown), *only, "--align.steps", "20", "--align.lr", rate, "--align.words", "5")
+    falls(figures, "contrastive", 0.95)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--align.queue", "12"), ("--align.symmetric", "false"), ("--align.layers", "[0, 2]")]
+)
+def test_options_of_the_contrast_train_too(grown: Any, stage: Any, flags: tuple[str, ...]):
+    _, figures = stage(
+        model_for(grown, tied=False),
+        *NOTHING,
+        "--align.weight",
+        "1",
+        "--align.steps",
+        "30",
+        "--align.lr",
+        "2e-2",
+        *flags,
+    )
+    falls(figures[5:], "contrastive", 0.97)  # the queue fills first
+
+
+def test_one_seed_one_result(grown: Any, num_old: int, stage: Any):
+    def rows(seed: int, unit: str) -> Tensor:
         model = model_for(grown)
-        recipe = Align(steps=3, words=6, lr=1e-2, anchor_tokens=16)
-        train_rows(model, grown, new_ids, LEXICON, anchor_for(model, grown), None, recipe, START_ID, seed)
-        return model.get_input_embeddings().weight.detach()[new_ids]
+        flags = ("--align.unit", unit, "--align.words", "4", "--align.steps", "2")
+        stage(model, "--seed", str(seed), *flags, *(ALL_TERMS if unit == "word" else ("--align.target_tokens", "0")))
+        return model.get_input_embeddings().weight.detach()[num_old:]
 
-    assert torch.equal(rows(0), rows(0))
-    assert not torch.equal(rows(0), rows(1))
+    for unit in ("word", "word-in-context", "sentence"):
+        assert torch.equal(rows(0, unit), rows(0, unit)), unit
+        assert not torch.equal(rows(0, unit), rows(1, unit)), unit
 
 
-def test_alignment_brings_translations_nearer(grown, new_ids: list[int]):
+def test_alignment_brings_translations_nearer(grown: Any, num_old: int, stage: Any):
     """Without any text, the embeddings of single-token pairs become alike; those of other pairs do not."""
     model = model_for(grown)
 
     def alike() -> tuple[float, float]:
         table = model.get_input_embeddings().weight.detach()
-        english = [
-            table[grown(f" {source}", add_special_tokens=False)["input_ids"]].mean(dim=0)
-            for source, _ in PAIRS[:NUM_NEW]
-        ]
-        both = F.cosine_similarity(torch.stack(english)[:, None], table[new_ids][None], dim=-1)
+        words = encoded(grown, [f" {source}" for source, _ in PAIRS[:NUM_NEW]])
+        english = torch.stack([table[ids].mean(dim=0) for ids in words])
+        both = F.cosine_similarity(english[:, None], table[num_old:][None], dim=-1)
         return float(both.diagonal().mean()), float(both.mean())
 
     before = alike()
-    train_rows(model, grown, new_ids, LEXICON, None, None, Align(steps=40, words=17, lr=2e-2, weight=1.0), START_ID, 0)
+    flags = ("--align.weight", "1", "--align.steps", "40", "--align.words", "17", "--align.lr", "2e-2")
+    stage(model, *NOTHING, *flags)
     after = alike()
     assert after[0] - after[1] > 0.2 + before[0] - before[1]
 
 
-def test_nothing_to_move(grown):
-    model = model_for(grown)
-    before = weights(model)
-    others = LEXICON[NUM_NEW:]
-    done = train_rows(model, grown, [len(grown) - 1], others, None, None, Align(steps=3), START_ID, 0)
-    assert done == {"entries": 0, "steps": 0, "reason": "no translation contains a new token"}
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+def english_bits(model: LlamaForCausalLM, grown: Any) -> Tensor:
+    ids = torch.tensor([[0, *encoded(grown, [" ".join(ENGLISH)])[0]]])
+    with torch.no_grad():
+        return LanguageModelLoss(model)(ids, ids, torch.arange(ids.shape[1])[None], each=True)
 
 
-def test_a_loss_that_is_not_finite(grown, new_ids: list[int]):
+@pytest.mark.parametrize("name", ["distill", "switch"])
+def test_distillation_lowers_its_divergence_by_input_rows_alone(grown: Any, num_old: int, stage: Any, name: str):
+    """In an untied model no output row moves, so every bit of English is the same."""
+    model = model_for(grown, tied=False)
+    before, bits = weights(model), english_bits(model, grown)
+    flags = (
+        f"--align.{name}_weight",
+        "1",
+        f"--align.{name}_tokens",
+        "256",
+        "--align.steps",
+        "25",
+        "--align.lr",
+        "4e-2",
+    )
+    _, figures = stage(model, *NOTHING, *flags)
+    falls(figures, name, 0.8)
+    assert torch.equal(english_bits(model, grown), bits)
+    assert torch.equal(model.lm_head.weight, before["lm_head.weight"])
+    assert not torch.equal(model.get_input_embeddings().weight[num_old:], before["model.embed_tokens.weight"][num_old:])
+
+
+def test_tokens_and_bytes_are_counted(grown: Any, stage: Any):
+    done, _ = stage(model_for(grown), *NOTHING, "--align.target_tokens", "256")
+    assert (done["tokens_forward"], done["tokens_backward"]) == (0, 3 * 256)
+    # A token of this text is about two bytes; the exact number is the decoded text's.
+    assert 3 * 256 < done["target_bytes"] < 3 * 256 * 4
+    one, _ = stage(
+        model_for(grown), *NOTHING, "--align.anchor_tokens", "99", "--align.weight", "1", "--align.words", "2"
+    )
+    # The frozen anchor runs all English text once (4 texts, 8 times); words of a few tokens come on top.
+    anchor = (sum(len(ids) + 1 for ids in encoded(grown, ENGLISH[:4])) * 8 - 1) // WINDOW * WINDOW
+    assert anchor < one["tokens_forward"] < anchor + 3 * 2 * 8 and 0 < one["tokens_backward"] < 3 * 2 * 8
+    assert one["target_bytes"] == 0
+
+
+def test_nothing_to_move(grown: Any, stage: Any, capsys: pytest.CaptureFixture[str]):
     model = model_for(grown)
     before = weights(model)
-    broken = Anchor(torch.zeros(4, 32), torch.zeros(4), torch.full((4,), math.nan))
-    with pytest.raises(NumericError, match=r"align\.lr.*step 1; lower align\.lr") as caught:
-        train_rows(model, grown, new_ids, LEXICON, broken, None, Align(steps=3, words=6), START_ID, 0)
+    done, figures = stage(model, "--align.target_tokens", "0", pairs=LEXICON[NUM_NEW:])
+    assert done["entries"] == done["steps"] == 0 and done["reason"] == "no translation contains a new token"
+    assert not figures and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert capsys.readouterr().out.count("no translation contains a new token") == 1
+
+
+def test_text_alone_trains_where_the_lexicon_cannot(grown: Any, stage: Any):
+    done, figures = stage(model_for(grown), "--align.target_tokens", "128", pairs=LEXICON[NUM_NEW:])
+    assert done["steps"] == 3 and done["reason"] and set(figures[0]) == {"step", "anchor", "target_text"}
+
+
+def test_a_tiny_lexicon_makes_smaller_batches(grown: Any, stage: Any, capsys: pytest.CaptureFixture[str]):
+    done, figures = stage(model_for(grown), *NOTHING, "--align.weight", "1", pairs=LEXICON[:4])
+    assert done["entries"] == 3 and len(figures) == 3 and all(math.isfinite(row["contrastive"]) for row in figures)
+    assert capsys.readouterr().out.count("align: 3 units to contrast") == 1
+
+
+@pytest.mark.parametrize("trains", ["new_rows", "all"])
+def test_a_loss_that_is_not_finite(grown: Any, stage: Any, trains: str):
+    model = model_for(grown)
+    before = weights(model)
+    flags = (*NOTHING, "--align.target_tokens", "128", "--align.lr", "1e30", "--align.trains", trains)
+    with pytest.raises(NumericError, match=r"align\.lr.*step \d \(target_text\); lower align\.lr") as caught:
+        stage(model, *flags, "--align.steps", "8")
     assert caught.value.exit_code == 79
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def test_a_failed_stage_leaves_the_model_trainable(grown, new_ids: list[int]):
-    model = model_for(grown)
-    broken = Anchor(torch.zeros(4, 32), torch.zeros(4), torch.full((4,), math.nan))
-    with pytest.raises(NumericError):
-        train_rows(model, grown, new_ids, LEXICON, broken, None, Align(steps=3, words=6), START_ID, 0)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_rows_that_are_not_finite_after_the_last_step(grown, new_ids: list[int], monkeypatch: pytest.MonkeyPatch):
+def test_weights_that_are_not_finite_after_the_last_step(grown: Any, stage: Any, monkeypatch: pytest.MonkeyPatch):
     model = model_for(grown)
     before = weights(model)
 
@@ -170,105 +219,31 @@ def test_rows_that_are_not_finite_after_the_last_step(grown, new_ids: list[int],
 
     monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
     with pytest.raises(NumericError, match="not finite after the last step"):
-        train_rows(model, grown, new_ids, LEXICON, None, None, Align(steps=1), START_ID, 0)
+        stage(model, "--align.steps", "1")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_anchor_is_the_models_loss_on_the_text(grown, new_ids: list[int], tied: bool):
-    model = model_for(grown, tied)
-    documents = encoded(grown, ENGLISH * 3)
-    anchor = english_anchor(model, new_ids[0], documents, START_ID, 2 * WINDOW)
-    stream = torch.tensor([i for ids in documents for i in [START_ID, *ids]])
-    windows = [stream[: WINDOW + 1], stream[WINDOW : 2 * WINDOW + 1]]
-    logits, labels = torch.cat([logits_of(model, w) for w in windows]), torch.cat([w[1:] for w in windows])
-    rows = model.get_output_embeddings().weight[new_ids].detach()
-    assert len(anchor.hidden_ND) == len(labels) == 2 * WINDOW
-    for chosen in (torch.arange(len(labels)), torch.tensor([3, 3, 70, 200])):
-        expected = F.cross_entropy(logits[chosen], labels[chosen])
-        torch.testing.assert_close(anchor.loss(rows, chosen), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_anchors_labels_are_old_tokens(grown, new_ids: list[int]):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--align.layers", "[0, 3]"), r"align\.layers: the model has no layer 3; it has 2 blocks"),
+        (("--align.trains", "first_blocks", "--align.blocks", "3"), r"align\.blocks: 3, but the model has 2 blocks"),
+    ],
+)
+def test_a_recipe_beyond_the_model(grown: Any, stage: Any, flags: tuple[str, ...], message: str):
     model = model_for(grown)
-    plain = encoded(grown, ENGLISH)
-    mixed = [[new_ids[0], *ids, new_ids[-1]] for ids in plain]
-    one, other = (english_anchor(model, new_ids[0], ids, START_ID, WINDOW) for ids in (plain, mixed))
-    assert torch.equal(one.hidden_ND, other.hidden_ND) and torch.equal(one.label_logit_N, other.label_logit_N)
+    with pytest.raises(RecipeError, match=message):
+        stage(model, *flags)
+    assert all(p.requires_grad for p in model.parameters())
 
 
-def test_the_anchor_stops_when_it_has_enough(grown, new_ids: list[int]):
-    document = encoded(grown, [" ".join(ENGLISH)])[0][:100]
-    read = []
-
-    def documents():
-        for n in range(50):
-            read.append(n)
-            yield document
-
-    anchor = english_anchor(model_for(grown), new_ids[0], documents(), START_ID, WINDOW)
-    assert len(anchor.hidden_ND) == WINDOW and len(read) <= 3
-
-
-def test_an_anchor_of_little_text(grown, new_ids: list[int]):
-    (document,) = encoded(grown, ENGLISH[:1])
-    assert len(document) < WINDOW
-    anchor = english_anchor(model_for(grown), new_ids[0], [document], START_ID, 8 * WINDOW)
-    assert len(anchor.hidden_ND) == len(document)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_target_text_loss_is_the_models(grown, new_ids: list[int], tied: bool):
-    model = model_for(grown, tied)
-    text = text_for(grown, 3)
-    assert text.shape == (3, WINDOW + 1)
-    expected = [float(F.cross_entropy(logits_of(model, w), w[1:])) for w in text]
-    figures: list[dict[str, float]] = []
-    recipe = Align(steps=2, words=6, lr=1e-12, target_tokens=2 * WINDOW)
-    train_rows(model, grown, new_ids, LEXICON, None, text, recipe, START_ID, 0, figures.append)
-    found = [row["target_text"] for row in figures]
-    assert found[0] == pytest.approx((expected[0] + expected[1]) / 2, abs=1e-5)
-    assert found[1] == pytest.approx((expected[2] + expected[0]) / 2, abs=1e-5), "read from the front again"
-
-
-def test_target_text_moves_the_rows_at_both_ends(grown, new_ids: list[int]):
-    model = model_for(grown, tied=False)
-    before = weights(model)
-    recipe = Align(steps=5, words=6, lr=1e-2, weight=0.0, target_tokens=2 * WINDOW)
-    train_rows(model, grown, new_ids, LEXICON, None, text_for(grown), recipe, START_ID, 0)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        moved = (model.state_dict()[name] - before[name])[new_ids].abs().amax(dim=1)
-        assert (moved > 1e-4).any(), name
-
-
-@given(st.lists(st.integers(0, 300), max_size=5))
-@example([])
-@example([0])
-@example([WINDOW])
-@example([WINDOW - 1, 0])
-def test_windows_are_the_documents_end_to_end(lengths: list[int]):
-    numbers = iter(range(1, 2000))
-    documents = [[next(numbers) for _ in range(length)] for length in lengths]
-    stream = [i for ids in documents for i in [START_ID, *ids]]
-    found = target_windows(iter(documents), START_ID, 100, seed=0).tolist()
-    if len(stream) <= WINDOW:
-        assert found == ([stream] if len(stream) > 1 else [])
-        return
-    num_windows = (len(stream) - 1) // WINDOW
-    assert sorted(found) == sorted(stream[k * WINDOW : (k + 1) * WINDOW + 1] for k in range(num_windows))
-
-
-def test_target_windows_are_a_fixed_sample():
-    documents = [list(range(1000, 1000 + WINDOW * 6))]
-    found = target_windows(documents, START_ID, 3, seed=0)
-    assert found.shape == (3, WINDOW + 1) and found.dtype == torch.int64 and len(set(found[:, 1].tolist())) == 3
-    assert torch.equal(found, target_windows(iter(documents), START_ID, 3, seed=0))
-    assert not torch.equal(found, target_windows(documents, START_ID, 3, seed=1))
-
-
-def test_empty_target_text_leaves_its_loss_out(grown, new_ids: list[int]):
-    figures: list[dict[str, float]] = []
-    empty = target_windows([], START_ID, 5, seed=0)
-    recipe = Align(steps=1, words=6)
-    done = train_rows(model_for(grown), grown, new_ids, LEXICON, None, empty, recipe, START_ID, 0, figures.append)
-    assert figures[0]["target_text"] == figures[0]["anchor"] == 0.0 and done["target_tokens"] == 0
+def test_files_that_are_not_parallel(grown: Any, stage: Any, recipe_file: Any, monkeypatch: pytest.MonkeyPatch):
+    (recipe_file.parent / "long.txt").write_text("one\ntwo\nthree\n")
+    (recipe_file.parent / "empty.txt").write_text("\n\n")
+    run: Callable[..., Any] = lambda *flags: stage(model_for(grown), "--align.unit", "sentence", *flags)  # noqa: E731
+    with pytest.raises(DataError, match=r"long\.txt has 3 lines and .*parallel_target\.txt has 6"):
+        run("--text.parallel_english", "long.txt")
+    with pytest.raises(DataError, match="no pair of sentences"):
+        run("--text.parallel_english", "empty.txt", "--text.parallel_target", "empty.txt")
+    with pytest.raises(RecipeError, match=r"needs text\.parallel_target"):
+        load_recipe(recipe_file, ["--align.unit", "sentence"])

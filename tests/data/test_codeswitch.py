@@ -1,40 +1,56 @@
-"""Input-only code-switching: the worked example and the invariants of the rule."""
+"""Input-only code-switching: the worked example, the invariants of the rule, and the plain implementation of it."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.data.codeswitch import IGNORED, Switcher
+from prealign_cpt.data import chance
+from prealign_cpt.data.codeswitch import IGNORED, Switched, Switcher, token_table, token_texts
 from prealign_cpt.data.pack import encode
+from prealign_cpt.data.words import Documents
 from prealign_cpt.lexicon.pairs import Pair
 from tests.conftest import ENGLISH, PAIRS, TARGET, make_tokenizer
+from tests.data.plain_switching import draw, switch
 
 TOKENIZER = make_tokenizer(ENGLISH * 4 + TARGET * 2)
 LEXICON = [Pair(s, t) for s, t in PAIRS]
 TEXT = " ".join(ENGLISH).replace("\n", " ")
+TEXTS = token_texts(TOKENIZER)
+TABLE = token_table(TOKENIZER, LEXICON)
 
 
 def ids_of(text: str) -> np.ndarray:
     return next(iter(encode([text], TOKENIZER)))
 
 
+def joined(documents: list[np.ndarray]) -> Documents:
+    ids = np.concatenate([*documents, np.empty(0, np.int32)]).astype(np.int32)
+    return Documents(ids, np.cumsum([0, *map(len, documents)]))
+
+
+def parts(done: Switched) -> list[tuple[list[int], list[int], list[int]]]:
+    cuts = [slice(a, b) for a, b in pairwise(done.borders)]
+    return [(done.inputs[c].tolist(), done.labels[c].tolist(), done.marks[c].tolist()) for c in cuts]
+
+
 class Worked(Switcher):
-    """The switcher with a hand-made table: words [1] [2 22] [3], and 2-22 -> 901 902 903."""
+    """The switcher with hand-made tokens and table: words [1] [2 22] [3], and 2-22 -> 901 902 903."""
 
     def __init__(self, ratio: float, labels: str = "input_only") -> None:
-        self.ratio, self.labels = ratio, labels
-        self._kind = np.zeros(1000, dtype=np.int8)
-        self._kind[[1, 2, 3]] = 1
-        self._kind[22] = 2
-        self._apostrophe = np.zeros(1000, dtype=bool)
-        self._table = {(2, 22): [np.array([901, 902, 903], dtype=np.int32)]}
+        texts = ["."] * 1000
+        texts[1], texts[2], texts[3], texts[22] = " a", " b", " c", "d"
+        self._prepare(texts, {(2, 22): [(901, 902, 903)]}, ratio, labels)
 
 
-def test_worked_example():
-    done = Worked(1.0).switch(np.array([1, 2, 22, 3], dtype=np.int32), seed=0, epoch=0, document=0)
+@pytest.mark.parametrize("labels", ["input_only", "soft"])
+def test_worked_example(labels: str):
+    done = Worked(1.0, labels).switch(np.array([1, 2, 22, 3], dtype=np.int32), seed=0, epoch=0, document=0)
     assert done.inputs.tolist() == [1, 901, 902, 903, 3]
     assert done.labels.tolist() == [1, 2, IGNORED, IGNORED, 3]
+    assert done.marks.tolist() == [1, 2, 0, 0, 1]
     assert (done.words, done.chosen, done.switched) == (3, 3, 1)
 
 
@@ -120,3 +136,95 @@ def test_text_without_words(text: str):
     ids = ids_of(text)
     done = Switcher(TOKENIZER, LEXICON, 1.0).switch(ids, 0, 0, 0)
     assert done.inputs.tolist() == ids.tolist() and done.words == 0
+
+
+ANY_TEXTS = ["", " ", ".", "'", "'s", "’", " '", "b2", " 7", "\n", " a", " b", "a", "e", "xyz", "日"]
+ANY_IDS = st.lists(st.integers(0, len(ANY_TEXTS) - 1) | st.integers(10, len(ANY_TEXTS) - 1), max_size=40)
+ANY_WORD = st.tuples(
+    st.integers(10, len(ANY_TEXTS) - 1), st.lists(st.integers(12, len(ANY_TEXTS) - 1), max_size=3)
+).map(lambda word: (word[0], *word[1]))
+ANY_SPAN = st.lists(st.integers(0, len(ANY_TEXTS) - 1), min_size=1, max_size=5).map(tuple)
+
+
+class Made(Switcher):
+    """A switcher over texts and a table that were made up."""
+
+    def __init__(self, table: dict[tuple[int, ...], list[tuple[int, ...]]], ratio: float, labels: str) -> None:
+        self._prepare(ANY_TEXTS, table, ratio, labels)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    documents=st.lists(ANY_IDS, max_size=6),
+    table=st.dictionaries(ANY_WORD | ANY_SPAN, st.lists(ANY_SPAN, min_size=1, max_size=3, unique=True), max_size=30),
+    ratio=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    labels=st.sampled_from(["input_only", "vanilla", "soft"]),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 2**40),
+    first=st.integers(0, 2**40),
+)
+def test_equal_to_the_plain_one_on_random_tokens(documents, table, ratio, labels, seed, epoch, first):
+    switcher = Made(table, ratio, labels)
+    arrays = [np.array(ids, dtype=np.int32) for ids in documents]
+    done = switcher.switch_many(joined(arrays), seed, epoch, first)
+    plain = [switch(ids, ANY_TEXTS, table, ratio, labels, seed, epoch, first + n) for n, ids in enumerate(documents)]
+    assert parts(done) == [(p.inputs, p.labels, p.marks) for p in plain]
+    assert done.words == sum(len(p.words) for p in plain)
+    assert done.chosen == sum(len(p.chosen) for p in plain)
+    assert done.switched == sum(len(p.switched) for p in plain)
+    for ids, one in zip(arrays, plain, strict=True):
+        assert [(int(s), int(e)) for s, e in zip(*switcher.spans(ids), strict=True)] == one.words
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("labels", ["input_only", "vanilla"])
+def test_equal_to_the_plain_one_on_real_text(ratio: float, labels: str):
+    texts = [*ENGLISH, "", "The king's dog. 'Tis the dog’s water", *(e.upper() for e in ENGLISH), "Water", *TARGET]
+    documents = [ids_of(text) for text in texts]
+    done = Switcher(TOKENIZER, LEXICON, ratio, labels).switch_many(joined(documents), 11, 2, 70)
+    plain = [switch(ids.tolist(), TEXTS, TABLE, ratio, labels, 11, 2, 70 + n) for n, ids in enumerate(documents)]
+    assert parts(done) == [(p.inputs, p.labels, p.marks) for p in plain]
+    assert done.switched == sum(len(p.switched) for p in plain)
+    assert ratio < 0.5 or done.switched > 5
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.sets(st.integers(1, 39)), seed=st.integers(0, 2**31))
+def test_batches_do_not_matter(cuts: set[int], seed: int):
+    switcher = Switcher(TOKENIZER, LEXICON, 0.5)
+    documents = [ids_of(text) for text in ENGLISH * 8]
+    alone = [parts(switcher.switch(ids, seed, 1, n))[0] for n, ids in enumerate(documents)]
+    borders = [0, *sorted(cuts), 40]
+    together = [
+        part for a, b in pairwise(borders) for part in parts(switcher.switch_many(joined(documents[a:b]), seed, 1, a))
+    ]
+    assert together == alone
+    assert any(alone[n] != alone[n + 5] for n in range(35)), "the same text is switched otherwise elsewhere"
+
+
+def test_words_do_not_reach_over_borders():
+    whole, pair = ids_of("water"), [ids_of("wat"), ids_of("er")]
+    switcher = Switcher(TOKENIZER, LEXICON, 1.0)
+    assert switcher.switch(whole, 0, 0, 0).switched == 1
+    assert switcher.switch_many(joined(pair), 0, 0, 0).switched == 0
+    apostrophe = [ids_of("the water"), ids_of("'s")]
+    assert switcher.switch_many(joined(apostrophe), 0, 0, 0).switched == 1
+
+
+def test_supervised_positions():
+    """Invariant (d): all tokens but the further ones of switched words are labels, and no inserted token is."""
+    ids = ids_of(TEXT).tolist()
+    plain = switch(ids, TEXTS, TABLE, 0.7, "input_only", 5, 0, 9)
+    done = Switcher(TOKENIZER, LEXICON, 0.7).switch(np.array(ids, dtype=np.int32), 5, 0, 9)
+    lost = sum(end - start - 1 for start, end in plain.switched)
+    assert lost > 0 and int((done.labels != IGNORED).sum()) == len(ids) - lost
+    spoken = np.flatnonzero(done.marks == 2)
+    assert [int(i) for i in done.labels[spoken]] == [ids[start] for start, _ in plain.switched]
+
+
+def test_draws_are_the_documented_ones():
+    keys = chance.keys(7, 3, 20, 4)
+    counts = np.array([3, 0, 2, 4])
+    expected = [draw(7, 3, 20 + n, word) for n, count in enumerate(counts) for word in range(count)]
+    assert chance.draws(keys, counts).tolist() == expected
+    assert chance.draws(chance.keys(2**64 + 7, 3, 20, 4), counts).tolist() == expected

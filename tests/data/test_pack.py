@@ -1,5 +1,7 @@
 """Packing, batches and positions."""
 
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,33 +10,66 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prealign_cpt.data.batches import Mixture, PackedText, permuted, positions
-from prealign_cpt.data.codeswitch import Switcher
-from prealign_cpt.data.pack import encode, pack
+from prealign_cpt.data.batches import Mixture, PackedText, falling, permuted, positions
+from prealign_cpt.data.codeswitch import Switched, Switcher
+from prealign_cpt.data.pack import encode, encode_many, pack
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.lexicon.pairs import Pair
 from tests.conftest import ENGLISH, PAIRS, START
 
+LEXICON = [Pair(s, t) for s, t in PAIRS]
+
+
+def plain(documents: list[str], tokenizer, start: int) -> Iterator[Switched]:
+    return map(Switched.unchanged, encode_many(documents, tokenizer, start))
+
 
 def test_rows_are_the_documents_end_to_end(tmp_path: Path, tokenizer):
     start = tokenizer.convert_tokens_to_ids(START)
-    counts = pack(ENGLISH, tokenizer, start, 16, tmp_path / "english")
+    done = pack(plain(ENGLISH, tokenizer, start), 16, tmp_path / "english")
     stream = [i for ids in encode(ENGLISH, tokenizer) for i in [start, *ids.tolist()]]
     packed = PackedText(tmp_path / "english")
     assert packed.inputs.ravel().tolist() == stream[: len(packed) * 16]
-    assert counts == {
+    assert done.counts == {
         "documents": 5, "tokens": len(stream), "sequences": len(stream) // 16, "dropped_tokens": len(stream) % 16,
+        "fill": 1.0,
     }  # fmt: skip
     assert sorted(p.name for p in tmp_path.iterdir()) == ["english.inputs.npy"]
 
 
+@pytest.mark.parametrize("length", [1, 7, 64])
+def test_rows_do_not_depend_on_pieces_or_when_they_are_written(
+    tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch, length: int
+):
+    switcher = Switcher(tokenizer, LEXICON, 0.5)
+    found = []
+    for at_once in (1, 3, 256):
+        monkeypatch.setattr("prealign_cpt.data.pack.DOCUMENTS_AT_ONCE", at_once)
+        pieces, first = [], 0
+        for documents in encode_many(ENGLISH * 100, tokenizer, 0):
+            pieces.append(switcher.switch_many(documents, 4, 0, first))
+            first += len(documents)
+        done = pack(pieces, length, tmp_path / str(at_once), with_labels=True)
+        packed = PackedText(tmp_path / str(at_once))
+        assert packed.inputs.shape == packed.labels.shape == (done.sequences, length)
+        assert done.sequences * length <= done.tokens < (done.sequences + 1) * length
+        found.append(
+            (packed.inputs.tobytes(), packed.labels.tobytes(), done.words_R.tolist(), done.switched_R.tolist())
+        )
+    assert found[0] == found[1] == found[2]
+    marks = np.concatenate([piece.marks for piece in pieces])[: done.sequences * length].reshape(-1, length)
+    assert found[0][2:] == ((marks > 0).sum(1).tolist(), (marks == 2).sum(1).tolist())
+    assert done.switched - done.switched_R.sum() <= length and 0 < done.switched < done.words
+
+
 def test_switching_ratio_zero_packs_the_same_bytes(tmp_path: Path, tokenizer):
-    switcher = Switcher(tokenizer, [Pair(s, t) for s, t in PAIRS], 0.0)
-    pack(ENGLISH, tokenizer, 0, 16, tmp_path / "plain")
-    pack(ENGLISH, tokenizer, 0, 16, tmp_path / "switched", lambda ids, n: switcher.switch(ids, 1, 0, n))
-    plain, switched = PackedText(tmp_path / "plain"), PackedText(tmp_path / "switched")
-    assert np.array_equal(plain.inputs, switched.inputs) and np.array_equal(plain.inputs, switched.labels)
+    switcher = Switcher(tokenizer, LEXICON, 0.0)
+    pack(plain(ENGLISH, tokenizer, 0), 16, tmp_path / "plain")
+    switched_pieces = (switcher.switch_many(documents, 1, 0, 0) for documents in encode_many(ENGLISH, tokenizer, 0))
+    pack(switched_pieces, 16, tmp_path / "switched", with_labels=True)
+    unswitched, switched = PackedText(tmp_path / "plain"), PackedText(tmp_path / "switched")
+    assert np.array_equal(unswitched.inputs, switched.inputs) and np.array_equal(unswitched.inputs, switched.labels)
 
 
 def test_text_that_looks_like_the_start_token_is_text(tokenizer):
@@ -45,7 +80,7 @@ def test_text_that_looks_like_the_start_token_is_text(tokenizer):
 
 def test_too_little_text_is_refused(tmp_path: Path, tokenizer):
     with pytest.raises(DataError, match=r"do not fill one sequence of 4096.*data\.sequence_length"):
-        pack(ENGLISH, tokenizer, 0, 4096, tmp_path / "english")
+        pack(plain(ENGLISH, tokenizer, 0), 4096, tmp_path / "english")
     assert not list(tmp_path.iterdir())
 
 
@@ -78,6 +113,53 @@ def test_mixture_keeps_the_share_and_covers_every_row():
     for n in range(4, 41):
         share = sum(name == "english" for name, _ in places[:n]) / n
         assert abs(share - 0.25) <= 1 / n
+
+
+def test_replay_falls_from_switched_to_plain():
+    """80 of 320 sequences are replay; half of them are switched, in each tenth of the run as many as the line says."""
+    mixture = Mixture(Rows(300), Rows(40), 0.25, 3, Rows(40), total=320)
+    places = [mixture.locate(n) for n in range(320)]
+    replay = [place for place in places if place[0] != "target"]
+    names = [name for name, _ in replay]
+    assert names[:4] == ["english"] * 4 and names[-4:] == ["english_plain"] * 4
+    assert names.count("english") == names.count("english_plain") == 40
+    for k in range(1, 81):
+        assert abs(names[:k].count("english") - (k - k * k / 160)) <= 0.5
+    rows = {name: [row for kind, row in replay if kind == name] for name in set(names)}
+    assert all(sorted(of) == list(range(40)) for of in rows.values())
+    assert rows["english"] != rows["english_plain"]
+    # The rest of the run is the one without a second text.
+    other = Mixture(Rows(300), Rows(40), 0.25, seed=3)
+    assert [p for p in places if p[0] == "target"] == [p for p in map(other.locate, range(320)) if p[0] == "target"]
+
+
+@given(total=st.integers(0, 400))
+def test_falling_rises_by_one_at_most(total: int):
+    counts = [falling(k, total) for k in range(total + 5)]
+    assert counts[0] == 0 and all(b - a in (0, 1) for a, b in pairwise(counts))
+    assert counts[-1] == counts[total] == (total + 1) // 2
+
+
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_any_number_of_ranks_reads_the_same_batches(tmp_path: Path, falls: bool, ranks: int):
+    for name, count in (("target", 9), ("english", 5), ("english_plain", 4)):
+        np.save(
+            tmp_path / f"{name}.inputs.npy", np.random.default_rng(count).integers(99, size=(count, 6), dtype=np.int32)
+        )
+    texts = {name: PackedText(tmp_path / name) for name in ("target", "english", "english_plain")}
+    plain_text = texts["english_plain"] if falls else None
+
+    def mixture() -> Mixture:
+        return Mixture(texts["target"], texts["english"], 0.4, 1, plain_text, total=48)
+
+    whole, _ = mixture().rows(list(range(48)))
+    for step in range(4):
+        batch = torch.empty(12, 6, dtype=torch.int64)
+        for rank in range(ranks):
+            batch[rank::ranks], labels = mixture().rows(list(range(12 * step + rank, 12 * (step + 1), ranks)))
+            assert torch.equal(batch[rank::ranks], labels)
+        assert torch.equal(batch, whole[12 * step : 12 * (step + 1)])
 
 
 def test_documents_of_plain_text_and_json_lines(tmp_path: Path):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prealign_cpt.evaluate.bits import Score, batches, score, windows
+from prealign_cpt.evaluate.bits import Score, batches, score, score_windows, windows
 from prealign_cpt.train.loss import LanguageModelLoss
 from tests.conftest import ENGLISH, TARGET, make_model
 
@@ -104,3 +104,14 @@ def test_scoring_leaves_the_mode_as_it_was(tokenizer):
 def test_scores_add_up():
     assert Score(1.0, 2, 3) + Score(4.0, 5, 6) == Score(5.0, 7, 9)
     assert Score(math.log(2) * 8, 4, 1).bits_per_byte == pytest.approx(2.0)
+
+
+def test_windows_are_scored_one_by_one_in_the_order_of_the_text(tokenizer):
+    module = LanguageModelLoss(make_model(len(tokenizer))).train()
+    texts = windows(ENGLISH + TARGET, 64, 10**6)
+    expected = [score(module, batches([text], tokenizer, 0, 10**6)) for text in texts]
+    for batch_tokens in (1, 200, 10**6):
+        found = score_windows(module, batches(texts, tokenizer, 0, batch_tokens))
+        assert [size for _, size in found] == [len(text.encode()) for text in texts]
+        assert [nats for nats, _ in found] == pytest.approx([one.nats for one in expected], rel=1e-5)
+    assert module.training

@@ -9,7 +9,7 @@ import torch
 from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, score_texts, start_token_id
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import load_recipe
+from prealign_cpt.recipe_file import load_recipe
 from tests.conftest import ENGLISH, PAIRS, START, TARGET, make_model
 
 
@@ -32,6 +32,9 @@ def test_scores_of_the_named_texts(recipe_file: Path, tokenizer):
         assert 0 <= len(text.encode()) - figures["bytes"] <= 2, "at most the line ends between windows are left out"
         expected = math.log2(len(tokenizer)) * figures["tokens"] / figures["bytes"]
         assert figures["bpb"] == pytest.approx(expected, abs=1e-4)
+        scored = found["valid"]["windows"][language]
+        assert sum(size for _, size in scored) == figures["bytes"] and len(scored) > 1
+        assert sum(nats for nats, _ in scored) / math.log(2) == pytest.approx(expected * figures["bytes"], rel=1e-4)
 
 
 def test_max_bytes(recipe_file: Path, tokenizer):

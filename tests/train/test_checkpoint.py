@@ -21,8 +21,8 @@ from prealign_cpt.errors import DataError, RecipeError, StorageError
 from prealign_cpt.manifest import read_manifest, verify
 from prealign_cpt.recipe import Train
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.loop import make_optimizer
 from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import World, load_whole, process_group, sharded
 from tests.conftest import _rank, free_port, make_model
 

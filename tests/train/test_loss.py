@@ -150,3 +150,38 @@ def test_nothing_to_learn_is_zero_with_zero_gradients():
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients and all(bool((g == 0).all()) for g in gradients)
     assert module(ids(2, 6), nothing, upto(6, 2), each=True).shape == (0,)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0])
+def test_soft_labels_share_out_the_target_probability(monkeypatch: pytest.MonkeyPatch, weight: float):
+    """Cross-entropy against (1 - w) onehot(label) + w onehot(input), value and gradient."""
+    monkeypatch.setattr(loss, "CHUNK", 4)
+    model = make_model(VOCAB, tied=False)
+    inputs = ids(2, 9)
+    labels = inputs.clone()
+    labels[0, 3], labels[0, 4:6], labels[1, 7] = 7, -100, 9  # two switched words
+    module = LanguageModelLoss(model)
+    module.soft_weight = weight
+    found = module(inputs, labels, upto(9, 2), each=True)
+    gradients = torch.autograd.grad(found.sum(), list(model.parameters()))
+    log_p = model(inputs).logits[:, :-1].log_softmax(dim=-1)
+    learned = labels[:, 1:] != -100
+    target = (1 - weight) * F.one_hot(labels[:, 1:][learned], VOCAB) + weight * F.one_hot(inputs[:, 1:][learned], VOCAB)
+    expected = -(target * log_p[learned]).sum(dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for one, other in zip(gradients, torch.autograd.grad(expected.sum(), list(model.parameters())), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    module.soft_weight = 0.0
+    with torch.no_grad():
+        hard = module(inputs, labels, upto(9, 2), each=True)
+    changed = (found.detach() - hard).abs() > 1e-4
+    assert changed.nonzero().flatten().tolist() == [2, 12], "hard and soft differ where switched words begin"
+
+
+def test_soft_labels_change_nothing_where_nothing_is_switched():
+    module = LanguageModelLoss(make_model(VOCAB))
+    inputs = ids(2, 9)
+    with torch.no_grad():
+        hard = module(inputs, inputs, upto(9, 2), each=True)
+        module.soft_weight = 0.3
+        torch.testing.assert_close(module(inputs, inputs, upto(9, 2), each=True), hard, atol=1e-6, rtol=1e-6)

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM
 from prealign_cpt.data.batches import Mixture, PackedText, positions
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
-from prealign_cpt.train.loop import make_optimizer, train_step
+from prealign_cpt.train.loop import train_step
+from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import blocks, choose_device, process_group, sharded
+from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
 
 VOCAB = 67  # not divisible by 2
@@ -73,10 +75,10 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
         lambda *_: found["gradients"].append({n: _full(p.grad) for n, p in module.named_parameters()})
     )
     for step in range(STEPS):
-        loss, norm, tokens = train_step(module, optimizer, mixture, step, recipe.lr, recipe, START, world)
-        found["losses"].append(loss)
-        found["norms"].append(norm)
-        found["tokens"] = tokens
+        done = train_step(module, optimizer, mixture, step, recipe, START, world, SpikeGuard())
+        found["losses"].append(done.loss)
+        found["norms"].append(done.norm)
+        found["tokens"], found["targets"] = done.tokens, done.targets
     found["weights"] = {n: _full(p) for n, p in module.named_parameters()}
     found["tie"] = module.model.lm_head.weight is module.model.model.embed_tokens.weight
     found["buffers"] = {n: b.numpy().copy() for n, b in module.named_buffers()}
@@ -92,11 +94,10 @@ def _half_precision(folder: Path, world: Any) -> dict[str, Any]:
     block.self_attn.q_proj.register_forward_hook(lambda m, x, y: seen.append((m.weight.dtype, y.dtype)))
     before = _full(module.model.lm_head.weight)
     optimizer = make_optimizer(module, recipe)
-    loss, norm, _ = train_step(module, optimizer, _mixture(folder), 0, recipe.lr, recipe, START, world)
+    done = train_step(module, optimizer, _mixture(folder), 0, recipe, START, world, SpikeGuard())
     state = [v.dtype for values in optimizer.state.values() for k, v in values.items() if k.startswith("exp_avg")]
     return {
-        "loss": loss,
-        "norm": norm,
+        "loss": done.loss,
         "computed": {str(t) for pair in seen for t in pair},
         "kept": {str(p.dtype) for p in module.parameters()} | {str(t) for t in state},
         "moved": float(np.abs(_full(module.model.lm_head.weight) - before).max()),
@@ -133,6 +134,7 @@ def _plain(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         found["losses"].append(float(loss.detach()))
+        found["targets"] = int((labels[:, 1:] != -100).sum())
         found["gradients"].append({"model." + n: _full(p.grad) for n, p in model.named_parameters()})
         found["norms"].append(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
         optimizer.step()
@@ -177,6 +179,7 @@ def test_two_ranks_train_as_a_plain_model_does(folder: Path, ranks: list[dict[st
         # Adam divides by the gradient's own size: where that is rounding noise, so is the update, of up to lr.
         _equal(found["weights"], expected["weights"], atol=5e-6)
         assert found["tokens"] == CASES[name]["sequences"] * LENGTH
+        assert found["targets"] == expected["targets"]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,176 @@
+"""`prealign compare`: every arm and seed of a recipe as an ordinary run, one after the other, and what came of them.
+
+    arms.toml + recipe --> out/NAME-ARM-sSEED (ordinary run folders) --> points.jsonl --> table.md, table.json
+                            align stage --> budget: how many steps --> training, export, eval
+
+Runs share finished stages that have equal inputs (`--borrow`). A finished run is skipped, an interrupted one goes on
+where it stopped, one that fails is marked and the others go on.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from prealign_cpt import signals
+from prealign_cpt.compare.arms import Grid, Job, jobs, read_grid
+from prealign_cpt.compare.budget import plan
+from prealign_cpt.compare.results import FINISHED, UNFINISHED, status, write_points
+from prealign_cpt.compare.table import write_table
+from prealign_cpt.errors import BusyError, MissingInputError, PrealignError, RecipeError
+from prealign_cpt.manifest import NAME as MANIFEST
+from prealign_cpt.pipeline import check_inputs
+from prealign_cpt.recipe_file import as_toml, load_recipe
+from prealign_cpt.run import say, write_state
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "cpt.py"
+
+
+def compare(
+    recipes: list[Path],
+    arms: Path,
+    flags: list[str],
+    num_processes: int = 1,
+    out: Path | None = None,
+    only: list[str] | None = None,
+    table_only: bool = False,
+) -> int:
+    """Run a grid and print its table; 0, or 1 if one of the arms asked for is not finished.
+
+    Args:
+        recipes: one for each language or base model.
+        arms: the arms file (arms.py).
+        flags: recipe keys for all arms.
+        num_processes: ranks of the training; more than one start torchrun.
+        out: file for the points; by default RUNS/compare-NAME/points.jsonl.
+        only: names of the arms to run; the table shows the others as they are.
+        table_only: run nothing.
+
+    Raises:
+        RecipeError, MissingInputError, DataError: an input is wrong; nothing has been started then.
+        StoppedError: a signal asked to stop; the run that was going on has kept what it had.
+    """
+    grid = read_grid(arms)
+    names = [arm.name for arm in grid.arms]
+    for name in only or []:
+        if name not in names:
+            raise RecipeError(f"--only: {name!r} is no arm of {arms}; they are {', '.join(names)}")
+    every = {path: jobs(grid, path, flags) for path in recipes}
+    bases = [found[0].base_name for found in every.values()]
+    if len(set(bases)) != len(recipes):
+        raise RecipeError(
+            f"{', '.join(map(str, recipes))}: two recipes of one name; their runs would lie in one folder"
+        )
+    folder = every[recipes[0]][0].run.parent / f"compare-{'-'.join(bases)}"
+    points = out or folder / "points.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    all_jobs = [job for found in every.values() for job in found]
+    wanted = [job for job in all_jobs if not only or job.arm.name in only]
+    if not table_only:
+        if not LAUNCH.is_file():
+            raise MissingInputError(f"{LAUNCH}: not there; compare from a clone of the repository")
+        for found in every.values():
+            check_inputs(found[0].recipe)
+        for number, job in enumerate(wanted, start=1):
+            say(f"compare: {number} of {len(wanted)}: {job.run}")
+            _run_job(job, grid, every[job.recipe_path], num_processes)
+            state = status(job.run)
+            say(f"compare: {job.run.name}: {state}")
+            if state == FINISHED and not grid.keep_checkpoints:
+                for checkpoint in job.run.glob("cpt/step-*"):
+                    shutil.rmtree(checkpoint)
+            write_points(points, all_jobs)
+            write_table(folder, grid, list(every.values()))
+    write_points(points, all_jobs)
+    print(write_table(folder, grid, list(every.values())), end="")
+    say(f"compare: the table is {folder / 'table.md'}, the points are in {points}")
+    return int(any(status(job.run) != FINISHED for job in wanted))
+
+
+def _run_job(job: Job, grid: Grid, siblings: list[Job], num_processes: int) -> None:
+    """Bring a run to its end, or leave in its `run_state.json` why it did not come there."""
+    try:
+        if not _stage_there(job, "align") and not _start(job, job.flags, "align", num_processes):
+            return
+        budget = plan(job.recipe, grid.target_bytes, _most_flops(job, grid, siblings))
+        flags = [*job.flags, f"--train.steps={budget.steps}"]
+        recipe = load_recipe(job.recipe_path, flags)
+        written = job.run / "recipe.toml"
+        if status(job.run) == FINISHED and written.read_text(encoding="utf-8") == as_toml(recipe):
+            say(f"compare: {job.run.name}: done before, kept")
+            return
+        budget.write(job.run)
+        _start(job, flags, "", num_processes)
+    except PrealignError as error:
+        if isinstance(error, signals.StoppedError):
+            raise
+        job.run.mkdir(parents=True, exist_ok=True)
+        write_state(job.run, "failed", exit_code=error.exit_code, reason=str(error))
+
+
+def _most_flops(job: Job, grid: Grid, siblings: list[Job]) -> float | None:
+    """The FLOPs of the reference with the same seed, under budget "flops"; None under "bytes", and for itself."""
+    if grid.budget == "bytes" or job.arm.name == grid.reference:
+        return None
+    reference = next(j for j in siblings if j.arm.name == grid.reference and j.recipe.seed == job.recipe.seed)
+    if not _stage_there(reference, "align"):
+        raise RecipeError(f"{reference.run}: has no alignment stage, so its FLOPs are unknown; run this arm first")
+    budget = plan(reference.recipe, grid.target_bytes)
+    return budget.flops(budget.steps)
+
+
+def _stage_there(job: Job, name: str) -> bool:
+    return (job.run / name / MANIFEST).is_file()
+
+
+def _start(job: Job, flags: list[str], until: str, num_processes: int) -> bool:
+    """Run the job's recipe in processes of its own, up to a stage or ("") to the end; whether it ended well.
+
+    If it did not and could not say why, this is said for it in `run_state.json`.
+    """
+    python = [sys.executable]
+    if num_processes > 1:
+        python += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--standalone"]
+        python += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    program = ["-m", "prealign_cpt", until] if until else [str(LAUNCH)]
+    line = [*python, *program, str(job.recipe_path), *flags, "--borrow", str(job.run.parent)]
+    job.run.parent.mkdir(parents=True, exist_ok=True)
+    state = job.run / "run_state.json"
+    before = _written(state)
+    code = _wait(line, num_processes)
+    silent = _written(state) == before or status(job.run) == UNFINISHED
+    if code not in (0, BusyError.exit_code) and silent:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        job.run.mkdir(parents=True, exist_ok=True)
+        write_state(job.run, "failed", exit_code=70, reason=f"the run {how} before it could say why; see its output")
+    return code == 0
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _wait(line: list[str], num_processes: int) -> int:
+    """The exit code of a process; a signal to this one stops it first."""
+    threads = str(max(1, (os.cpu_count() or 1) // num_processes))
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    library = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        library.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed comparison leaves no run behind
+
+    process = subprocess.Popen(
+        line,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+    )
+    try:
+        return process.wait()
+    except signals.StoppedError:
+        process.terminate()
+        process.wait()
+        raise

@@ -1,0 +1,151 @@
+"""Words in token ids: many documents at once, by array operations.
+
+A token is, by the text that it adds, the start of a word (a space, then letters), the inside of one (letters only), or
+no part of any. A word is a run of such tokens; one that an apostrophe follows ("king's") is left out.
+
+Shapes: N tokens of all documents, D documents, W words, K words out of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+Ids = NDArray[np.int32]
+Places = NDArray[np.int64]
+Item = TypeVar("Item", bound=np.generic)
+
+OTHER, APOSTROPHE, START, INSIDE = 0, 1, 2, 3
+"""What a token is to a word: nothing; nothing, and it begins with an apostrophe; a space and letters; letters."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Token ids of documents end to end.
+
+    Args:
+        ids: int32 [N].
+        borders: int64 [D+1]; document `d` is `ids[borders[d] : borders[d + 1]]`.
+    """
+
+    ids: Ids
+    borders: Places
+
+    def __len__(self) -> int:
+        return len(self.borders) - 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """The words of documents.
+
+    Args:
+        starts: int64 [W], rising.
+        counts: int64 [D], words of each document.
+        goes_on: bool [N+1]; the token carries on the word of the token before it.
+    """
+
+    starts: Places
+    counts: Places
+    goes_on: NDArray[np.bool_]
+
+    def ends(self, starts: Places) -> Places:
+        """Ends (exclusive) of the words that begin at `starts`, int64 [K]."""
+        breaks = np.flatnonzero(~self.goes_on)
+        return breaks[np.searchsorted(breaks, starts, side="right")]
+
+
+class Words:
+    """Finds words.
+
+    Args:
+        texts: of every token id; see `token_texts`.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._kind = np.array([_kind(text) for text in texts], dtype=np.int8)
+
+    def find(self, documents: Documents) -> Found:
+        """The words of some documents; none reaches over a border."""
+        kind = self._kind.take(documents.ids)
+        inside_now = kind >= START
+        inside_before = np.empty_like(inside_now)
+        inside_before[1:] = inside_now[:-1]
+        first = documents.borders[:-1]
+        inside_before[first[first < len(kind)]] = False
+        goes_on = np.zeros(len(kind) + 1, dtype=bool)
+        np.logical_and(kind == INSIDE, inside_before, out=goes_on[:-1])
+        starts = np.flatnonzero(inside_now & ~goes_on[:-1])
+        before_apostrophe = np.flatnonzero((kind == APOSTROPHE) & inside_before)
+        starts = np.delete(starts, np.searchsorted(starts, before_apostrophe) - 1)
+        return Found(starts, np.diff(np.searchsorted(starts, documents.borders)), goes_on)
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text that each id adds after a letter: a leading space is seen in every tokenizer family."""
+    first = tokenizer.encode("a", add_special_tokens=False)
+    lead = len(tokenizer.decode(first))
+    special = set(tokenizer.all_special_ids)
+    rows = [[*first, i] for i in range(len(tokenizer))]
+    texts = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    return ["" if i in special else text[lead:] for i, text in enumerate(texts)]
+
+
+def _kind(text: str) -> int:
+    if text[:1] in ("'", "’"):
+        return APOSTROPHE
+    if text.startswith(" "):
+        return START if text[1:].isalpha() else OTHER
+    return INSIDE if text.isalpha() else OTHER
+
+
+class Splice:
+    """Replaces spans of an array by others of any length.
+
+    Args:
+        length: of the array.
+        starts, ends: int64 [K], the spans; rising, apart from each other.
+        lengths: int64 [K], of what replaces them.
+
+    Attributes:
+        at: int64 [K], where each replacement begins in the result.
+        inserted: int64 [sum of lengths], places of the replacements in the result.
+    """
+
+    def __init__(self, length: int, starts: Places, ends: Places, lengths: Places) -> None:
+        growth = lengths - (ends - starts)
+        self._starts, self._growth = starts, np.concatenate([[0], np.cumsum(growth)])
+        self.at = starts + self._growth[:-1]
+        self.inserted = ragged(self.at, lengths)
+        self._stays = np.ones(length, dtype=bool)
+        self._stays[ragged(starts, ends - starts)] = False
+        self._open = np.ones(length + int(self._growth[-1]), dtype=bool)
+        self._open[self.inserted] = False
+
+    def apply(self, old: NDArray[Item], new: NDArray[Item]) -> NDArray[Item]:
+        """`old` with `new`, the replacements end to end, in the place of the spans."""
+        result = np.empty(len(self._open), dtype=old.dtype)
+        result[self._open] = old[self._stays]
+        result[self.inserted] = new
+        return result
+
+    def marks(self, starts: Places) -> NDArray[np.uint8]:
+        """For each place of the result: 1 where a word begins (`starts` of the array), 2 where a replacement does."""
+        marks = np.zeros(len(self._stays), dtype=np.uint8)
+        marks[starts] = 1
+        marks = self.apply(marks, np.zeros(len(self.inserted), dtype=np.uint8))
+        marks[self.at] = 2
+        return marks
+
+    def moved(self, borders: Places) -> Places:
+        """Where places between spans lie in the result."""
+        return borders + self._growth[np.searchsorted(self._starts, borders)]
+
+
+def ragged(starts: Places, lengths: Places) -> Places:
+    """`starts[k], starts[k] + 1, ...`, `lengths[k]` of them for each k, end to end."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))

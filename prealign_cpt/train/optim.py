@@ -1,0 +1,166 @@
+"""The optimizer and its learning rates: AdamW in which new tokens' rows may move at a rate of their own.
+
+    recipe + step --rates--> (lr, rows_lr) --set_rates--> AdamW.step() on the shards of this rank
+
+New and old rows stand in one tensor (the embedding, and the head where it is not tied), cut by rows over the ranks.
+Each shard is therefore updated as two slices, old rows and new rows, as if they were two parameters: each with its own
+rate and its own count of updates. A rate of 0 leaves a slice and its moments bit by bit as they are.
+
+Shapes: V rows, D hidden size.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+from torch.optim.adamw import adamw
+from transformers import PreTrainedModel
+
+from prealign_cpt.errors import RecipeError
+from prealign_cpt.recipe import Train
+from prealign_cpt.train.loss import LanguageModelLoss
+
+BETAS = (0.9, 0.95)
+EPSILON = 1e-8
+LEAST = 0.1
+"""Where the schedules end, as a share of the highest rate."""
+
+
+class AdamW(torch.optim.Optimizer):
+    """AdamW with decoupled weight decay (arXiv 1711.05101, algorithm 2), a group being split at a row where it says so.
+
+    Keys of a group besides torch's own: `split` (global row; rows from there on are new; None: all are old), `rows_lr`
+    (rate of the new rows), `updates` and `rows_updates` (how often old and new rows were updated). The moments exist
+    from the start, with the layout of the parameter, so that every checkpoint holds the same tensors.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        defaults = {"lr": 0.0, "rows_lr": 0.0, "weight_decay": 0.0, "split": None, "updates": 0, "rows_updates": 0}
+        super().__init__(groups, defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {name: torch.zeros_like(p.detach()) for name in ("exp_avg", "exp_avg_sq")}
+
+    def set_rates(self, lr: float, rows_lr: float) -> None:
+        """Learning rates of the next update: of everything but the new rows, and of the new rows; 0 freezes."""
+        for group in self.param_groups:
+            group["lr"], group["rows_lr"] = lr, rows_lr
+
+    @torch.no_grad()
+    def mask_old_rows(self) -> None:
+        """Zero the gradient of old rows, so that the gradient's norm counts new rows only."""
+        for group in self.param_groups:
+            if group["split"] is not None:
+                for p in group["params"]:
+                    _local(p.grad)[: old_rows(p, group["split"])] = 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient and a rate above 0."""
+        assert closure is None
+        for group in self.param_groups:
+            old, new = [], []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                tensors = [_local(t) for t in (p, p.grad, self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"])]
+                split = len(tensors[0]) if group["split"] is None else old_rows(p, group["split"])
+                old.append([t[:split] for t in tensors])
+                new.append([t[split:] for t in tensors])
+            for slices, rate, count in ((old, "lr", "updates"), (new, "rows_lr", "rows_updates")):
+                if slices and group[rate] > 0:
+                    _update(slices, group[rate], group["weight_decay"], group[count])
+                    group[count] += 1
+
+
+def make_optimizer(module: LanguageModelLoss, recipe: Train, first_new: int | None = None) -> AdamW:
+    """AdamW; weight decay on matrices only.
+
+    Args:
+        first_new: id of the first new token; None where there are none.
+
+    Raises:
+        RecipeError: only new rows are to move at first, and there are none.
+    """
+    if first_new is None and recipe.rows_steps > 0:
+        raise RecipeError(
+            f"train.rows_steps: {recipe.rows_steps} steps in which only new tokens' rows move, and there is no new "
+            "token; set it to 0, or vocab.size above 0"
+        )
+    own = row_tables(module.model)
+    rest = [p for p in module.parameters() if all(p is not table for table in own)]
+    optimizer = AdamW(
+        [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2]},
+            {"params": own, "weight_decay": recipe.weight_decay, "split": first_new},
+        ]
+    )
+    optimizer.set_rates(recipe.lr, recipe.rows_lr or recipe.lr)
+    return optimizer
+
+
+def row_tables(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The parameters [V, D] with a row for each token: the embedding, and the head where it is not tied."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return [embedding] if head is embedding else [embedding, head]
+
+
+def rates(step: int, recipe: Train) -> tuple[float, float]:
+    """Learning rates of step 0, 1, ...: of everything but the new rows (0 before it joins), and of the new rows.
+
+    What joins after `rows_steps` has its own warm-up then, because Adam's first updates have the full size of the rate
+    whatever the gradient; both rates end together.
+    """
+    rows = (recipe.rows_lr or recipe.lr) * schedule(step, recipe)
+    if step < recipe.rows_steps:
+        return 0.0, rows
+    joined = dataclasses.replace(recipe, steps=recipe.steps - recipe.rows_steps)
+    return recipe.lr * schedule(step - recipe.rows_steps, joined), rows
+
+
+def schedule(step: int, recipe: Train) -> float:
+    """The factor of the learning rate for step 0, 1, ...: in (0, 1], a tenth at the last step.
+
+    "wsd" is warm-up, stable, decay in a line (arXiv 2404.06395, section 4); "cosine" falls right after the warm-up.
+    """
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    decay = recipe.steps - warmup if recipe.schedule == "cosine" else round(recipe.decay * recipe.steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if step < recipe.steps - decay:
+        return 1.0
+    done = (step + 1 - (recipe.steps - decay)) / decay
+    if recipe.schedule == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return 1.0 - (1.0 - LEAST) * done
+
+
+def old_rows(parameter: Tensor, split: int) -> int:
+    """How many rows of this rank's shard lie before row `split` of the whole parameter; they are its first ones."""
+    first = 0
+    if isinstance(parameter, DTensor):
+        for axis, placement in enumerate(parameter.placements):
+            if isinstance(placement, Shard):
+                assert placement.dim == 0, "FSDP2 cuts by rows"
+                each = math.ceil(len(parameter) / parameter.device_mesh.size(axis))
+                first = each * parameter.device_mesh.get_local_rank(axis)
+    return min(max(split - first, 0), len(_local(parameter)))
+
+
+def _update(slices: list[list[Tensor]], lr: float, weight_decay: float, updates: int) -> None:
+    """torch's fused AdamW, one pass over memory; `slices`: (parameter, gradient, first moment, second moment) each."""
+    parameters, gradients, first, second = (list(column) for column in zip(*slices, strict=True))
+    counts = [torch.full((), float(updates), device=p.device) for p in parameters]
+    adamw(
+        parameters, gradients, first, second, [], counts, fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1],
+        lr=lr, weight_decay=weight_decay, eps=EPSILON, maximize=False,
+    )  # fmt: skip
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,95 @@
+"""A tiny grown model for the alignment stage, and the stage over the tiny recipe."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prealign_cpt.align.stage import run_stage
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.vocab.rows import grow_rows
+from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
+
+START_ID = 0
+LEXICON = [Pair(*pair) for pair in PAIRS]
+NUM_NEW = 18
+"""So many target words become tokens; the other words keep their old pieces."""
+SENTENCES = [
+    ("The house is old.", "Das Haus ist alt."),
+    ("The water is cold.", "Das Wasser ist kalt."),
+    ("A dog sleeps near the river.", "Ein Hund schläft am Fluss."),
+    ("The king had a book.", "Der König hatte ein Buch."),
+    ("The city and the sea.", "Die Stadt und das Meer."),
+    ("", "Nichts."),
+]
+
+
+def grown_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = make_tokenizer(ENGLISH * 4)
+    tokenizer.add_tokens([f" {target}" for _, target in PAIRS[:NUM_NEW]])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def grown() -> PreTrainedTokenizerFast:
+    return grown_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def num_old(grown: PreTrainedTokenizerFast) -> int:
+    return len(grown) - NUM_NEW
+
+
+def model_for(
+    grown: PreTrainedTokenizerFast, tied: bool = True, dtype: torch.dtype = torch.float32
+) -> LlamaForCausalLM:
+    """Grown, with scattered new rows as a static start."""
+    num_old = len(grown) - NUM_NEW
+    model = make_model(num_old, tied=tied)
+    grow_rows(model, len(grown), num_old_tokens=num_old)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}.values():
+            weight[num_old:] = 0.2 * torch.randn(NUM_NEW, weight.shape[1], generator=generator)
+    return model.to(dtype)
+
+
+def weights(model: LlamaForCausalLM) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def encoded(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+NOTHING = ("--align.weight", "0", "--align.anchor_tokens", "0", "--align.target_tokens", "0")
+"""No term at all; flags behind these switch some on."""
+
+
+def recipe_with(path: Path, *flags: str) -> Recipe:
+    """The tiny recipe, with parallel text beside it; a later flag wins."""
+    for n, name in enumerate(("english", "target")):
+        side = "".join(pair[n] + "\n" for pair in SENTENCES)
+        (path.parent / f"parallel_{name}.txt").write_text(side, encoding="utf-8")
+    parallel = ("--text.parallel_english", "parallel_english.txt", "--text.parallel_target", "parallel_target.txt")
+    return load_recipe(path, [*parallel, *flags])
+
+
+@pytest.fixture
+def stage(recipe_file: Path, grown: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Any]:
+    """Run the stage on a model with some flags; what it returns and each step's figures."""
+
+    def run(
+        model: LlamaForCausalLM, *flags: str, pairs: list[Pair] = LEXICON
+    ) -> tuple[dict[str, Any], list[dict[str, float]]]:
+        figures: list[dict[str, float]] = []
+        recipe = recipe_with(recipe_file, *flags)
+        return run_stage(model, grown, tokenizer, pairs, recipe, figures.append), figures
+
+    return run

@@ -1,0 +1,51 @@
+"""Grids of tiny runs, made in this process instead of one each."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prealign_cpt import signals
+from prealign_cpt.cli import main, run_recipe
+from prealign_cpt.compare import run as module
+
+STARTED: list[list[str]] = []
+"""The command lines that the comparison started."""
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    signals._requested = None
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def in_process(line: list[str], num_processes: int) -> int:
+    """What `_wait` does, without a process of its own."""
+    STARTED.append(line)
+    return main(line[3:]) if line[1] == "-m" else run_recipe(line[2:])
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    STARTED.clear()
+    monkeypatch.setattr(module, "_wait", in_process)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # matrices this small only wait for a second thread
+    return STARTED
+
+
+@pytest.fixture
+def arms_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Write an arms file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "arms.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
