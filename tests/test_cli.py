@@ -4,10 +4,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,11 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from prealign_cpt import __version__, signals
+from prealign_cpt import __version__
 from prealign_cpt.cli import guarded, main, run_recipe
 from prealign_cpt.errors import DataError
 from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.run import ORDER, Run
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    signals._requested = None
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture

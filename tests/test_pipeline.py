@@ -7,10 +7,9 @@ import inspect
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt import signals
 from prealign_cpt.cli import main, run_recipe
 from prealign_cpt.manifest import verify
 from prealign_cpt.run import ORDER
@@ -60,16 +58,6 @@ def copy(run: Path, tmp_path: Path) -> Path:
     """A copy of it, to be used with `--out`."""
     shutil.copytree(run, tmp_path / "runs" / "tiny")
     return tmp_path / "runs" / "tiny"
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    signals._requested = None
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 def _start(recipe: Path, copy: Path, *flags: str) -> int:

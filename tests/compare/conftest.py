@@ -1,28 +1,16 @@
 """Grids of tiny runs, made in this process instead of one each."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from prealign_cpt import signals
 from prealign_cpt.cli import main, run_recipe
 from prealign_cpt.compare import run as module
 
 STARTED: list[list[str]] = []
 """The command lines that the comparison started."""
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    signals._requested = None
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 def in_process(line: list[str], num_processes: int) -> int:
