@@ -11,16 +11,13 @@ Each part is skipped when it was done before, so an interrupted demo continues w
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt import signals
+from prealign_cpt import torchrun
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.bits import windows
@@ -96,30 +93,12 @@ def _bring(recipe: Recipe) -> None:
 
 
 def _train(path: Path, flags: list[str], recipe: Recipe, num_processes: int) -> int:
-    """Every stage of one run under torchrun; the exit code that torchrun flattens comes from the run's state."""
+    """Every stage of one run; its exit code."""
     on_gpu = recipe.device != "cpu" and torch.cuda.is_available()
     ranks = num_processes or (torch.cuda.device_count() if on_gpu else 2)
-    script = Path(__file__).resolve().parent.parent / "launch" / "cpt.py"
-    if not script.is_file():
-        raise MissingInputError(f"{script}: not there; run the demo from a clone of the repository")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
-    command += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", str(script), str(path), *flags]
+    torchrun.check_script()
     say(" ".join(["torchrun", "--nproc-per-node", str(ranks), "launch/cpt.py", str(path), *flags]))
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
-    state = recipe.run / "run_state.json"
-    before = state.stat().st_mtime_ns if state.is_file() else 0
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        code = process.wait()
-    except signals.StoppedError:
-        process.terminate()
-        process.wait()
-        raise
-    if code == 0:
-        return 0
-    if not state.is_file() or state.stat().st_mtime_ns == before:
-        return 70  # the run ended before it could say anything; its message is above
-    return int(json.loads(state.read_text()).get("exit_code") or 70)
+    return torchrun.start([str(torchrun.SCRIPT)], [str(path), *flags], recipe.run, ranks)
 
 
 def _serve(recipe: Recipe) -> None:

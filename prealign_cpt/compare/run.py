@@ -7,26 +7,19 @@ Runs share finished stages that have equal inputs (`--borrow`). A finished run i
 where it stopped, one that fails is marked and the others go on.
 """
 
-import ctypes
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-from prealign_cpt import signals
+from prealign_cpt import signals, torchrun
 from prealign_cpt.compare.arms import Grid, Job, jobs, read_grid
 from prealign_cpt.compare.budget import plan
-from prealign_cpt.compare.results import FINISHED, UNFINISHED, status, write_points
+from prealign_cpt.compare.results import FINISHED, status, write_points
 from prealign_cpt.compare.table import write_table
-from prealign_cpt.errors import BusyError, MissingInputError, PrealignError, RecipeError
+from prealign_cpt.errors import PrealignError, RecipeError
 from prealign_cpt.manifest import NAME as MANIFEST
 from prealign_cpt.pipeline import check_inputs
 from prealign_cpt.recipe_file import as_toml, load_recipe
 from prealign_cpt.run import say, write_state
-
-LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "cpt.py"
 
 
 def compare(
@@ -70,8 +63,7 @@ def compare(
     all_jobs = [job for found in every.values() for job in found]
     wanted = [job for job in all_jobs if not only or job.arm.name in only]
     if not table_only:
-        if not LAUNCH.is_file():
-            raise MissingInputError(f"{LAUNCH}: not there; compare from a clone of the repository")
+        torchrun.check_script()
         for found in every.values():
             check_inputs(found[0].recipe)
         for number, job in enumerate(wanted, start=1):
@@ -127,50 +119,8 @@ def _stage_there(job: Job, name: str) -> bool:
 
 
 def _start(job: Job, flags: list[str], until: str, num_processes: int) -> bool:
-    """Run the job's recipe in processes of its own, up to a stage or ("") to the end; whether it ended well.
-
-    If it did not and could not say why, this is said for it in `run_state.json`.
-    """
-    python = [sys.executable]
-    if num_processes > 1:
-        python += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--standalone"]
-        python += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
-    program = ["-m", "prealign_cpt", until] if until else [str(LAUNCH)]
-    line = [*python, *program, str(job.recipe_path), *flags, "--borrow", str(job.run.parent)]
+    """Run the job's recipe in processes of its own, up to a stage or ("") to the end; whether it ended well."""
+    program = ["-m", "prealign_cpt", until] if until else [str(torchrun.SCRIPT)]
     job.run.parent.mkdir(parents=True, exist_ok=True)
-    state = job.run / "run_state.json"
-    before = _written(state)
-    code = _wait(line, num_processes)
-    silent = _written(state) == before or status(job.run) == UNFINISHED
-    if code not in (0, BusyError.exit_code) and silent:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        job.run.mkdir(parents=True, exist_ok=True)
-        write_state(job.run, "failed", exit_code=70, reason=f"the run {how} before it could say why; see its output")
-    return code == 0
-
-
-def _written(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.is_file() else 0
-
-
-def _wait(line: list[str], num_processes: int) -> int:
-    """The exit code of a process; a signal to this one stops it first."""
-    threads = str(max(1, (os.cpu_count() or 1) // num_processes))
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    library = ctypes.CDLL(None)
-
-    def die_with_parent() -> None:
-        library.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed comparison leaves no run behind
-
-    process = subprocess.Popen(
-        line,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=die_with_parent if sys.platform == "linux" else None,
-    )
-    try:
-        return process.wait()
-    except signals.StoppedError:
-        process.terminate()
-        process.wait()
-        raise
+    arguments = [str(job.recipe_path), *flags, "--borrow", str(job.run.parent)]
+    return torchrun.start(program, arguments, job.run, num_processes) == 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from prealign_cpt import torchrun
 from prealign_cpt.cli import main, run_recipe
-from prealign_cpt.compare import run as module
 
 STARTED: list[list[str]] = []
 """The command lines that the comparison started."""
@@ -22,7 +22,7 @@ def in_process(line: list[str], num_processes: int) -> int:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     STARTED.clear()
-    monkeypatch.setattr(module, "_wait", in_process)
+    monkeypatch.setattr(torchrun, "_wait", in_process)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # matrices this small only wait for a second thread
     return STARTED
 

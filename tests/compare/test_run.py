@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from prealign_cpt import signals
+from prealign_cpt import signals, torchrun
 from prealign_cpt.cli import main
-from prealign_cpt.compare import run as module
 from prealign_cpt.compare.budget import Plan, plan
 from prealign_cpt.data.batches import Mixture, PackedText
 from prealign_cpt.recipe_file import load_recipe
@@ -188,7 +187,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
         return in_process(line, num_processes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_wait", stopped)
+        patch.setattr(torchrun, "_wait", stopped)
         assert _compare(recipe_file, arms) == 75
     assert (runs / "tiny-subword-s0" / "eval").is_dir() and not (runs / "tiny-base-s0" / "eval").exists()
     started.clear()
@@ -208,7 +207,7 @@ def test_an_alignment_stage_that_uses_the_budget_up(
 def test_a_run_that_dies_without_a_word(
     recipe_file: Path, arms_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_wait", lambda line, num_processes: -9)
+    monkeypatch.setattr(torchrun, "_wait", lambda line, num_processes: -9)
     assert _compare(recipe_file, arms_file(ARMS)) == 1
     for row in _table(recipe_file.parent / "runs" / "compare-tiny").values():
         assert "killed by SIGKILL" in row["not_finished"]["0"]
