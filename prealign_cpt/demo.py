@@ -36,6 +36,7 @@ from prealign_cpt.serving.server import Server
 CONTROL = {
     "align.init": "subword",
     "align.shrink": "1.0",
+    "align.calibrate": "0.0",
     "align.steps": "0",
     "align.max_english_increase": "1.0",
     "codeswitch.ratio": "0.0",

@@ -95,6 +95,9 @@ class Align:
     head shrinking costs the target language its input rows."""
     match_norm: bool = False
     """Scale each new output row to the mean norm of the old ones, before it is shrunk."""
+    calibrate: float = number(0.5, least=0.0, most=1.0)
+    """How far the output rows are shifted towards the frequencies that the new tokens have in the target text; 0: not
+    at all. The base model reads 2,048 tokens of that text for it."""
     steps: int = number(least=0)
     """Steps of the training stage behind the static start; 0 leaves it out."""
     lr: float = number(2e-3, above=0.0)
@@ -170,7 +173,9 @@ class Train:
     """Sequences per optimizer step, over all ranks; the same batch at any number of ranks."""
     micro_batch: int = number(4, least=1)
     """Sequences per rank in one forward pass; the rest is gradient accumulation."""
-    lr: float = number(3e-4, above=0.0)
+    lr: float = number(2e-4, above=0.0)
+    embeddings_lr: float = number(0.0, least=0.0)
+    """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
     """Learning rate of the new tokens' rows; 0: the same as `lr`."""
     rows_steps: int = number(0, least=0)
@@ -185,8 +190,18 @@ class Train:
     weight_decay: float = number(0.1, least=0.0)
     clip: float = number(1.0, above=0.0)
     """Largest norm of the gradient."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """`adamw8bit` keeps the moments of the body's matrices in 8 bits (needs bitsandbytes); embeddings and head stay in
+    32 bits."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    checkpoint_activations: bool = False
+    checkpoint_activations: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again: nothing; all but the results of matrix products and attention; whole
+    blocks."""
+    compile: bool = False
+    """Compile each block with torch.compile; needs a C++ compiler on CPU and Triton on CUDA."""
+    replicas: int = number(1, least=1)
+    """Copies of the sharded model (hybrid sharding): a node each, for example, so that weights are gathered within a
+    node and only gradients cross nodes. Must divide the number of ranks."""
     eval_every: int = number(least=1)
     save_every: int = number(least=1)
     keep: int = number(2, least=2)

@@ -40,8 +40,9 @@ save_every = 2
 """
 
 KEYS = """
-align.anchor_tokens align.blocks align.distill_tokens align.distill_weight align.freeze_english align.init
-align.layers align.lexicon_weight align.lr align.match_norm align.max_english_increase align.pooling align.queue
+align.anchor_tokens align.blocks align.calibrate align.distill_tokens align.distill_weight align.freeze_english
+align.init align.layers align.lexicon_weight align.lr align.match_norm align.max_english_increase align.pooling
+align.queue
 align.rows align.shrink align.steps align.switch_tokens align.switch_weight align.symmetric align.target_tokens
 align.temperature align.trains align.unit align.weight align.words base.model base.start_token codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
@@ -50,8 +51,9 @@ evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language le
 lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
-train.decay train.eval_every train.keep train.lr train.micro_batch train.precision train.rows_lr train.rows_steps
-train.save_every train.schedule train.sequences train.steps train.warmup train.weight_decay vocab.size vocab.tokenizer
+train.compile train.decay train.embeddings_lr train.eval_every train.keep train.lr train.micro_batch train.optimizer
+train.precision train.replicas train.rows_lr train.rows_steps train.save_every train.schedule train.sequences
+train.steps train.warmup train.weight_decay vocab.size vocab.tokenizer
 """
 
 
@@ -81,7 +83,7 @@ def test_a_new_flag_is_a_decision():
 def test_every_section_is_read(file: Path):
     recipe = load_recipe(file)
     assert (recipe.name, recipe.seed, recipe.text.target) == ("tiny", 0, ("de.txt",))
-    assert recipe.train.lr == 3e-4 and recipe.codeswitch.labels == "input_only"
+    assert recipe.train.lr == 2e-4 and recipe.codeswitch.labels == "input_only"
     assert recipe.run == Path("runs/tiny")
 
 
@@ -96,7 +98,8 @@ def test_every_section_is_read(file: Path):
         ("steps = 3", "steps = true", ["align.steps", "a whole number", "bool"]),
         ("steps = 3", "steps = 3\nlr = true", ["align.lr", "a number", "bool"]),
         ("steps = 3", "steps = 3\nlr = nan", ["align.lr", "nan"]),
-        ("sequences = 4", "sequences = 4\ncheckpoint_activations = 1", ["checkpoint_activations", "true or false"]),
+        ("sequences = 4", "sequences = 4\ncompile = 1", ["train.compile", "true or false"]),
+        ("sequences = 4", "sequences = 4\ncheckpoint_activations = true", ["checkpoint_activations", "'selective'"]),
         ("size = 10", "size = -1", ["vocab.size", "-1", "at least 0"]),
         ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
         ("steps = 3", "steps = 3\nlr = 0", ["align.lr", "above 0"]),

@@ -1,6 +1,6 @@
 """The alignment stage: base model and grown tokenizer in, a model with aligned new rows out.
 
-base ─► rows grown ─► static rows ─► training stage ─► Hugging Face folder, report.json, rows.tsv
+base ─► rows grown ─► static rows, calibrated ─► training stage ─► Hugging Face folder, report.json, rows.tsv
 scores:  base   mean        static              aligned        (English bits per byte gate at the end)
 """
 
@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.init import TextStatistics, old_tables, static_rows, write_rows
+from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import check_stage, run_stage
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import NumericError
-from prealign_cpt.evaluate.scores import score_all, score_texts
+from prealign_cpt.evaluate.scores import score_all, score_texts, start_token_id
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
@@ -82,6 +82,17 @@ def build_align(
     rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, train, *tables, statistics, rows_file)
     write_rows(model, new_ids, rows)
+    calibration: dict[str, Any] = {"target_bytes": 0, "tokens_forward": 0}
+    if new_ids and recipe.align.calibrate:
+        calibration = calibrate(
+            model,
+            base_tokenizer,
+            tokenizer,
+            statistics.target_text,
+            recipe.align.calibrate,
+            start_token_id(tokenizer, recipe),
+            recipe.seed,
+        )
     if new_ids:
         score_arm("mean" if recipe.align.init == "mean" else "static", tokenizer)
     curve: list[dict[str, float]] = []
@@ -93,6 +104,7 @@ def build_align(
     report = {
         "new_tokens": len(new_ids),
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
+        "calibration": calibration,
         "arms": arms,
         "contrast": curve,
         "contrast_stage": done,

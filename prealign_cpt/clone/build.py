@@ -220,6 +220,7 @@ tokenizer = "tokenizer"
 
 [align]
 steps = 60
+calibrate = 0.0  # rows of the oracle must stay what they are
 max_english_increase = 1.0  # perfect rows, too, take half of the probability from English
 
 [data]

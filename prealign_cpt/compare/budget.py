@@ -5,7 +5,7 @@
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
 Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all arms), the
-static start of the rows, which runs no model, and scoring. A backward pass counts in full also where only some rows
+static start of the rows but for its calibration, and scoring. A backward pass counts in full also where only some rows
 move, so the alignment stage is rather over- than undercounted.
 """
 
@@ -146,6 +146,8 @@ def matmul_parameters(folder: Path) -> int:
 def alignment_cost(run: Path, parameters: int) -> tuple[int, float]:
     """Bytes of target text and floating-point operations of the alignment stage, from its report."""
     report: dict[str, Any] = json.loads((run / "align" / "report.json").read_text(encoding="utf-8"))
-    done = report["contrast_stage"]
-    forward, backward = done.get("tokens_forward", 0), done.get("tokens_backward", 0)
-    return int(done.get("target_bytes", 0)), parameters * (2.0 * forward + 6.0 * backward)
+    parts = report["contrast_stage"], report.get("calibration", {})
+    target, forward, backward = (
+        sum(part.get(name, 0) for part in parts) for name in ("target_bytes", "tokens_forward", "tokens_backward")
+    )
+    return int(target), parameters * (2.0 * forward + 6.0 * backward)

@@ -66,7 +66,7 @@ def test_the_whole_stage(align: Any, base_folder: Path):
 
 
 def test_plain_rows_and_no_arms(align: Any):
-    out = align("--align.init", "mean", "--align.steps", "0", "--evaluate.arms", "false", "--align.shrink", "1.0")
+    out = align("--align.init", "mean", "--align.calibrate", "0", "--align.steps", "0", "--evaluate.arms", "false")
     found = report(out)
     assert found["rows"] == {"mean": NUM_NEW} and found["arms"] == {} and found["contrast"] == []
     table = AutoModelForCausalLM.from_pretrained(out).get_input_embeddings().weight

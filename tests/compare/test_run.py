@@ -27,17 +27,17 @@ target_bytes = 2400
 [[arm]]
 name = "base"
 vocab.size = 0
-align.steps = 0
+align = { steps = 0, calibrate = 0.0 }
 [[arm]]
 name = "subword"
 switching = false
-align = { init = "subword", steps = 0 }
+align = { init = "subword", steps = 0, calibrate = 0.0 }
 codeswitch.ratio = 0.0
 """
 ALIGNED = """
 [[arm]]
 name = "aligned"
-align = { init = "subword", steps = 3, target_tokens = 128 }
+align = { init = "subword", steps = 3, calibrate = 0.0, target_tokens = 128 }
 """
 BROKEN = """
 [[arm]]

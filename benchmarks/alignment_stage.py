@@ -1,0 +1,87 @@
+"""The alignment stage by itself, on validation text, without the training that follows.
+
+    prealign vocab RECIPE; python benchmarks/alignment_stage.py RECIPE --arms FILE [--only A,B] [--KEY VALUE ...]
+
+For each arm of an arms file (as for `prealign compare`; one seed): bits per byte of both languages with the static
+rows, after their calibration and after the training stage, the losses along the way, word retrieval, target text read,
+and time. Prints one JSON object an arm. What an arm says of training and switching is ignored.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
+from prealign_cpt.align.stage import run_stage
+from prealign_cpt.compare.arms import jobs, read_grid
+from prealign_cpt.data.codeswitch import token_texts
+from prealign_cpt.data.text import read_documents
+from prealign_cpt.evaluate.retrieval import word_retrieval
+from prealign_cpt.evaluate.scores import score_texts, start_token_id
+from prealign_cpt.fetch import resolve_base
+from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.vocab.rows import grow_rows
+
+
+def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """One arm; `run` holds the lexicon and the grown tokenizer."""
+    base = resolve_base(recipe.base.model)
+    old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(run / "vocab")
+    train, heldout = (read_pairs(run / "lexicon" / f"{name}.tsv") for name in ("clean", "heldout"))
+    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
+    grow_rows(model, len(new), len(old))
+    statistics = TextStatistics(
+        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
+        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        recipe.seed,
+    )
+    started = time.process_time()
+    texts, tables = token_texts(new)[len(old) :], old_tables(model, len(old))
+    rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
+    rows = static_rows(recipe.align, texts, old, new, train, *tables, statistics, rows_file)
+    write_rows(model, list(range(len(old), len(new))), rows)
+    static_seconds = time.process_time() - started
+    scores = [score_texts(model, new, recipe, ("valid",))["valid"]]
+    start = start_token_id(new, recipe)
+    read = calibrate(model, old, new, statistics.target_text, recipe.align.calibrate, start, recipe.seed)
+    scores.append(score_texts(model, new, recipe, ("valid",))["valid"])
+    curve: list[dict[str, float]] = []
+    started = time.process_time()
+    done = run_stage(model, new, old, train, recipe, curve.append) if recipe.align.steps else {}
+    seconds = time.process_time() - started
+    scores.append(score_texts(model, new, recipe, ("valid",))["valid"])
+    found = word_retrieval(model, new, train, heldout, start, recipe.seed)
+    return {
+        "target_bpb": [score["target_bpb"] for score in scores],
+        "english_bpb": [score["english_bpb"] for score in scores],
+        "p1_heldout": found.p1 if found else None,
+        "p1_seen": found.seen_p1 if found else None,
+        "target_bytes": read["target_bytes"] + done.get("target_bytes", 0),
+        "cpu_s": [round(static_seconds, 1), round(seconds, 1)],
+        "losses": [{k: round(v, 3) for k, v in row.items()} for row in curve[:: max(1, len(curve) // 4)]],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--arms", type=Path, required=True)
+    parser.add_argument("--only", default="")
+    options, flags = parser.parse_known_args()
+    run = load_recipe(options.recipe, flags).run
+    grid = read_grid(options.arms)
+    for job in jobs(grid, options.recipe, flags):
+        if job.recipe.seed == grid.seeds[0] and (not options.only or job.arm.name in options.only.split(",")):
+            print(json.dumps({"arm": job.arm.name, **measure(job.recipe, run)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

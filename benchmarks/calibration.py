@@ -1,0 +1,49 @@
+"""How far output rows should be calibrated: `python benchmarks/calibration.py RECIPE [--KEY VALUE ...]`.
+
+After `prealign vocab RECIPE`. From the static rows of the recipe: bits per byte of validation text for some strengths.
+Prints one JSON object a line.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
+from prealign_cpt.data.codeswitch import token_texts
+from prealign_cpt.data.text import read_documents
+from prealign_cpt.evaluate.scores import score_texts, start_token_id
+from prealign_cpt.fetch import resolve_base
+from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.vocab.rows import grow_rows
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def main(recipe_path: str, *flags: str) -> None:
+    recipe = load_recipe(Path(recipe_path), list(flags))
+    base = resolve_base(recipe.base.model)
+    old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(recipe.run / "vocab")
+    pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).eval()
+    grow_rows(model, len(new), len(old))
+    texts, tables = token_texts(new)[len(old) :], old_tables(model, len(old))
+    statistics = TextStatistics(
+        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
+        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        recipe.seed,
+    )
+    rows = static_rows(recipe.align, texts, old, new, pairs, *tables, statistics)
+    start = start_token_id(new, recipe)
+    for strength in STRENGTHS:
+        write_rows(model, list(range(len(old), len(new))), rows)
+        done = calibrate(model, old, new, statistics.target_text, strength, start, recipe.seed)
+        score = score_texts(model, new, recipe, ("valid",))["valid"]
+        print(json.dumps({"init": recipe.align.init, "strength": strength, **score, **done}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
