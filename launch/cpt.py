@@ -1,6 +1,7 @@
 """Continual pretraining, every stage of it: `torchrun --nproc-per-node N launch/cpt.py RECIPE.toml [--key value ...]`.
 
-Flags are keys of the recipe, such as `--train.steps 100`; `--redo STAGE` throws away a stage and those behind it.
+Flags are keys of the recipe, such as `--train.steps 100`; `--redo STAGE` throws away a stage and those behind it,
+`--accept train.steps` goes on although that key has changed (docs/reliability.md).
 Without torchrun it runs as one process.
 """
 

@@ -5,18 +5,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 from prealign_cpt import __version__, signals
 from prealign_cpt.errors import PrealignError, RecipeError
+from prealign_cpt.serving import arguments as arguments_of_serving
 
 STAGES = {
     "vocab": "grow the tokenizer (and the lexicon before it)",
     "align": "give the new tokens' rows their meaning",
     "data": "pack the training text",
     "export": "make the Hugging Face folder",
-    "eval": "score the exported model",
 }
 """Commands that run a recipe up to a stage; training itself is `torchrun launch/cpt.py`."""
 
@@ -102,23 +101,22 @@ def _run(arguments: list[str]) -> int:
         add.add_argument("recipe", type=Path)
         add.set_defaults(work=_stage, takes_flags=True)
 
-    add = commands.add_parser("serve", help="serve an exported model with vLLM on this machine")
-    add.add_argument("model", type=Path, help="a run folder or a Hugging Face folder")
-    add.add_argument("--port", type=int, default=8000)
-    add.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    add.add_argument("--max-model-len", type=int, default=512)
-    add.set_defaults(work=_serve)
+    add = commands.add_parser("eval", help="measure models on local files, or run a recipe up to eval", add_help=False)
+    add.set_defaults(work=_eval, takes_flags=True)
+
+    add = commands.add_parser("serve", help="serve an exported model with vLLM")
+    arguments_of_serving.add_serve(add)
+    add.set_defaults(work=arguments_of_serving.run_serve)
 
     add = commands.add_parser("check", help="is the served model the exported one?")
-    add.add_argument("url", help="such as http://127.0.0.1:8000/v1")
-    add.add_argument("--model", type=Path, required=True, help="the exported folder, or its run folder")
-    add.add_argument("--start-token", required=True)
-    add.add_argument("texts", nargs="+", type=Path, help="files with text to compare on")
-    add.set_defaults(work=_check)
+    arguments_of_serving.add_check(add)
+    add.set_defaults(work=arguments_of_serving.run_check)
 
-    add = commands.add_parser("report", help="one table and one page about a run")
-    add.add_argument("run", type=Path)
+    add = commands.add_parser("report", help="tables and one page about runs")
+    add.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     add.add_argument("--control", type=Path, help="the run folder of the control")
+    add.add_argument("--eval", type=Path, dest="evaluation", help="folder of `prealign eval`; else RUN/evaluation")
+    add.add_argument("--out", type=Path, help="folder to write to; RUN/report for one run, else ./report")
     add.set_defaults(work=_report)
 
     add = commands.add_parser("verify", help="is everything in a run folder as it was written?")
@@ -143,9 +141,11 @@ def _recipe_command(arguments: list[str], until: str) -> int:
     flags = list(arguments[1:])
     redo = _taken_out(flags, "--redo", "name a stage")
     borrow = _taken_out(flags, "--borrow", "name a folder of runs")
+    accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
     if borrow is not None and not Path(borrow).is_dir():
         raise RecipeError(f"--borrow: {borrow} is no folder; name the one that holds the runs")
-    run_all(load_recipe(Path(arguments[0]), flags), redo, until, Path(borrow) if borrow else None)
+    recipe = load_recipe(Path(arguments[0]), flags)
+    run_all(recipe, redo, until, Path(borrow) if borrow else None, tuple(accept.split(",")) if accept else ())
     return 0
 
 
@@ -163,6 +163,16 @@ def _taken_out(flags: list[str], name: str, remedy: str) -> str | None:
 
 def _stage(options: argparse.Namespace) -> int:
     return _recipe_command([str(options.recipe), *options.flags], options.command)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    if options.flags and options.flags[0].endswith(".toml"):
+        return _recipe_command(options.flags, "eval")
+    # Libraries read these once, when they are imported: an evaluation downloads nothing.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    from prealign_cpt.evaluate.command import main as evaluate
+
+    return evaluate(options.flags)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -213,49 +223,17 @@ def _clone(options: argparse.Namespace) -> None:
     print(json.dumps(build_clone(options.base, options.texts, options.out, knobs)))
 
 
-def _model_folder(path: Path) -> Path:
-    return path / "export" if (path / "export").is_dir() else path
-
-
-def _serve(options: argparse.Namespace) -> int:
-    from prealign_cpt.serving.server import serve
-
-    return serve(
-        _model_folder(options.model),
-        port=options.port,
-        device=options.device,
-        max_model_len=options.max_model_len,
-    )
-
-
-def _check(options: argparse.Namespace) -> None:
-    import json
-
-    from prealign_cpt.data.text import read_documents
-    from prealign_cpt.serving.parity import check_parity
-
-    texts = list(islice(read_documents(options.texts), 8))
-    print(json.dumps(check_parity(options.url, _model_folder(options.model), texts, options.start_token)))
-
-
 def _report(options: argparse.Namespace) -> None:
     from prealign_cpt.report import write_report
 
-    print(write_report(options.run, options.control))
+    run, *others = options.runs
+    print(write_report(run, options.control, others, options.evaluation, options.out))
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from prealign_cpt.manifest import NAME, verify
+    from prealign_cpt.verify import inspect
 
-    damaged = 0
-    folders = sorted(path.parent for path in options.run.rglob(NAME))
-    if not folders:
-        raise RecipeError(f"{options.run}: holds no finished stage; name a run folder")
-    for folder in folders:
-        try:
-            files = verify(folder)["files"]
-            print(f"{folder}: sound, {len(files)} files")
-        except PrealignError as error:
-            damaged += 1
-            print(f"{folder}: DAMAGED: {error}")
-    return 65 if damaged else 0
+    findings = inspect(options.run)
+    for finding in findings:
+        print(finding)
+    return 65 if any(finding.damaged for finding in findings) else 0

@@ -16,16 +16,21 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prealign_cpt.errors import DataError, StorageError
+from prealign_cpt.faults import fault
 
-FORMAT = 1
-"""Version of the manifest. A reader refuses a version it does not know."""
+FORMAT = 2
+"""Version of the manifest. A reader refuses a version it does not know; it knows 1, which had no `digest`."""
 
 NAME = "MANIFEST.json"
+
+THREADS = min(8, os.cpu_count() or 1)
+"""Files that are hashed at once; hashing holds no lock of the interpreter."""
 
 
 def sha256(path: Path) -> str:
@@ -51,6 +56,7 @@ def atomic_write(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        fault("write")
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -67,13 +73,15 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 @contextmanager
-def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
+def new_folder(target: Path, about: dict[str, Any], files: dict[str, Any] | None = None) -> Iterator[Path]:
     """Yield a folder to fill; publish it as `target` when the block ends without an error.
 
     Args:
         target: must not exist; its parent must.
         about: JSON-serialisable facts for the manifest (inputs, recipe, versions). The caller may add to it inside the
             block; it is read when the block ends.
+        files: `hashed` of files that others wrote and flushed to disk; read when the block ends. The rest is hashed
+            and flushed here.
 
     Raises:
         StorageError: `target` exists, or writing failed. Nothing is left at `target`.
@@ -86,17 +94,13 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in files:
+        known = files or {}
+        own = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)) not in known]
+        for path in own:
             _sync_file(path)
-        content = {
-            "format": FORMAT,
-            "about": about,
-            "files": {
-                str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-            },
-        }
-        atomic_write(folder / NAME, json.dumps(content, indent=1, ensure_ascii=False))
+        listed = dict(sorted((known | hashed(folder, own)).items()))
+        atomic_write(folder / NAME, _text({"format": FORMAT, "about": about, "files": listed}))
+        fault("publish")
         os.rename(folder, target)
         _sync_folder(target.parent)
     except BaseException as error:
@@ -109,23 +113,38 @@ def new_folder(target: Path, about: dict[str, Any]) -> Iterator[Path]:
         raise
 
 
+def hashed(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
+    """Name below the folder to `bytes` and `sha256`, of files in it."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        hashes = pool.map(sha256, paths)
+        return {
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": value}
+            for path, value in zip(paths, hashes, strict=True)
+        }
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a published folder.
+    """The manifest of a published folder, itself as it was written.
 
     Raises:
-        DataError: it is missing, not JSON, or of a format this version does not know.
+        DataError: it is missing or damaged, or of a format this version does not know.
     """
     path = folder / NAME
+    damaged = f"{path}: missing or damaged manifest; remove {folder} and run the stage again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
         version = content["format"]
-        complete = version != FORMAT or (isinstance(content["about"], dict) and isinstance(content["files"], dict))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: missing or damaged manifest; remove {folder} and run the stage again") from error
-    if not complete:
-        raise DataError(f"{path}: damaged manifest; remove {folder} and run the stage again")
-    if version != FORMAT:
-        raise DataError(f"{path}: format {version} is unknown, this version reads {FORMAT}; use a matching release")
+        raise DataError(damaged) from error
+    if version not in (1, FORMAT):
+        raise DataError(f"{path}: format {version} is unknown, this version reads 1 and {FORMAT}; use a later release")
+    if not (isinstance(content.get("about"), dict) and isinstance(content.get("files"), dict)):
+        raise DataError(damaged)
+    if version == FORMAT and text != _text({key: content[key] for key in ("format", "about", "files")}):
+        raise DataError(damaged)
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content["files"]):
+        raise DataError(f"{path}: names a file outside of {folder}; do not use this folder")
     return dict(content)
 
 
@@ -140,13 +159,28 @@ def verify(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path}: missing although the manifest lists it; remove {folder} and run the stage again")
-        size = path.stat().st_size
-        if size != expected["bytes"] or sha256(path) != expected["sha256"]:
+        if path.stat().st_size != expected.get("bytes"):
             raise DataError(
-                f"{path}: damaged ({size} bytes, {expected['bytes']} expected, or other content); "
+                f"{path}: damaged ({path.stat().st_size} bytes, {expected.get('bytes')} expected); "
                 f"remove {folder} and run the stage again"
             )
+    found = hashed(folder, [folder / name for name in manifest["files"]])
+    for name, expected in manifest["files"].items():
+        if found[name]["sha256"] != expected.get("sha256"):
+            raise DataError(f"{folder / name}: damaged (other content); remove {folder} and run the stage again")
     return manifest
+
+
+def extra_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Files in a published folder that its manifest does not list."""
+    there = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in there if name != NAME and name not in manifest["files"])
+
+
+def _text(content: dict[str, Any]) -> str:
+    """A manifest as it is written: with a digest of the rest, so that not one byte of it can change unnoticed."""
+    content = json.loads(json.dumps(content))  # as a reader will see it: keys are strings, tuples are lists
+    return json.dumps(content | {"digest": digest(content)}, indent=1, ensure_ascii=False)
 
 
 def _is_about(error: OSError, folder: Path, target: Path) -> bool:

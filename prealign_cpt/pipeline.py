@@ -9,6 +9,7 @@ Another key calls them to the training stage of the alignment, after which they 
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +20,43 @@ from prealign_cpt import signals
 from prealign_cpt.align.build import INVITATION, build_align, join_align
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError
+from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError, StorageError
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, start_token_id
 from prealign_cpt.export import build_export
 from prealign_cpt.fetch.base import check_base, resolve_base
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
-from prealign_cpt.manifest import atomic_write, digest, sha256, verify
+from prealign_cpt.manifest import atomic_write, sha256, verify
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_dict
-from prealign_cpt.run import ORDER, Run, file_digests, folder_digest, say
+from prealign_cpt.run import ORDER, Run, changes, file_digests, folder_digest, say
 from prealign_cpt.train.checkpoint import latest
+from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
 from prealign_cpt.train.shard import World, choose_device, load_whole, process_group, sharded
 from prealign_cpt.vocab.build import build_vocab
 
 
-def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1], borrow: Path | None = None) -> None:
+def run_all(
+    recipe: Recipe,
+    redo: str | None = None,
+    until: str = ORDER[-1],
+    borrow: Path | None = None,
+    accept: tuple[str, ...] = (),
+) -> None:
     """Run the stages up to `until` on the ranks that torchrun started, or on one.
 
     The run's state, with the exit code that torchrun flattens to 1, is in `run_state.json`.
+
+    Args:
+        redo, borrow, accept: see `Run`.
     """
     device = choose_device(recipe.device)
     with process_group(device) as world:
         run: Run | None = None
         try:
+            _agree(recipe, world)
             if world.rank == 0:
-                run = Run(recipe, redo, borrow)
+                run = Run(recipe, redo, borrow, accept)
                 run.state("running")
                 with _all_cores(device):
                     prepare(run, world, min(until, "data", key=ORDER.index))
@@ -52,19 +64,25 @@ def run_all(recipe: Recipe, redo: str | None = None, until: str = ORDER[-1], bor
             else:
                 _follow(recipe, world)
             if ORDER.index(until) >= ORDER.index("cpt"):
-                train_stage(recipe, world)
+                train_stage(recipe, world, accept)
             if run is not None:
                 run.describe()
                 with _all_cores(device):
                     finish(run, device, until)
                 run.state("finished", exit_code=0)
         except BaseException as error:
-            if world.rank == 0:
-                world.store.set("prepared", "no")
+            signals.ignore()  # torchrun signals the ranks that are left when one has ended
+            cause = first_failure(error, world)
             if run is not None:
-                stopped = isinstance(error, signals.StoppedError)
-                code = error.exit_code if isinstance(error, PrealignError) else 70
-                run.state("stopped" if stopped else "failed", exit_code=code, reason=str(error))
+                stopped = isinstance(cause, signals.StoppedError)
+                code = cause.exit_code if isinstance(cause, PrealignError) else 70
+                with suppress(StorageError):  # the error itself matters more
+                    run.state("stopped" if stopped else "failed", exit_code=code, reason=str(cause))
+            if world.rank == 0:
+                with suppress(RuntimeError):  # the launcher is gone, and the store with it
+                    world.store.set("prepared", "no")
+            if cause is not error:
+                raise cause from error
             raise
         finally:
             if run is not None:
@@ -79,7 +97,7 @@ def prepare(run: Run, world: World, until: str) -> None:
     lexicon_path = recipe.path(recipe.lexicon.path)
     lexicon = run.stage(
         "lexicon",
-        {"file": sha256(lexicon_path), "recipe": digest([as_dict(recipe.lexicon), recipe.seed])},
+        {"file": sha256(lexicon_path)} | _values(recipe, "lexicon", "seed"),
         lambda out: _fill_lexicon(recipe, lexicon_path, out),
     )
     if until == "lexicon":
@@ -87,8 +105,7 @@ def prepare(run: Run, world: World, until: str) -> None:
     base_digest = _base_digest(base)
     vocab = run.stage(
         "vocab",
-        {"base": base_digest, "texts": file_digests(texts), "recipe": digest(as_dict(recipe.vocab))}
-        | _given_tokenizer(recipe),
+        {"base": base_digest, "texts": file_digests(texts)} | _values(recipe, "vocab") | _given_tokenizer(recipe),
         lambda out: build_vocab(recipe, base, out),
     )
     if until == "vocab":
@@ -102,11 +119,8 @@ def prepare(run: Run, world: World, until: str) -> None:
             "vocab": folder_digest(vocab),
             "texts": file_digests(texts + evaluation_files(recipe) + question_files(recipe) + _parallel_files(recipe)),
             "rows": file_digests(_rows_files(recipe)),
-            "recipe": digest(
-                [as_dict(s) for s in (recipe.base, recipe.align, recipe.evaluate)]
-                + [recipe.seed, recipe.train.precision, recipe.data.mixed_tokenization]
-            ),
-        },
+        }
+        | _values(recipe, "base", "align", "evaluate", "seed", "train.precision", "data.mixed_tokenization"),
         lambda out: build_align(recipe, base, vocab, pairs, heldout, world.device, out, world),
     )
     if until == "align":
@@ -117,20 +131,19 @@ def prepare(run: Run, world: World, until: str) -> None:
             "tokenizer": sha256(align / "tokenizer.json"),
             "lexicon": folder_digest(lexicon),
             "texts": file_digests(texts),
-            "recipe": digest([as_dict(recipe.data), as_dict(recipe.codeswitch), recipe.base.start_token, recipe.seed]),
-            "sequences": recipe.train.steps * recipe.train.sequences,
-        },
+        }
+        | _values(recipe, "data", "codeswitch", "base.start_token", "seed", "train.steps", "train.sequences"),
         lambda out: build_data(recipe, base, align, pairs, out),
     )
 
 
-def train_stage(recipe: Recipe, world: World) -> None:
+def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> None:
     """Continual pretraining on all ranks; skipped if it is finished."""
     folder = recipe.run / "cpt"
     inputs = {
         "align": folder_digest(recipe.run / "align"),
         "data": folder_digest(recipe.run / "data"),
-        "recipe": digest([_decisive(recipe), recipe.seed]),
+        **_decisive(recipe),
     }
     summary = folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["inputs"] == inputs:
@@ -143,12 +156,13 @@ def train_stage(recipe: Recipe, world: World) -> None:
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"cpt: {recipe.train.steps} steps on {world.size} rank(s), {world.device.type}, {recipe.train.precision}")
-    module = sharded(recipe.run / "align", world, recipe.train.precision, recipe.train.checkpoint_activations)
+    own = recipe.train
+    module = sharded(recipe.run / "align", world, own.precision, own.checkpoint_activations, own.compile, own.replicas)
     module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
     start = start_token_id(tokenizer, recipe)
     new_tokens = json.loads((recipe.run / "vocab" / "report.json").read_text())["new_tokens"]
     first_new = len(tokenizer) - new_tokens if new_tokens else None
-    result = train(module, mixture, valid, recipe.train, start, folder, inputs, world, first_new)
+    result = train(module, mixture, valid, recipe.train, start, folder, inputs, world, first_new, accept)
     if world.rank == 0:
         atomic_write(folder / "summary.json", json.dumps({**result, "inputs": inputs}, indent=1))
         say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
@@ -175,8 +189,8 @@ def finish(run: Run, device: torch.device, until: str) -> None:
         {
             "model": folder_digest(export),
             "texts": file_digests(evaluation_files(recipe) + question_files(recipe)),
-            "recipe": digest([as_dict(recipe.evaluate), recipe.base.start_token, recipe.seed]),
-        },
+        }
+        | _values(recipe, "evaluate", "base.start_token", "seed"),
         lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),
     )
 
@@ -259,13 +273,36 @@ def _base_digest(base: Path) -> dict[str, str]:
 
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """What of the training section decides the weights; the rest may change between starts."""
-    free = {"eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations"}
-    own = {key: value for key, value in as_dict(recipe.train).items() if key not in free}
-    return own | {
-        "share": recipe.data.english_share,
-        "codeswitch": as_dict(recipe.codeswitch),
-        "start_token": recipe.base.start_token,
-    }
+    free = {"eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas"}
+    values = _values(recipe, "train", "data.english_share", "codeswitch", "base.start_token", "seed")
+    return {key: value for key, value in values.items() if key.removeprefix("train.") not in free}
+
+
+def _values(recipe: Recipe, *names: str) -> dict[str, Any]:
+    """Values of the recipe by their dotted keys; a name is a section or a single key."""
+    found: dict[str, Any] = {}
+    for name in names:
+        section, _, key = name.partition(".")
+        value = as_dict(recipe)[section]
+        if key:
+            found[name] = value[key]
+        else:
+            found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
+def _agree(recipe: Recipe, world: World) -> None:
+    """Compare the recipe with that of rank 0, whose file may be another on another node.
+
+    Raises:
+        RecipeError: they differ; the keys are named.
+    """
+    text = json.dumps(as_dict(recipe))
+    if world.rank == 0:
+        world.store.set("recipe", text)
+    elif (first := world.store.get("recipe").decode()) != text:
+        told = ", ".join(changes(json.loads(first), json.loads(text)))
+        raise RecipeError(f"the recipe here is not that of rank 0 ({told}); give every node the same file and flags")
 
 
 class _all_cores:  # noqa: N801

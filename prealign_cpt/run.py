@@ -6,9 +6,11 @@ A stage's folder appears complete or not at all (manifest.py). Its manifest hold
 inputs are the same is skipped, one whose inputs changed stops the run and says which.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -21,6 +23,7 @@ from typing import Any
 
 from prealign_cpt import __version__, signals
 from prealign_cpt.errors import BusyError, DataError, RecipeError, StorageError
+from prealign_cpt.faults import fault
 from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_toml
@@ -29,24 +32,37 @@ ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
 """The stages' folders, in the order of the flow. Redoing one redoes those behind it."""
 
 
+ACCEPTABLE = ("train.steps", "train.warmup", "train.decay")
+"""Recipe keys that a started run may change with --accept, if the steps done so far would have been the same."""
+
+_NONE = object()
+
+
 class Run:
     """A run folder that this process alone may change.
 
     Args:
         redo: throw away this stage and those behind it.
         borrow: a folder of runs; a stage that one of them has made from equal inputs is taken from there.
+        accept: recipe keys of `ACCEPTABLE` that may differ from those a stage was made from.
 
     Raises:
         BusyError: another process holds the folder.
-        StorageError: the folder cannot be made, or is not one of ours.
+        StorageError: the folder cannot be made, locked, or is not one of ours.
     """
 
-    def __init__(self, recipe: Recipe, redo: str | None = None, borrow: Path | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, redo: str | None = None, borrow: Path | None = None, accept: tuple[str, ...] = ()
+    ) -> None:
         self.recipe = recipe
         self.folder = recipe.run
+        self.accept = accept
         self._lenders = sorted(path for path in borrow.iterdir() if path.is_dir()) if borrow else []
         if redo is not None and redo not in ORDER:
             raise RecipeError(f"--redo: {redo!r} is not a stage; the stages are {', '.join(ORDER)}")
+        wrong = sorted(set(accept) - set(ACCEPTABLE))
+        if wrong:
+            raise RecipeError(f"--accept: {', '.join(wrong)} may not change; {', '.join(ACCEPTABLE)} may")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "run.lock").open("a+")
@@ -55,6 +71,11 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StorageError(
+                    f"{self.folder}: this file system has no locks ({error.strerror}), so two runs could spoil each "
+                    "other; choose an `out` elsewhere"
+                ) from error
             self._lock.seek(0)
             raise BusyError(
                 f"{self.folder}: another run works in this folder ({self._lock.read().strip() or 'unknown'}); "
@@ -63,6 +84,12 @@ class Run:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
+        for name in ORDER:
+            if (self.folder / name).is_symlink():
+                raise StorageError(
+                    f"{self.folder / name}: is a link, and a run writes and removes only below its own folder; replace "
+                    "it by what it points to, or let `out` name the other place"
+                )
         if redo is not None:
             self._remove_from(redo)
         if redo is not None or not (self.folder / "recipe.toml").exists():
@@ -90,7 +117,7 @@ class Run:
         target = self.folder / name
         if target.exists():
             made_from = read_manifest(target)["about"]["inputs"]
-            changed = sorted(k for k in made_from.keys() | inputs.keys() if made_from.get(k) != inputs.get(k))
+            changed = changes(made_from, inputs, self.accept)
             if changed:
                 raise RecipeError(
                     f"{target}: was made from other inputs ({', '.join(changed)}); start again with --redo {name}, "
@@ -108,6 +135,7 @@ class Run:
         about: dict[str, Any] = {"stage": name, "inputs": inputs, "version": __version__}
         clock = StageClock()
         with new_folder(target, about) as folder:
+            fault(f"stage.{name}")
             fill(folder)
             about.update(clock.figures())
         say(f"{name}: done in {about['seconds']:.0f} s, peak {about['peak_mb']:.0f} MB")
@@ -130,6 +158,28 @@ class Run:
             if name == "cpt":
                 (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             say(f"{name}: removed, will be done again")
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], accept: tuple[str, ...] = ()) -> list[str]:
+    """`key: old value -> new value` of all inputs that differ, but for those to accept; digests are cut short."""
+    old, new = _flat(old), _flat(new)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _NONE) != new.get(key, _NONE))
+    return [f"{key}: {_short(old, key)} -> {_short(new, key)}" for key in keys if key not in accept]
+
+
+def _flat(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs that are dictionaries, such as the digests of many files, by their own keys."""
+    flat: dict[str, Any] = {}
+    for key, value in inputs.items():
+        flat |= {f"{key}[{k}]": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _short(inputs: dict[str, Any], key: str) -> str:
+    if key not in inputs:
+        return "none"
+    text = json.dumps(inputs[key], ensure_ascii=False)
+    return text[1:9] if re.fullmatch(r'"[0-9a-f]{64}"', text) else text
 
 
 def _lends(stage: Path, inputs: dict[str, Any]) -> bool:

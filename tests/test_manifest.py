@@ -76,7 +76,7 @@ def test_a_published_folder_is_whole(tmp_path: Path):
         about["seconds"] = 3
     assert names(tmp_path) == ["align"] and names(target) == [NAME, "a.txt"]
     content = json.loads((target / NAME).read_text())
-    assert content["format"] == 1 and content["about"] == {"stage": "align", "seconds": 3}
+    assert content["format"] == 2 and content["about"] == {"stage": "align", "seconds": 3}
     assert content["files"] == {"a.txt": {"bytes": 5, "sha256": manifest.sha256(target / "a.txt")}}
 
 
@@ -177,6 +177,12 @@ def flip(target: Path) -> None:
     path.write_bytes(content)
 
 
+def edit(target: Path, old: str, new: str) -> None:
+    text = (target / NAME).read_text()
+    assert old in text
+    (target / NAME).write_text(text.replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -188,8 +194,11 @@ def flip(target: Path) -> None:
         (lambda target: (target / NAME).write_text("[1]"), [NAME, "missing or damaged"]),
         (lambda target: (target / NAME).write_bytes(b"\xff{}"), [NAME, "missing or damaged"]),
         (lambda target: (target / NAME).write_text('{"files": {}}'), [NAME, "missing or damaged"]),
-        (lambda target: (target / NAME).write_text('{"format": 2}'), ["format 2", "this version reads 1"]),
+        (lambda target: (target / NAME).write_text('{"format": 3}'), ["format 3", "this version reads 1 and 2"]),
         (lambda target: (target / NAME).write_text('{"format": "1"}'), ["format 1", "unknown"]),
+        (lambda target: (target / NAME).write_text((target / NAME).read_text() + "\n"), [NAME, "damaged manifest"]),
+        (lambda target: edit(target, '"stage": "data"', '"stage": "date"'), [NAME, "damaged manifest"]),
+        (lambda target: edit(target, '"bytes": 5', '"bytes": 4'), [NAME, "damaged manifest"]),
     ],
 )
 def test_verify_finds(tmp_path: Path, damage: Callable[[Path], Any], words: list[str]):
@@ -207,6 +216,51 @@ def test_a_manifest_without_its_list(tmp_path: Path):
     (target / NAME).write_text('{"format": 1}')
     with pytest.raises(DataError):
         verify(target)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "sub/../../outside.txt"])
+def test_a_manifest_names_no_file_outside_of_its_folder(tmp_path: Path, name: str):
+    target = publish(tmp_path / "data")
+    (tmp_path / "outside.txt").write_text("x")
+    content = json.loads((target / NAME).read_text())
+    content["files"][name] = {"bytes": 1, "sha256": "0"}
+    del content["digest"]
+    (target / NAME).write_text(manifest._text(content))
+    with pytest.raises(DataError, match="outside"):
+        verify(target)
+
+
+def test_a_manifest_of_format_1_is_read_without_its_digest(tmp_path: Path):
+    target = publish(tmp_path / "data")
+    content = json.loads((target / NAME).read_text()) | {"format": 1}
+    del content["digest"]
+    (target / NAME).write_text(json.dumps(content, indent=1))
+    assert verify(target)["about"] == {"stage": "data"}
+    flip(target)
+    with pytest.raises(DataError, match=r"c\.txt"):
+        verify(target)
+
+
+def test_facts_of_any_json_type_pass_through_the_digest(tmp_path: Path):
+    about = {"steps": {10: "x", 9: (1, 2)}, "lr": 0.1 + 0.2, "nan": float("nan"), "word": "Straße"}
+    with new_folder(tmp_path / "data", about):
+        pass
+    assert verify(tmp_path / "data")["about"]["steps"] == {"10": "x", "9": [1, 2]}
+
+
+def test_hashes_of_others_are_taken_and_files_beside_the_list_are_told(tmp_path: Path):
+    known: dict[str, Any] = {}
+    with new_folder(tmp_path / "data", {}, known) as folder:
+        for name in ("theirs", "ours"):
+            (folder / name).write_text(name)
+        known |= {"theirs": {"bytes": 6, "sha256": "0" * 64}}
+    content = manifest.read_manifest(tmp_path / "data")
+    assert content["files"]["theirs"]["sha256"] == "0" * 64
+    assert content["files"]["ours"]["sha256"] == manifest.sha256(tmp_path / "data" / "ours")
+    with pytest.raises(DataError, match="theirs: damaged"):
+        verify(tmp_path / "data")
+    (tmp_path / "data" / "note.txt").write_text("mine")
+    assert manifest.extra_files(tmp_path / "data", content) == ["note.txt"]
 
 
 def test_a_failed_read_inside_is_no_storage_error(tmp_path: Path):

@@ -131,8 +131,13 @@ def test_a_second_start_skips_every_stage(recipe: Path, copy: Path, capsys: Any)
 
 def test_verify_finds_everything_sound_and_a_flipped_byte(run: Path, copy: Path, capsys: Any) -> None:
     assert main(["verify", str(run)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    state, *lines = capsys.readouterr().out.splitlines()
+    assert state.endswith(": state finished, exit code 0")
     assert len(lines) == len(ORDER) - 1 + 2 and all(": sound, " in line for line in lines)
+    told = {line.split(": ")[0].removeprefix(f"{run}/"): line for line in lines}
+    assert "step 6 of 2 rank(s)" in told["cpt/step-0000000006"] and "newest, LATEST" in told["cpt/step-0000000006"]
+    assert "LATEST" not in told["cpt/step-0000000004"]
+    assert told["export"].endswith("made from step-0000000006")
     _flip(copy / "export" / "model.safetensors")
     assert main(["verify", str(copy)]) == 65
     damaged = [line for line in capsys.readouterr().out.splitlines() if "DAMAGED" in line]
@@ -140,32 +145,34 @@ def test_verify_finds_everything_sound_and_a_flipped_byte(run: Path, copy: Path,
 
 
 @pytest.mark.parametrize(
-    ("stage", "flags"),
+    ("stage", "key", "old", "new"),
     [
-        ("lexicon", ["--lexicon.heldout", "0.3"]),
-        ("vocab", ["--vocab.size", "31"]),
-        ("align", ["--align.steps", "4"]),
-        ("data", ["--codeswitch.ratio", "0.1"]),
-        ("cpt", ["--train.lr", "1e-3"]),
-        ("eval", ["--evaluate.batch_tokens", "100"]),
+        ("lexicon", "lexicon.heldout", "0.2", "0.3"),
+        ("lexicon", "seed", "0", "1"),
+        ("vocab", "vocab.size", "30", "31"),
+        ("align", "align.steps", "3", "4"),
+        ("align", "train.precision", '"fp32"', '"bf16"'),
+        ("data", "codeswitch.ratio", "0.5", "0.1"),
+        ("data", "train.steps", "6", "8"),
+        ("cpt", "train.clip", "1.0", "2.0"),
+        ("cpt", "train.schedule", '"wsd"', '"cosine"'),
+        ("align", "evaluate.batch_tokens", "4096", "100"),  # the alignment stage scores too, so it is asked first
     ],
 )
-def test_a_changed_recipe_is_refused_by_the_stage_s_name(
-    recipe: Path, copy: Path, stage: str, flags: list[str], capsys: Any
+def test_a_changed_recipe_is_refused_with_the_old_and_the_new_value(
+    recipe: Path, copy: Path, stage: str, key: str, old: str, new: str, capsys: Any
 ) -> None:
-    code = _start(recipe, copy, *flags)
+    code = _start(recipe, copy, f"--{key}", new.strip('"'))
     error = capsys.readouterr().err
-    if stage == "eval":  # the alignment stage scores too, so it is asked first
-        stage = "align"
     assert code == 78, error
-    assert f"--redo {stage}" in error and "recipe" in error and "Traceback" not in error
+    assert f"{key}: {old} -> {new}" in error and f"--redo {stage}" in error and "Traceback" not in error
     state = _state(copy)
     assert state["status"] == "failed" and state["exit_code"] == 78
 
 
 def test_a_refused_recipe_does_not_replace_the_one_that_made_the_folder(recipe: Path, copy: Path) -> None:
-    assert _start(recipe, copy, "--train.lr", "1e-3") == 78
-    assert "lr = 0.0003" in (copy / "recipe.toml").read_text()
+    assert _start(recipe, copy, "--train.clip", "2.0") == 78
+    assert "clip = 1.0" in (copy / "recipe.toml").read_text()
 
 
 def test_a_changed_text_is_refused(recipe: Path, copy: Path, tmp_path: Path, capsys: Any) -> None:
@@ -174,12 +181,29 @@ def test_a_changed_text_is_refused(recipe: Path, copy: Path, tmp_path: Path, cap
     with (own.parent / "target.txt").open("a") as file:
         file.write("\n\nEin neuer Satz.\n")
     assert _start(own, copy) == 78
-    assert "other inputs (texts); start again with --redo vocab" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "other inputs (texts[0:target.txt]: " in error and "start again with --redo vocab" in error
 
 
 def test_what_does_not_decide_the_weights_may_change(recipe: Path, copy: Path, capsys: Any) -> None:
     assert _start(recipe, copy, "--train.save_every", "5", "--train.keep", "3", "--train.micro_batch", "1") == 0
     assert "cpt: done before, kept" in capsys.readouterr().out
+
+
+def test_a_run_is_made_longer(recipe: Path, copy: Path, capsys: Any) -> None:
+    """Accepted as long as the steps done so far would have been the same; here they would not have been."""
+    flags = ["--train.steps", "9", "--accept", "train.steps", "--redo", "export"]
+    assert _start(recipe, copy, *flags) == 78
+    error = capsys.readouterr().err
+    assert "--accept: train.steps: 6 -> 9: step " in error
+    assert "of the 6 that are done would have had another learning rate" in error
+    shutil.rmtree(copy)
+    steady = ["--train.warmup", "0.0", "--train.decay", "0.0"]
+    assert _start(recipe, copy, *steady) == 0
+    assert _start(recipe, copy, *steady, *flags) == 0, capsys.readouterr().err
+    assert [row["step"] for row in _rows(copy)] == list(range(10))
+    assert _state(copy) == {"status": "finished", "exit_code": 0}
+    assert verify(copy / "cpt" / "step-0000000009")["about"]["inputs"]["train.steps"] == 9
 
 
 def test_redo_removes_a_stage_and_those_behind_it(recipe: Path, copy: Path, capsys: Any) -> None:
@@ -222,7 +246,7 @@ def test_a_damaged_export_is_not_scored(recipe: Path, copy: Path, capsys: Any) -
 
 
 def test_no_new_tokens_and_bf16_work_from_end_to_end(recipe: Path, tmp_path: Path, capsys: Any) -> None:
-    flags = ["--vocab.size", "0", "--train.precision", "bf16", "--train.checkpoint_activations", "true"]
+    flags = ["--vocab.size", "0", "--train.precision", "bf16", "--train.checkpoint_activations", "full"]
     assert _start(recipe, tmp_path / "runs" / "tiny", *flags) == 0, capsys.readouterr().err
     export = tmp_path / "runs" / "tiny" / "export"
     tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)

@@ -71,7 +71,7 @@ def test_a_stage_is_done_once(run: Run, capsys: pytest.CaptureFixture[str]):
 
 def test_changed_inputs_are_named_with_the_remedy(run: Run):
     run.stage("vocab", {"texts": "12", "size": 5, "base": "x"}, fill)
-    with pytest.raises(RecipeError, match=r"\(new, size\).*--redo vocab") as caught:
+    with pytest.raises(RecipeError, match=r"\(new: none -> 1, size: 5 -> 6\).*--redo vocab") as caught:
         run.stage("vocab", {"texts": "12", "size": 6, "base": "x", "new": 1}, fill)
     assert caught.value.exit_code == 78 and len(FILLED) == 1
 

@@ -28,6 +28,7 @@ from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
+from prealign_cpt.run import say
 
 MOST_PASSES = 16
 """Passes over a text that get chance of their own; later ones repeat them."""
@@ -49,6 +50,11 @@ def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: 
     if recipe.data.english_share > 0:
         packed |= _pack_english(recipe, tokenizer, pairs, out)
     report: dict[str, Any] = {name: text.counts for name, text in packed.items()}
+    for name, counts in report.items():
+        say(
+            f"data: {name}: {counts['documents']} documents, {counts['sequences']} sequences of "
+            f"{recipe.data.sequence_length}, {counts['fill']:.1%} filled, {counts['dropped_tokens']} tokens left over"
+        )
     mixture = read_mixture(recipe, out)
     used: dict[str, list[int]] = {name: [] for name in packed}
     for n in range(_total(recipe)):

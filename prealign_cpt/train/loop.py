@@ -24,10 +24,13 @@ from prealign_cpt import signals
 from prealign_cpt.data.batches import Mixture, positions
 from prealign_cpt.errors import NumericError
 from prealign_cpt.evaluate.bits import Batch, Score
+from prealign_cpt.faults import fault
 from prealign_cpt.manifest import read_manifest
 from prealign_cpt.recipe import Train
 from prealign_cpt.run import StageClock, say
 from prealign_cpt.train import checkpoint
+from prealign_cpt.train.accept import check_accepted
+from prealign_cpt.train.attention import document_borders
 from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import AdamW, make_optimizer, rates, row_tables
@@ -45,6 +48,7 @@ def train(
     inputs: dict[str, Any],
     world: World,
     first_new: int | None = None,
+    accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train to the last step, from the newest checkpoint if there is one; return the summary.
 
@@ -54,26 +58,37 @@ def train(
         folder: the run's `cpt` folder; metrics go to the file beside it.
         inputs: what the run is made from; a checkpoint of other inputs is refused.
         first_new: id of the first new token; None where there are none.
+        accept: inputs that may differ from the checkpoint's, if the steps so far would have been the same.
 
     Raises:
         NumericError: loss or gradient is not finite, or too large again and again; no rank has made that update.
-        RecipeError: only new rows are to move at first, and there are none.
+        RecipeError: only new rows are to move at first, and there are none; or the inputs are not the checkpoint's.
+        StorageError: a checkpoint could not be written, or there is no room for two.
         StoppedError: a signal asked to stop; a checkpoint was saved.
     """
     clock = StageClock()
     optimizer = make_optimizer(module, recipe, first_new)
-    newest = checkpoint.on_rank_0(world, lambda: checkpoint.latest(folder, inputs))
+    checkpoint.check_space(folder, module, optimizer, world)
+    newest = checkpoint.on_rank_0(world, lambda: checkpoint.latest(folder, inputs, accept))
     step = checkpoint.load(newest, module, optimizer) if newest else 0
-    guard = SpikeGuard(read_manifest(newest)["about"]["spikes"] if newest else None)
+    before: dict[str, Any] = read_manifest(newest)["about"] if newest else {"inputs": inputs}
+    check_accepted(before["inputs"], inputs, recipe, step)
+    guard = SpikeGuard(before.get("spikes"))
     if newest and world.rank == 0:
         say(f"cpt: continues after step {step}")
     log = Log(folder.parent / "metrics.jsonl", active=world.rank == 0)
     bar = tqdm(total=recipe.steps, initial=step, desc="cpt", unit="step", disable=None if world.rank == 0 else True)
-    saved = step
-    with signals.deferred():
-        if step == 0:
-            log.write({"step": 0, "tokens": 0, "valid": evaluate(module, valid, world)})
+    stall = 0.0
+    with signals.deferred(), checkpoint.Saver(folder, recipe.keep, world) as saver:
+        due = before.get("due") if newest else {"step": 0, "tokens": 0}
+        scores = evaluate(module, valid, world) if due else {}
+        if world.any(signals.requested() is not None):
+            signals.ignore()
+            raise signals.StoppedError(f"{_why()} before step {step + 1}; the same command continues")
+        if due:
+            log.write(due | {"valid": scores})
         while step < recipe.steps:
+            fault("step")
             began = time.monotonic()
             if step == recipe.rows_steps:
                 guard = SpikeGuard()  # from here on the gradient is that of all parameters
@@ -84,29 +99,40 @@ def train(
             figures: dict[str, Any] = {"step": step, "tokens": step * done.tokens, "targets": done.targets}
             figures |= {"loss": done.loss, "lr": lr, "rows_lr": rows_lr, "grad_norm": done.norm}
             figures |= {"skipped": int(done.skipped)}
-            figures |= {"tokens_per_second": done.tokens / seconds, "seconds": seconds}
+            figures |= {"tokens_per_second": done.tokens / seconds, "seconds": seconds, "save_stall": stall}
+            stall = 0.0
             bar.update()
             bar.set_postfix_str(f"loss {done.loss:.3f}, {done.tokens / seconds:,.0f} tokens/s")
             if done.skipped and world.rank == 0:
-                say(f"cpt: step {step}: gradient norm {done.norm:.3g} is a spike; the step made no update")
-            stop = world.any(signals.requested() is not None)
-            if not stop and (step % recipe.eval_every == 0 or step == recipe.steps):
-                figures["valid"] = evaluate(module, valid, world)
+                say(
+                    f"cpt: step {step}: gradient norm {done.norm:.3g} is a spike; the step made no update "
+                    f"(sequences {(step - 1) * recipe.sequences} to {step * recipe.sequences - 1})"
+                )
+            stop = world.any(signals.requested() is not None or saver.failed)
+            due = figures if step % recipe.eval_every == 0 or step == recipe.steps else None
+            scores = evaluate(module, valid, world) if due and not stop else {}
+            stop = stop or world.any(signals.requested() is not None)  # it came in the evaluation
+            if due and not stop:
+                figures, due = figures | {"valid": scores}, None
             log.write(figures)
             if stop or step % recipe.save_every == 0 or step == recipe.steps:
                 about = {"inputs": inputs, "loss": done.loss, "grad_norm": done.norm, "spikes": guard.state()}
-                checkpoint.save(folder, step, module, optimizer, about, world)
-                saved = step
-                if world.rank == 0:
-                    checkpoint.prune(folder, recipe.keep)
+                about |= {"healthy": not done.skipped, "due": due}
+                stall = saver.save(step, module, optimizer, about)
             if stop and step < recipe.steps:
+                saver.wait()
+                signals.ignore()
+                world.any(False)  # torchrun signals the others when one rank has left: none leaves before all ignore it
                 raise signals.StoppedError(
-                    f"stopped by {signals.requested() or 'a signal to another rank'} after step {step}, "
-                    f"saved at step {saved}; the same command continues"
+                    f"{_why()} after step {step}, saved at step {step}; the same command continues"
                 )
     bar.close()
     probe = {name: token_nats(module, batches[0], world) for name, batches in valid.items()}
-    return {**summarize(log, clock, world), "probe": probe}
+    return {**summarize(log, clock, world), "save": saver.figures(), "probe": probe}
+
+
+def _why() -> str:
+    return f"stopped by {signals.requested() or 'a signal to another rank'}"
 
 
 @dataclass(frozen=True)
@@ -149,19 +175,21 @@ def train_step(
     if not mine:
         labels = torch.full_like(labels, -100)
     targets = int(world.sum(int((labels[:, 1:] != -100).sum())))
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=world.device)  # read once, so that nothing waits for the GPU
     for i, (x, y) in enumerate(_micro_batches(inputs, labels, recipe.micro_batch, each)):
         assert isinstance(module, FSDPModule)
         module.set_requires_gradient_sync(i == each - 1)
-        loss = module(x.to(world.device), y.to(world.device), positions(x, start_id).to(world.device)) / targets
+        place = positions(x, start_id)
+        batch = [_on(world.device, t) for t in (x, y, place, document_borders(place))]
+        loss = module(*batch[:3], borders=batch[3]) / targets
         # With `inputs` autograd forms no gradient of any other weight; after the forward pass the tables are whole.
         loss.backward(inputs=row_tables(module.model) if rows_only else None)
-        total += float(loss.detach())
+        total += loss.detach()
     if rows_only:
         optimizer.mask_old_rows()
     norm = nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
     norm_value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    loss_value = world.sum(total)
+    loss_value = world.sum(float(total))
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise NumericError(
             f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; no update was made. Continue from the "
@@ -173,6 +201,11 @@ def train_step(
         optimizer.step()
     optimizer.zero_grad()
     return StepResult(loss_value, norm_value, recipe.sequences * inputs.shape[1], targets, skipped)
+
+
+def _on(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the device; to a GPU it is queued behind the work there, and nothing waits for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _micro_batches(
@@ -188,12 +221,16 @@ def _micro_batches(
 
 @torch.no_grad()
 def evaluate(module: LanguageModelLoss, valid: dict[str, list[Batch]], world: World) -> dict[str, float]:
-    """Bits per byte of each held-out text, the batches shared out over the ranks."""
+    """Bits per byte of each held-out text, the batches shared out over the ranks; {} if a signal asks to stop."""
     module.eval()
     result = {}
     for name, batches in valid.items():
         mine = Score(0.0, 0, 0)
         for i in range(0, len(batches), world.size):
+            fault("eval")
+            if world.any(signals.requested() is not None):
+                module.train()
+                return {}
             place = i + world.rank
             batch = batches[min(place, len(batches) - 1)]
             nats = module(*(x.to(world.device) for x in (batch.inputs, batch.labels, batch.positions)))

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prealign_cpt.run import StageClock, peak_mb, say
 from prealign_cpt.train.shard import World
 
@@ -49,6 +51,7 @@ class Log:
 def summarize(log: Log, clock: StageClock, world: World) -> dict[str, Any]:
     """The figures of a finished run, on rank 0; {} on the others. Every rank calls this."""
     peak = world.sum(peak_mb())
+    on_gpu = world.sum(torch.cuda.max_memory_allocated() / 1e6 if world.device.type == "cuda" else 0.0)
     summary: dict[str, Any] = {}
     if world.rank == 0:
         rows = {row["step"]: row for row in log.rows()}
@@ -57,6 +60,7 @@ def summarize(log: Log, clock: StageClock, world: World) -> dict[str, Any]:
             "seconds": round(sum(row["seconds"] for row in steps), 1),
             "wall_seconds_last_start": clock.figures()["seconds"],
             "peak_mb": round(peak, 1),
+            **({"peak_gpu_mb": round(on_gpu, 1)} if on_gpu else {}),
             "ranks": world.size,
             "tokens": max(row["tokens"] for row in rows.values()),
             "skipped": sum(row["skipped"] for row in steps),

@@ -6,6 +6,8 @@ New and old rows stand in one tensor (the embedding, and the head where it is no
 Each shard is therefore updated as two slices, old rows and new rows, as if they were two parameters: each with its own
 rate and its own count of updates. A rate of 0 leaves a slice and its moments bit by bit as they are.
 
+Under "adamw8bit" the body's matrices keep their moments in 8 bits: moments8.py. The tables and the vectors never do.
+
 Shapes: V rows, D hidden size.
 """
 
@@ -22,6 +24,7 @@ from transformers import PreTrainedModel
 
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
+from prealign_cpt.train import moments8
 from prealign_cpt.train.loss import LanguageModelLoss
 
 BETAS = (0.9, 0.95)
@@ -33,22 +36,27 @@ LEAST = 0.1
 class AdamW(torch.optim.Optimizer):
     """AdamW with decoupled weight decay (arXiv 1711.05101, algorithm 2), a group being split at a row where it says so.
 
-    Keys of a group besides torch's own: `split` (global row; rows from there on are new; None: all are old), `rows_lr`
-    (rate of the new rows), `updates` and `rows_updates` (how often old and new rows were updated). The moments exist
-    from the start, with the layout of the parameter, so that every checkpoint holds the same tensors.
+    Keys of a group besides torch's own: `split` (global row; rows from there on are new; None: all are old), `factor`
+    (of the rate, but for new rows), `rows_lr` (rate of the new rows), `updates` and `rows_updates` (how often old and
+    new rows were updated), `bits` (of the moments; 8 where a parameter allows it). The moments exist from the start,
+    with the layout of the parameter, so that every checkpoint holds the same tensors.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        defaults = {"lr": 0.0, "rows_lr": 0.0, "weight_decay": 0.0, "split": None, "updates": 0, "rows_updates": 0}
-        super().__init__(groups, defaults)
+        defaults: dict[str, Any] = {"lr": 0.0, "rows_lr": 0.0, "factor": 1.0, "weight_decay": 0.0, "split": None}
+        super().__init__(groups, defaults | {"bits": 32, "updates": 0, "rows_updates": 0})
         for group in self.param_groups:
             for p in group["params"]:
-                self.state[p] = {name: torch.zeros_like(p.detach()) for name in ("exp_avg", "exp_avg_sq")}
+                if group["bits"] == 8 and moments8.fits(p):
+                    self.state[p] = moments8.make(p)
+                else:
+                    self.state[p] = {name: torch.zeros_like(p.detach()) for name in ("exp_avg", "exp_avg_sq")}
+        self.register_load_state_dict_post_hook(moments8.restore)
 
     def set_rates(self, lr: float, rows_lr: float) -> None:
         """Learning rates of the next update: of everything but the new rows, and of the new rows; 0 freezes."""
         for group in self.param_groups:
-            group["lr"], group["rows_lr"] = lr, rows_lr
+            group["lr"], group["rows_lr"] = lr * group["factor"], rows_lr
 
     @torch.no_grad()
     def mask_old_rows(self) -> None:
@@ -63,18 +71,27 @@ class AdamW(torch.optim.Optimizer):
         """One update of every parameter that has a gradient and a rate above 0."""
         assert closure is None
         for group in self.param_groups:
-            old, new = [], []
+            old, new, packed = [], [], []
             for p in group["params"]:
                 if p.grad is None:
+                    continue
+                if moments8.is_packed(self.state[p]):
+                    packed.append((_local(p), _local(p.grad), {name: _local(t) for name, t in self.state[p].items()}))
                     continue
                 tensors = [_local(t) for t in (p, p.grad, self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"])]
                 split = len(tensors[0]) if group["split"] is None else old_rows(p, group["split"])
                 old.append([t[:split] for t in tensors])
-                new.append([t[split:] for t in tensors])
-            for slices, rate, count in ((old, "lr", "updates"), (new, "rows_lr", "rows_updates")):
-                if slices and group[rate] > 0:
-                    _update(slices, group[rate], group["weight_decay"], group[count])
-                    group[count] += 1
+                if group["split"] is not None:
+                    new.append([t[split:] for t in tensors])
+            if group["lr"] > 0 and (old or packed):
+                if old:
+                    _update(old, group["lr"], group["weight_decay"], group["updates"])
+                for parts in packed:
+                    moments8.update(*parts, group["lr"], group["weight_decay"], group["updates"], BETAS, EPSILON)
+                group["updates"] += 1
+            if group["rows_lr"] > 0 and new:
+                _update(new, group["rows_lr"], group["weight_decay"], group["rows_updates"])
+                group["rows_updates"] += 1
 
 
 def make_optimizer(module: LanguageModelLoss, recipe: Train, first_new: int | None = None) -> AdamW:
@@ -84,7 +101,8 @@ def make_optimizer(module: LanguageModelLoss, recipe: Train, first_new: int | No
         first_new: id of the first new token; None where there are none.
 
     Raises:
-        RecipeError: only new rows are to move at first, and there are none.
+        RecipeError: only new rows are to move at first, and there are none; or 8-bit moments are asked for and
+            bitsandbytes is not there, or no matrix can have them.
     """
     if first_new is None and recipe.rows_steps > 0:
         raise RecipeError(
@@ -93,11 +111,15 @@ def make_optimizer(module: LanguageModelLoss, recipe: Train, first_new: int | No
         )
     own = row_tables(module.model)
     rest = [p for p in module.parameters() if all(p is not table for table in own)]
+    matrices = [p for p in rest if p.ndim >= 2]
+    if recipe.optimizer == "adamw8bit":
+        moments8.check(matrices)
+    factor, bits = (recipe.embeddings_lr or recipe.lr) / recipe.lr, 8 if recipe.optimizer == "adamw8bit" else 32
     optimizer = AdamW(
         [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": matrices, "weight_decay": recipe.weight_decay, "bits": bits},
             {"params": [p for p in rest if p.ndim < 2]},
-            {"params": own, "weight_decay": recipe.weight_decay, "split": first_new},
+            {"params": own, "weight_decay": recipe.weight_decay, "split": first_new, "factor": factor},
         ]
     )
     optimizer.set_rates(recipe.lr, recipe.rows_lr or recipe.lr)
@@ -111,7 +133,9 @@ def row_tables(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def rates(step: int, recipe: Train) -> tuple[float, float]:
-    """Learning rates of step 0, 1, ...: of everything but the new rows (0 before it joins), and of the new rows.
+    """Learning rates of step 0, 1, ...: of the body (0 before it joins), and of the new rows.
+
+    Old rows have the body's times `embeddings_lr / lr`.
 
     What joins after `rows_steps` has its own warm-up then, because Adam's first updates have the full size of the rate
     whatever the gradient; both rates end together.
@@ -155,7 +179,8 @@ def old_rows(parameter: Tensor, split: int) -> int:
 def _update(slices: list[list[Tensor]], lr: float, weight_decay: float, updates: int) -> None:
     """torch's fused AdamW, one pass over memory; `slices`: (parameter, gradient, first moment, second moment) each."""
     parameters, gradients, first, second = (list(column) for column in zip(*slices, strict=True))
-    counts = [torch.full((), float(updates), device=p.device) for p in parameters]
+    # A count for each, since the kernel raises every one of them; made by one operator.
+    counts = list(torch.full((len(parameters),), float(updates), device=parameters[0].device).unbind())
     adamw(
         parameters, gradients, first, second, [], counts, fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1],
         lr=lr, weight_decay=weight_decay, eps=EPSILON, maximize=False,

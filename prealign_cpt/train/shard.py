@@ -2,7 +2,8 @@
 
 Rank 0 alone reads the weights; every parameter is scattered as it is read, so no other rank ever holds the whole model.
 Parameters and optimizer state are fp32; with bf16 the forward and backward passes use bf16 copies and gradients are
-summed in fp32.
+summed in fp32. With replicas the ranks form a table: a row holds one whole model, sharded; gradients are summed over
+rows and columns.
 """
 
 import datetime
@@ -22,7 +23,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prealign_cpt.errors import RecipeError
+from prealign_cpt.train.attention import choose_attention
 from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.train.recompute import compile_block, recompute
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class World:
     store: dist.Store
 
     def sum(self, value: float) -> float:
-        """Sum of a number over all ranks."""
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        """Sum of a number over all ranks, on the CPU: it does not wait for the GPU."""
+        tensor = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(tensor)
         return float(tensor)
 
@@ -90,32 +93,54 @@ def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator
 
 
 def sharded(
-    folder: Path, world: World, precision: Literal["bf16", "fp32"], checkpoint_activations: bool = False
+    folder: Path,
+    world: World,
+    precision: Literal["bf16", "fp32"],
+    checkpoint_activations: Literal["none", "selective", "full"] = "none",
+    compiled: bool = False,
+    replicas: int = 1,
 ) -> LanguageModelLoss:
     """The model of a Hugging Face folder, sharded over the ranks, ready to train.
 
     Args:
         folder: config and safetensors; read on rank 0.
         precision: of the forward and backward passes.
-        checkpoint_activations: recompute each block in the backward pass.
+        checkpoint_activations: what the backward pass computes again (`recompute`).
+        compiled: compile each block at its first call.
+        replicas: copies of the sharded model; 1 shards it over all ranks.
 
     Raises:
-        RecipeError: the architecture keeps its blocks somewhere else than in `layers`.
+        RecipeError: the architecture keeps its blocks somewhere else than in `layers`, or the ranks cannot be divided
+            among the replicas.
     """
+    mesh = _mesh(world, replicas)
     config = AutoConfig.from_pretrained(folder)
     source = load_whole(folder) if world.rank == 0 else None
+    form = choose_attention(world.device, precision)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=form)
     module = LanguageModelLoss(model)
-    mesh = init_device_mesh(world.device.type, (world.size,))
-    if checkpoint_activations:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     for block in blocks(model):
+        recompute(block, checkpoint_activations)
+        if compiled:
+            compile_block(block)
         shard(block, precision, mesh)
     shard(module, precision, mesh)
     _fill(module, LanguageModelLoss(source) if source is not None else None, world)
     module.train()
     return module
+
+
+def _mesh(world: World, replicas: int) -> DeviceMesh:
+    """All ranks in a line, or a table of `replicas` rows; ranks of a node stand side by side in a row."""
+    if world.size % replicas:
+        raise RecipeError(
+            f"train.replicas: {replicas} does not divide the {world.size} ranks; set it to 1, or to the number of nodes"
+        )
+    if replicas == 1:
+        return init_device_mesh(world.device.type, (world.size,))
+    shape = (replicas, world.size // replicas)
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def load_whole(folder: Path) -> PreTrainedModel:
@@ -141,7 +166,8 @@ def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMes
     """Apply FSDP2 to a module whose parts are sharded already; gradients become plain sums over ranks.
 
     Args:
-        mesh: one dimension, all ranks; None takes torch's default, which is CUDA wherever there is a GPU.
+        mesh: all ranks, in a line or a table (replicate, shard); None takes torch's default, which is CUDA wherever
+            there is a GPU.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))

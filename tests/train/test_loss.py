@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prealign_cpt.train import loss
-from prealign_cpt.train.loss import LanguageModelLoss, chunked_nll
+from prealign_cpt.train.loss import LanguageModelLoss, chunked_nll, summed_nll
 from tests.conftest import make_model
 
 VOCAB = 50
@@ -50,6 +50,50 @@ def test_the_logits_of_a_batch_never_exist_at_once(monkeypatch: pytest.MonkeyPat
     if learning:
         found.sum().backward()
     assert sorted(seen) == sorted([8, 8, 4] * (1 + learning)), "the backward pass makes them again"
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("num", [1, 7, 8, 23])
+def test_the_sum_and_its_gradient_are_the_plain_ones(monkeypatch: pytest.MonkeyPatch, num: int, weight: float):
+    monkeypatch.setattr(loss, "CHUNK", 8)
+    torch.manual_seed(num)
+    hidden, head = torch.randn(num, 16, requires_grad=True), torch.randn(VOCAB, 16, requires_grad=True)
+    labels, others = ids(num), ids(num, seed=1)
+    labels[1::4] = -100
+    found = summed_nll(hidden, labels, head, others, weight) / num
+    gradients = torch.autograd.grad(found, [hidden, head])
+    kept, logits = labels != -100, hidden @ head.T
+    expected = (1 - weight) * F.cross_entropy(logits[kept], labels[kept], reduction="sum") / num
+    expected = expected + weight * F.cross_entropy(logits[kept], others[kept], reduction="sum") / num
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    for one, other in zip(gradients, torch.autograd.grad(expected, [hidden, head]), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(summed_nll(hidden, labels, head, others, weight) / num, expected.detach())
+
+
+def test_the_sum_computes_no_logits_twice_and_takes_a_frozen_head(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loss, "CHUNK", 8)
+    seen: list[int] = []
+    plain = loss._value_and_slope
+    monkeypatch.setattr(loss, "_value_and_slope", lambda z, *rest: (seen.append(len(z)), plain(z, *rest))[1])
+    hidden, labels = torch.randn(20, 16, requires_grad=True), ids(20)
+    summed_nll(hidden, labels, torch.randn(VOCAB, 16), labels).backward()
+    assert seen == [8, 8, 4] and hidden.grad is not None
+
+
+def test_late_chunks_are_not_lost_in_the_gradient_of_a_bf16_head(monkeypatch: pytest.MonkeyPatch):
+    """512 chunks pull a row the same way: in bf16 a sum stops to grow at 256 times its parts."""
+    monkeypatch.setattr(loss, "CHUNK", 1)
+    hidden = torch.ones(512, 2, dtype=torch.bfloat16, requires_grad=True)
+    head = torch.zeros(4, 2, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.zeros(512, dtype=torch.long)
+    summed_nll(hidden, labels, head, labels).backward()
+    assert head.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(head.grad[0].float(), torch.full((2,), -0.75 * 512))
+    head.grad = None
+    chunked_nll(hidden, labels, head).sum().backward()
+    assert head.grad[0, 0] > -0.75 * 512 * 0.9, "the control"
 
 
 @pytest.mark.parametrize("tied", [True, False])

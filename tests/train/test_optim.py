@@ -32,11 +32,11 @@ FIRST_NEW = 41
 STEPS = 4
 PHASE = 2
 RECIPE = Train(
-    steps=STEPS, sequences=6, micro_batch=2, lr=1e-2, rows_lr=3e-2, rows_steps=PHASE, warmup=0.0, decay=0.0, clip=0.5,
-    weight_decay=0.1, precision="fp32", eval_every=9, save_every=9,
+    steps=STEPS, sequences=6, micro_batch=2, lr=1e-2, embeddings_lr=2e-2, rows_lr=3e-2, rows_steps=PHASE, warmup=0.0,
+    decay=0.0, clip=0.5, weight_decay=0.1, precision="fp32", eval_every=9, save_every=9,
 )  # fmt: skip
 TABLES = {"model.model.embed_tokens.weight", "model.lm_head.weight"}
-CASES = {"tied": False, "untied": False, "recomputed": True}
+CASES: dict[str, Any] = {"tied": "none", "untied": "none", "recomputed": "full"}
 
 
 def _recipe(**changed: Any) -> Train:
@@ -94,10 +94,12 @@ def _reference(folder: Path, case: str) -> dict[str, Any]:
     body = {n: p for n, p in whole.named_parameters() if n not in TABLES}
     old, new = [pair[0] for pair in leaves.values()], [pair[1] for pair in leaves.values()]
     groups = [
-        {"params": [p for p in body.values() if p.ndim == 2] + old, "weight_decay": RECIPE.weight_decay},
+        {"params": [p for p in body.values() if p.ndim == 2], "weight_decay": RECIPE.weight_decay},
         {"params": [p for p in body.values() if p.ndim == 1], "weight_decay": 0.0},
+        {"params": old, "weight_decay": RECIPE.weight_decay},
         {"params": new, "weight_decay": RECIPE.weight_decay},
     ]
+    group_rates = (RECIPE.lr, RECIPE.lr, RECIPE.embeddings_lr, RECIPE.rows_lr)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     found: dict[str, Any] = {"weights": [], "norms": [], "losses": []}
 
@@ -122,8 +124,8 @@ def _reference(folder: Path, case: str) -> dict[str, Any]:
         moving = [p for group in optimizer.param_groups for p in group["params"]]
         found["norms"].append(float(nn.utils.clip_grad_norm_(moving, RECIPE.clip)))
         found["losses"].append(float(loss.detach()))
-        for group in optimizer.param_groups:
-            group["lr"] = RECIPE.rows_lr if group["params"] is optimizer.param_groups[2]["params"] else RECIPE.lr
+        for group, rate in zip(optimizer.param_groups, group_rates, strict=True):
+            group["lr"] = rate
         optimizer.step()
     found["weights"].append(weights())
     return found

@@ -1,9 +1,12 @@
-"""Two gloo ranks against one process without any sharding: losses, gradients, weights, ties and buffers agree.
+"""Two, three and four gloo ranks, in a line and in a table, against one process without any sharding.
 
-The reference is a plain transformers model, its own logits, and torch's AdamW; every case runs in one start of two
-ranks, because starting them takes longer than all the cases together.
+Losses, gradients, weights, ties and buffers agree. The reference is a plain transformers model, its own logits, and
+torch's AdamW. Four processes are started once; the first two and the first three of them form groups of their own,
+because starting processes takes longer than all the cases together.
 """
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,12 @@ from prealign_cpt.data.batches import Mixture, PackedText, positions
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
 from prealign_cpt.train.loop import train_step
-from prealign_cpt.train.optim import make_optimizer
+from prealign_cpt.train.optim import make_optimizer, old_rows
 from prealign_cpt.train.shard import blocks, choose_device, process_group, sharded
 from prealign_cpt.train.spikes import SpikeGuard
-from tests.conftest import make_model, run_ranks
+from tests.conftest import free_port, make_model, run_ranks
 
-VOCAB = 67  # not divisible by 2
+VOCAB = 67  # a prime
 LENGTH = 24
 START = 0
 STEPS = 2
@@ -32,8 +35,14 @@ CASES: dict[str, dict[str, Any]] = {
     "untied": {"tied": False, "sequences": 6, "micro_batch": 8},
     "accumulated": {"tied": True, "sequences": 7, "micro_batch": 2},
     "fewer sequences than ranks": {"tied": True, "sequences": 1, "micro_batch": 2},
-    "recomputed": {"tied": False, "sequences": 4, "micro_batch": 2, "checkpoint_activations": True},
+    "recomputed": {"tied": False, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "full"},
+    "in part": {"tied": True, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "selective"},
 }
+COMPILED = {"tied": True, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "selective", "compiled": True}
+WIDE = {name: CASES[name] for name in ("tied", "untied", "accumulated", "fewer sequences than ranks")}
+"""The cases for three and four ranks."""
+PLACES = {2: CASES, 3: WIDE, 4: WIDE | {f"{name}, two replicas": case | {"replicas": 2} for name, case in WIDE.items()}}
+ALL = [(size, name) for size, cases in PLACES.items() for name in cases]
 
 
 def _recipe(case: dict[str, Any]) -> Train:
@@ -44,12 +53,13 @@ def _recipe(case: dict[str, Any]) -> Train:
 
 
 def _write_data(folder: Path) -> None:
-    """16 rows of three documents or so; odd rows learn almost nothing, so that ranks differ in their targets."""
+    """16 rows of three documents or so; some learn much less than others, so that ranks differ in their targets."""
     random = np.random.default_rng(5)
     inputs = random.integers(1, VOCAB, size=(16, LENGTH)).astype(np.int32)
     inputs[:, [0, 9, 15]] = START
     labels = inputs.copy()
-    labels[1::2, 4:] = -100
+    for row, learned in enumerate(random.integers(2, LENGTH, size=16)):
+        labels[row, learned:] = -100
     np.save(folder / "text.inputs.npy", inputs)
     np.save(folder / "text.labels.npy", labels)
 
@@ -66,7 +76,9 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
     """Two updates; what they gave, as whole arrays."""
     recipe, mixture = _recipe(case), _mixture(folder)
     name = "tied" if case["tied"] else "untied"
-    module = sharded(folder / name, world, "fp32", case.get("checkpoint_activations", False))
+    keys = ("checkpoint_activations", "compiled", "replicas")
+    module = sharded(folder / name, world, "fp32", **{key: case[key] for key in keys if key in case})
+    found_mesh = module.model.lm_head.weight.device_mesh.shape
     runs = []
     blocks(module.model)[0].self_attn.register_forward_hook(lambda *_: runs.append(1))
     found: dict[str, Any] = {"losses": [], "norms": [], "gradients": []}
@@ -82,7 +94,7 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
     found["weights"] = {n: _full(p) for n, p in module.named_parameters()}
     found["tie"] = module.model.lm_head.weight is module.model.model.embed_tokens.weight
     found["buffers"] = {n: b.numpy().copy() for n, b in module.named_buffers()}
-    found["forwards"] = len(runs)
+    found["forwards"], found["mesh"] = len(runs), tuple(found_mesh)
     return found
 
 
@@ -104,15 +116,28 @@ def _half_precision(folder: Path, world: Any) -> dict[str, Any]:
     }
 
 
-def _all_cases(rank: int, size: int, folder: Path) -> dict[str, Any]:
-    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
-        assert (world.rank, world.size) == (rank, size)
-        found = {name: _train_sharded(folder, case, world) for name, case in CASES.items()}
-        found["bf16"] = _half_precision(folder, world)
-        local = sharded(folder / "tied", world, "fp32").model.lm_head.weight.to_local()
-        found["rows here"] = {"rows": len(local)}
-        found["world"] = {"sum": world.sum(rank + 1), "any": world.any(rank == 1), "none": world.any(False)}
-        return found
+def _all_cases(rank: int, size: int, folder: Path, ports: list[int]) -> dict[int, dict[str, Any]]:
+    places: dict[int, dict[str, Any]] = {}
+    for (ranks, cases), port in zip(PLACES.items(), ports, strict=True):
+        if rank >= ranks:
+            continue
+        os.environ |= {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+        with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+            assert (world.rank, world.size) == (rank, ranks)
+            found = places[ranks] = {name: _train_sharded(folder, case, world) for name, case in cases.items()}
+            if ranks == 2:
+                found["bf16"] = _half_precision(folder, world)
+                local = sharded(folder / "tied", world, "fp32").model.lm_head.weight.to_local()
+                found["rows here"] = {"rows": len(local)}
+                found["world"] = {"sum": world.sum(rank + 1), "any": world.any(rank == 1), "none": world.any(False)}
+            if ranks == 3:
+                with pytest.raises(RecipeError) as refused:
+                    sharded(folder / "tied", world, "fp32", replicas=2)
+                found["refused"] = {"message": str(refused.value)}
+            if ranks == 4:
+                table = sharded(folder / "tied", world, "fp32", replicas=2).model.lm_head.weight
+                found["old rows"] = {"of shard": [old_rows(table, split) for split in (0, 1, 34, 35, 66, 67, 70)]}
+    return places
 
 
 def _plain(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
@@ -153,52 +178,83 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranks(folder: Path) -> list[dict[str, Any]]:
-    return run_ranks(2, _all_cases, folder)
+def places(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """Number of ranks -> what each rank found."""
+    found = run_ranks(4, _all_cases, folder, [free_port() for _ in PLACES])
+    return {size: [of_rank[size] for of_rank in found[:size]] for size in PLACES}
 
 
-def _equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: float) -> None:
+@pytest.fixture(scope="module")
+def ranks(places: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return places[2]
+
+
+def _equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: float, rtol: float = 0.0) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=rtol, atol=atol, err_msg=name)
 
 
-def test_the_ranks_of_the_cases_have_unequal_numbers_of_targets(folder: Path) -> None:
+@pytest.mark.parametrize("size", PLACES)
+def test_the_ranks_of_the_cases_have_unequal_numbers_of_targets(folder: Path, size: int) -> None:
     _, labels = _mixture(folder).rows(list(range(6)))
-    targets = [int((labels[rank::2, 1:] != -100).sum()) for rank in range(2)]
-    assert targets[0] != targets[1], "the data would not notice a mean over ranks"
+    targets = [int((labels[rank::size, 1:] != -100).sum()) for rank in range(size)]
+    assert len(set(targets)) > 1, "the data would not notice a mean over ranks"
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_as_a_plain_model_does(folder: Path, ranks: list[dict[str, Any]], name: str) -> None:
-    expected = _plain(folder, CASES[name])
-    for found in (rank[name] for rank in ranks):
+@pytest.mark.parametrize(("size", "name"), ALL)
+def test_ranks_train_as_a_plain_model_does(
+    folder: Path, places: dict[int, list[dict[str, Any]]], size: int, name: str
+) -> None:
+    case = PLACES[size][name]
+    expected = _plain(folder, case)
+    for found in (rank[name] for rank in places[size]):
         assert found["losses"] == pytest.approx(expected["losses"], abs=1e-6)
         assert found["norms"] == pytest.approx(expected["norms"], rel=1e-6)
-        _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6)
+        _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6, rtol=1e-6)
         # Adam divides by the gradient's own size: where that is rounding noise, so is the update, of up to lr.
         _equal(found["weights"], expected["weights"], atol=5e-6)
-        assert found["tokens"] == CASES[name]["sequences"] * LENGTH
+        assert found["tokens"] == case["sequences"] * LENGTH
         assert found["targets"] == expected["targets"]
 
 
-@pytest.mark.parametrize("name", CASES)
+def test_replicas_make_a_table_of_ranks_and_one_line_otherwise(places: dict[int, list[dict[str, Any]]]) -> None:
+    for found in places[4]:
+        assert found["tied"]["mesh"] == (4,) and found["tied, two replicas"]["mesh"] == (2, 2)
+
+
+def test_old_rows_are_counted_within_a_replica(places: dict[int, list[dict[str, Any]]]) -> None:
+    for rank, found in enumerate(places[4]):
+        expected = [0, 1, 34, 34, 34, 34, 34] if rank % 2 == 0 else [0, 0, 0, 1, 32, 33, 33]
+        assert found["old rows"]["of shard"] == expected
+
+
+def test_replicas_that_do_not_divide_the_ranks_are_refused(places: dict[int, list[dict[str, Any]]]) -> None:
+    for found in places[3]:
+        assert found["refused"]["message"].startswith("train.replicas: 2 does not divide the 3 ranks")
+
+
+@pytest.mark.parametrize("name", [*CASES, "compiled"])
 def test_one_rank_trains_as_a_plain_model_does(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES.get(name, COMPILED)
     for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # inductor takes half a minute
     with process_group(torch.device("cpu"), timeout_minutes=1) as world:
         assert world.size == 1
-        found = _train_sharded(folder, CASES[name], world)
-    expected = _plain(folder, CASES[name])
+        found = _train_sharded(folder, case, world)
+    expected = _plain(folder, case)
     assert found["losses"] == pytest.approx(expected["losses"], abs=1e-6)
-    _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6)
+    _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_tie_and_the_buffers_survive_sharding(folder: Path, ranks: list[dict[str, Any]], name: str) -> None:
-    expected = _plain(folder, CASES[name])
-    for found in (rank[name] for rank in ranks):
-        assert found["tie"] is CASES[name]["tied"]
+@pytest.mark.parametrize(("size", "name"), ALL)
+def test_the_tie_and_the_buffers_survive_sharding(
+    folder: Path, places: dict[int, list[dict[str, Any]]], size: int, name: str
+) -> None:
+    expected = _plain(folder, PLACES[size][name])
+    for found in (rank[name] for rank in places[size]):
+        assert found["tie"] is PLACES[size][name]["tied"]
         assert any("inv_freq" in buffer for buffer in found["buffers"])
         _equal(found["buffers"], expected["buffers"], atol=0)
 
