@@ -1,9 +1,12 @@
 """Ask a served model in two languages with the plain `openai` client: an example to start from.
 
 python serve/query.py --url http://127.0.0.1:8000/v1 "Once upon a time" "Es war einmal"
+
+A server's key comes from PREALIGN_API_KEY.
 """
 
 import argparse
+import os
 import sys
 
 import openai
@@ -18,7 +21,7 @@ def main() -> int:
     parser.add_argument("--model", help="a served name (default: the first)")
     parser.add_argument("--max-tokens", type=int, default=40)
     arguments = parser.parse_args()
-    client = openai.OpenAI(base_url=arguments.url, api_key="none")
+    client = openai.OpenAI(base_url=arguments.url, api_key=os.environ.get("PREALIGN_API_KEY", "none"))
     try:
         model = arguments.model or client.models.list().data[0].id
         for prompt in arguments.prompts:

@@ -102,14 +102,7 @@ def score_facts(
         those on facts stated nowhere, asked in the same language: 1 is perfect, 0 is nothing. None where the facts were
         not even learned in the language they were stated in.
     """
-    prompts = sorted({(text, q.candidates) for q in questions for text in (q.prompt, q.neutral)})
-    scored = dict(zip(prompts, _log_probabilities(model, tokenizer, prompts, start_id, batch_tokens), strict=True))
-    ranks: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for q in questions:
-        gain = scored[q.prompt, q.candidates] - scored[q.neutral, q.candidates]
-        answer = gain[q.candidates.index(q.answer)]
-        # Equal candidates share their ranks, so that a model that knows nothing gets no more than chance.
-        ranks[q.group, q.language].append(float((gain > answer).sum()) + 0.5 * float((gain == answer).sum() - 1))
+    ranks = answer_ranks(model, tokenizer, questions, start_id, batch_tokens)
     groups = {
         f"{group}/{language}": {
             "accuracy": round(sum(rank == 0 for rank in some) / len(some), 4),
@@ -123,6 +116,25 @@ def score_facts(
         "chance": round(sum(1 / len(q.candidates) for q in questions) / len(questions), 4),
         "transfer": {f"{a}_to_{b}": _transfer(groups, a, b) for a, b in (LANGUAGES, LANGUAGES[::-1])},
     }
+
+
+def answer_ranks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    start_id: int,
+    batch_tokens: int = 4096,
+) -> dict[tuple[str, str], list[float]]:
+    """For each group and language the rank of each right answer among its candidates, 0 for the first, in order."""
+    prompts = sorted({(text, q.candidates) for q in questions for text in (q.prompt, q.neutral)})
+    scored = dict(zip(prompts, _log_probabilities(model, tokenizer, prompts, start_id, batch_tokens), strict=True))
+    ranks: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for q in questions:
+        gain = scored[q.prompt, q.candidates] - scored[q.neutral, q.candidates]
+        answer = gain[q.candidates.index(q.answer)]
+        # Equal candidates share their ranks, so that a model that knows nothing gets no more than chance.
+        ranks[q.group, q.language].append(float((gain > answer).sum()) + 0.5 * float((gain == answer).sum() - 1))
+    return dict(ranks)
 
 
 def _transfer(groups: dict[str, dict[str, float]], source: str, target: str) -> float | None:

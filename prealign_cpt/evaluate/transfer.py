@@ -34,6 +34,17 @@ Labelled = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Hits:
+    """Which answers were right, bool [N] each."""
+
+    english: Tensor
+    """Held-out English texts."""
+    target: Tensor
+    shuffled: Tensor
+    """The target texts again, after training on shuffled labels."""
+
+
+@dataclass(frozen=True)
 class Transfer:
     """Shares of right answers."""
 
@@ -84,6 +95,19 @@ def zero_shot_transfer(
     Raises:
         DataError: fewer than two labels, fewer than ten English texts of one, or a target label without English texts.
     """
+    return transfer_hits(model, tokenizer, english, target, start_id, seed, batch_tokens)[0]
+
+
+def transfer_hits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    english: list[Labelled],
+    target: list[Labelled],
+    start_id: int,
+    seed: int,
+    batch_tokens: int = 2048,
+) -> tuple[Transfer, Hits]:
+    """`zero_shot_transfer` with the single answers."""
     labels = sorted({label for label, _ in english})
     smallest = min((sum(own == label for own, _ in english) for label in labels), default=0)
     if len(labels) < 2 or smallest < 2 * HELDOUT:
@@ -103,31 +127,37 @@ def zero_shot_transfer(
     held, train = order[: len(english) // HELDOUT], order[len(english) // HELDOUT :]
     test = torch.arange(len(english), len(texts))
 
-    def accuracy(layer: int, fit: Tensor, check: Tensor, fit_answers: Tensor | None = None) -> float:
+    def right(layer: int, fit: Tensor, check: Tensor, fit_answers: Tensor | None = None) -> Tensor:
         own = answers_N[fit] if fit_answers is None else fit_answers
-        predicted = _classify(vectors_LND[layer, fit], own, vectors_LND[layer, check], len(labels))
-        return float((predicted == answers_N[check]).double().mean())
+        predicted = classify(vectors_LND[layer, fit], own, vectors_LND[layer, check], len(labels))
+        return predicted == answers_N[check]
 
     def validated(layer: int) -> float:
         folds = train.chunk(FOLDS)
-        return sum(accuracy(layer, torch.cat(folds[:k] + folds[k + 1 :]), folds[k]) for k in range(len(folds)))
+        return sum(_share(right(layer, torch.cat(folds[:k] + folds[k + 1 :]), folds[k])) for k in range(len(folds)))
 
     layer = max(range(len(vectors_LND)), key=validated)
     shuffled = answers_N[train][torch.randperm(len(train), generator=generator)]
-    acc_english, acc_target = accuracy(layer, train, held), accuracy(layer, train, test)
-    return Transfer(
+    hits = Hits(right(layer, train, held), right(layer, train, test), right(layer, train, test, shuffled))
+    acc_english, acc_target = _share(hits.english), _share(hits.target)
+    found = Transfer(
         acc_english=round(acc_english, 4),
         acc_target=round(acc_target, 4),
         gap=round(acc_english - acc_target, 4),
-        acc_shuffled=round(accuracy(layer, train, test, shuffled), 4),
+        acc_shuffled=round(_share(hits.shuffled), 4),
         chance=round(float(answers_N[test].bincount().max()) / len(test), 4),
         layer=layer,
         english_texts=len(english),
         target_texts=len(target),
     )
+    return found, hits
 
 
-def _classify(fit_ND: Tensor, answers_N: Tensor, check_ND: Tensor, num_labels: int) -> Tensor:  # noqa: N803
+def _share(hits_N: Tensor) -> float:  # noqa: N803
+    return float(hits_N.double().mean())
+
+
+def classify(fit_ND: Tensor, answers_N: Tensor, check_ND: Tensor, num_labels: int) -> Tensor:  # noqa: N803
     """Labels int64 of the rows of `check_ND` by a logistic regression fitted to the others."""
     mean, spread = fit_ND.mean(dim=0), fit_ND.std(dim=0).clamp(min=1e-6)
     inputs = (fit_ND - mean) / spread

@@ -1,35 +1,71 @@
-"""What a finished run shows: one table, result.json and a page that opens anywhere.
+"""What finished runs show: one table, result.json and a page that opens anywhere.
 
-run folder, control's run folder --collect--> Record --table--> printed text, report/result.json
-                                                     --page---> report/index.html (plots by plot.py)
+run folders, control --collect-----> Record     --table--> printed text, result.json
+their weights        --rows--------> Rows       --+
+`prealign eval`      --evaluation--> Evaluation --+
+                                      Record    --+-page-> index.html
+                                                    (text: learning, measured, geometry, stages;
+                                                     plots: plot, bars, heat, scatter)
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from prealign_cpt.evaluate.compare import unique
+from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.manifest import atomic_write, storage_error
 from prealign_cpt.report.collect import collect
+from prealign_cpt.report.evaluation import Evaluation, read_evaluation
 from prealign_cpt.report.page import page
-from prealign_cpt.report.table import result_json, text_table
+from prealign_cpt.report.rows import read_rows
+from prealign_cpt.report.table import result, result_json, text_table
+
+NOT_EVALUATED = "nothing was evaluated: `prealign eval RUN` measures words, sentences, transfer and more (--eval DIR)"
 
 
-def write_report(run: Path, control: Path | None = None) -> str:
-    """Write `run/report/index.html` and `run/report/result.json` anew; return the table to print.
+def write_report(
+    run: Path,
+    control: Path | None = None,
+    others: Sequence[Path] = (),
+    evaluation: Path | None = None,
+    out: Path | None = None,
+) -> str:
+    """Write `index.html` and `result.json` anew; return the table to print.
 
     Args:
         run: a run folder. Stages that are not done yet leave their figures absent, with the reason.
         control: run folder of the control: the same training from subword-mean rows and without the lexicon.
+        others: further runs, to be shown beside the first.
+        evaluation: folder of `prealign eval`; by default `run/evaluation`, if it is there and the run is the only one.
+        out: folder to write to; by default `run/report`, for several runs `report`.
 
     Raises:
         MissingInputError: a folder is not there, or holds nothing of a run.
         DataError: a file of a stage is damaged; it is named.
         StorageError: the report cannot be written.
     """
-    record = collect(run, control)
-    folder = run / "report"
+    runs = [run, *others]
+    found = [collect(one, control) for one in runs]
+    records = dict(zip(unique([one.name for one in found]), found, strict=True))
+    rows = dict(zip(records, map(read_rows, runs), strict=True))
+    measured: Evaluation | Absent
+    if evaluation is not None or (not others and (run / "evaluation").is_dir()):
+        measured = read_evaluation(evaluation or run / "evaluation", next(iter(records)))
+    else:
+        measured = Absent(NOT_EVALUATED)
+    folder = out or (Path("report") if others else run / "report")
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(folder, error) from error
-    atomic_write(folder / "result.json", result_json(record))
-    atomic_write(folder / "index.html", page(record))
-    return text_table(record)
+    if others:
+        content = {"runs": {name: result(record) for name, record in records.items()}}
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    else:
+        text = result_json(found[0])
+    atomic_write(folder / "result.json", text)
+    atomic_write(folder / "index.html", page(records, rows, measured))
+    if not others:
+        return text_table(found[0])
+    return "\n\n".join(f"{name}\n{text_table(record)}" for name, record in records.items())

@@ -8,8 +8,6 @@
 A figure is a number or the reason why there is none. Nothing is estimated, carried over or filled in.
 """
 
-import json
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.manifest import NAME, read_manifest
+from prealign_cpt.report.document import Absent, Document, Figure, flat, is_number, loads, read_document
 from prealign_cpt.run import ORDER
 
 ALIGN_ARMS = ("base", "mean", "static", "aligned")
@@ -27,46 +26,6 @@ ARMS = (*ALIGN_ARMS, "final", "control")
 _FREE_KEYS = ("name", "out", "evaluate.arms")
 _FREE_SECTIONS = ("align.", "codeswitch.", "lexicon.")
 """Recipe keys in which a control may differ: they are what it is the control of."""
-
-
-@dataclass(frozen=True)
-class Absent:
-    """Why a figure is not there."""
-
-    reason: str
-
-
-Figure = float | Absent
-
-
-@dataclass(frozen=True)
-class Document:
-    """A JSON or TOML file of a run, or the reason why there is none. Numbers in it are finite."""
-
-    name: str
-    content: dict[str, Any] | Absent
-
-    def at(self, *keys: str) -> Any:
-        """The value under nested keys, or `Absent`. A reason that the file gives itself (`KEY_absent`) is kept."""
-        value: Any = self.content
-        for depth, key in enumerate(keys):
-            if isinstance(value, Absent):
-                return value
-            path = ".".join(keys[: depth + 1])
-            if not isinstance(value, dict):
-                return Absent(f"{self.name}: {'.'.join(keys[:depth])} has no keys")
-            reason = value.get(f"{key}_absent")
-            value = value.get(key)
-            if value is None:
-                return Absent(reason if isinstance(reason, str) else f"{self.name} has no {path}")
-        return value
-
-    def number(self, *keys: str) -> Figure:
-        """The number under nested keys."""
-        value = self.at(*keys)
-        if isinstance(value, Absent) or is_number(value):
-            return value  # type: ignore[no-any-return]
-        return Absent(f"{self.name}: {'.'.join(keys)} is not a number")
 
 
 @dataclass(frozen=True)
@@ -150,12 +109,12 @@ def collect(run: Path, control: Path | None = None) -> Record:
     for folder in (run, control):
         if folder is not None:
             _check_folder(folder)
-    align = _document(run, "align", "report.json")
-    final = _document(run, "eval", "report.json")
+    align = read_document(run, "align", "report.json")
+    final = read_document(run, "eval", "report.json")
     if control is None:
         other = Document("eval/report.json", Absent("no control run was given (--control)"))
     else:
-        other = _document(control, "eval", "report.json", "the control's ")
+        other = read_document(control, "eval", "report.json", "the control's ")
     scores = {arm: _scores(align, "arms", arm) for arm in ALIGN_ARMS}
     scores["final"] = _scores(final, "scores")
     scores["control"] = _scores(other, "scores")
@@ -163,8 +122,8 @@ def collect(run: Path, control: Path | None = None) -> Record:
     control_curve, control_absent, control_broken = (
         _curve(control, "the control's ") if control else ((), "no control run was given (--control)", 0)
     )
-    summary = _document(run, "cpt", "summary.json")
-    vocab = _document(run, "vocab", "report.json")
+    summary = read_document(run, "cpt", "summary.json")
+    vocab = read_document(run, "vocab", "report.json")
     text, recipe = _recipe(run)
     return Record(
         name=_text(recipe.at("name")) or run.resolve().name,
@@ -184,17 +143,12 @@ def collect(run: Path, control: Path | None = None) -> Record:
         english_changed=_measured(vocab, "english_changed_share", "english_lines"),
         align=align,
         vocab=vocab,
-        lexicon=_document(run, "lexicon", "report.json"),
-        data=_document(run, "data", "report.json"),
-        serve=_document(run, "serve", "result.json"),
+        lexicon=read_document(run, "lexicon", "report.json"),
+        data=read_document(run, "data", "report.json"),
+        serve=read_document(run, "serve", "result.json"),
         control=control,
         control_differs=_differences(recipe, _recipe(control)[1]) if control else (),
     )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that fits a float: true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _check_folder(folder: Path) -> None:
@@ -202,32 +156,6 @@ def _check_folder(folder: Path) -> None:
         raise MissingInputError(f"{folder}: no such run folder; give the folder that `prealign run` made")
     if not any((folder / name).exists() for name in (*ORDER, "serve", "metrics.jsonl", "recipe.toml")):
         raise MissingInputError(f"{folder}: holds no recipe, stage or log of a run; give the folder of a run")
-
-
-def _document(run: Path, stage: str, file: str, whose: str = "") -> Document:
-    name = f"{whose}{stage}/{file}"
-    path = run / stage / file
-    if not path.is_file():
-        if (run / stage).is_dir():
-            return Document(name, Absent(f"{name} is not there"))
-        return Document(name, Absent(f"{whose}stage {stage} has not been done"))
-    try:
-        content = _loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); do the stage {stage} again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object; do the stage {stage} again")
-    return Document(name, content)
-
-
-def _loads(text: str) -> Any:
-    """JSON with what is not finite read as null, so that no such number can reach a page."""
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def _measured(vocab: Document, key: str, size: str | None = None) -> Figure:
@@ -238,6 +166,9 @@ def _measured(vocab: Document, key: str, size: str | None = None) -> Figure:
 
 def _scores(document: Document, *keys: str) -> Scores:
     arm = document.at(*keys)
+    if keys[:1] == ("arms",) and document.at("arms") == {}:
+        none = Absent("arms before CPT were not scored (recipe key evaluate.arms)")
+        return Scores(none, none, none, none, none, none, none, (none, none, none))
     # A second domain is optional in a recipe: one reason for all arms then, not one for each.
     unscored = isinstance(arm, dict) and not {"general", "general_absent"} & arm.keys()
 
@@ -271,7 +202,7 @@ def _curve(run: Path, whose: str) -> tuple[tuple[Point, ...], str, int]:
     broken = 0
     for line in filter(str.strip, lines):
         try:
-            entry = _loads(line)
+            entry = loads(line)
             # A run that restarts from a checkpoint logs some steps again; the later ones are those that led on.
             steps[int(entry["step"])] = entry
         except (ValueError, TypeError, KeyError):
@@ -327,11 +258,3 @@ def _differences(recipe: Document, other: Document) -> tuple[str, ...]:
         for key in changed
         if key not in _FREE_KEYS and not key.startswith(_FREE_SECTIONS)
     )
-
-
-def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested dictionaries with dotted keys, in their order."""
-    leaves: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        leaves += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return leaves

@@ -12,6 +12,11 @@ WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 66, 60, 34, 46
 """Margins: axis labels, labels at the lines' ends, legend, axis labels."""
 
+LEGEND_ROW = 18
+
+COLOURS = 6
+"""Styles that the page's style sheet knows."""
+
 LABEL_GAP = 15.0
 """Least distance of two labels at the right edge."""
 
@@ -58,14 +63,18 @@ def line_chart(
     def y_at(y: float) -> float:
         return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
+    entries = [(shortened(one.name, 40), f"line s{one.style}") for one in lines] + [
+        (name, "level") for name, _ in levels
+    ]
+    legend, rise = _legend(entries) if len(entries) > 1 else ([], 0)
+    parts = [f'<svg viewBox="0 {-rise} {WIDTH} {HEIGHT + rise}" role="img" aria-label="{escape(label)}">', *legend]
     for y in y_ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}"/>')
-        parts.append(_text(LEFT - 7, y_at(y) + 4, _tick(y, y_ticks), "tick", "end"))
+        parts.append(text_at(LEFT - 7, y_at(y) + 4, _tick(y, y_ticks), "tick", "end"))
     for x in x_ticks:
-        parts.append(_text(x_at(x), HEIGHT - BOTTOM + 17, _tick(x, x_ticks), "tick", "middle"))
+        parts.append(text_at(x_at(x), HEIGHT - BOTTOM + 17, _tick(x, x_ticks), "tick", "middle"))
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "tick", "middle"))
+    parts.append(text_at((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "tick", "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f'transform="translate(15 {middle:.1f}) rotate(-90)" text-anchor="middle"'
     parts.append(f'<text class="tick" {turned}>{escape(y_label)}</text>')
@@ -81,9 +90,7 @@ def line_chart(
     ends = [(y_at(one.points[-1][1]), f"{one.points[-1][1]:.3f}", f"end s{one.style}") for one in lines]
     ends += [(y_at(y), f"{y:.3f}", "end muted") for _, y in levels]
     for height, text, kind in _spread(ends):
-        parts.append(_text(WIDTH - RIGHT + 7, height + 4, text, kind, "start"))
-    if len(lines) + len(levels) > 1:
-        parts += _legend([(one.name, f"line s{one.style}") for one in lines] + [(name, "level") for name, _ in levels])
+        parts.append(text_at(WIDTH - RIGHT + 7, height + 4, text, kind, "start"))
     return "".join([*parts, "</svg>"])
 
 
@@ -132,14 +139,35 @@ def _spread(ends: list[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
     return [(height, text, kind) for height, (_, text, kind) in zip(heights, placed, strict=True)]
 
 
-def _legend(entries: list[tuple[str, str]]) -> list[str]:
-    parts, x = [], float(LEFT)
+def _legend(entries: list[tuple[str, str]]) -> tuple[list[str], int]:
+    """The legend's parts, and how far its rows rise above the plot's upper edge."""
+    rows: list[list[tuple[str, str, float]]] = [[]]
+    x = float(LEFT)
     for name, kind in entries:
-        parts.append(f'<path class="{kind}" d="M{x:.1f} 10H{x + 20:.1f}"/>')
-        parts.append(_text(x + 25, 14, name, "tick", "start"))
-        x += 25 + 7.0 * len(name) + 16
-    return parts
+        width = 25 + 7.0 * len(name) + 16
+        if rows[-1] and x + width > WIDTH:
+            rows.append([])
+            x = float(LEFT)
+        rows[-1].append((name, kind, x))
+        x += width
+    rise = LEGEND_ROW * (len(rows) - 1)
+    parts = []
+    for number, row in enumerate(rows):
+        y = LEGEND_ROW * number - rise
+        for name, kind, x in row:
+            parts.append(f'<path class="{kind}" d="M{x:.1f} {y + 10}H{x + 20:.1f}"/>')
+            parts.append(text_at(x + 25, y + 14, name, "tick", "start"))
+    return parts, rise
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+def shortened(name: str, letters: int) -> str:
+    """A name without its middle if it is too long: runs often differ in their last letters."""
+    if len(name) <= letters:
+        return name
+    tail = (letters - 1) // 2
+    return f"{name[: letters - 1 - tail]}\u2026{name[len(name) - tail :]}"
+
+
+def text_at(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+    """A line of text in a plot. Args: kind: its classes; anchor: "start", "middle" or "end"."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prealign_cpt.report.collect import ARMS, Absent, Figure, Record, Scores
+from prealign_cpt.evaluate.figures import Absent
+from prealign_cpt.report.collect import ARMS, Record, Scores
+from prealign_cpt.report.document import Figure
 
 LABELS = {
     "base": "base",
@@ -22,6 +24,13 @@ DIGITS = 3
 """Decimals of bits per byte and of P@1: about what one seed and a few tens of kilobytes of text can tell."""
 
 MISSING = "-"
+
+NOTE = (
+    "bpb: bits per UTF-8 byte of held-out text, lower is better; it does not depend on the tokenizer. General: "
+    "held-out text from another domain. P@1: share of held-out lexicon words whose translation is the nearest "
+    "candidate, higher is better."
+)
+"""What the table's columns mean."""
 
 
 def columns(record: Record) -> tuple[str, ...]:

@@ -1,44 +1,51 @@
 """Ask a served model, and take only answers that can be trusted.
 
-`base_url` is the OpenAI-compatible root, such as "http://127.0.0.1:8000/v1". Connection errors, timeouts and 5xx
-answers are tried again (`RETRIES` times, with growing pauses); what is still wrong then raises. Nothing is scored as
-zero.
+    models(url)                                          what is served
+    complete(url, model, prompt, max_tokens=...)         one text
+    complete_many(url, model, prompts, max_tokens=...)   texts, in the order of the prompts
+    sample_ids(url, model, ids, n=...)                   continuations as token ids
+    tokenize(url, model, text)                           the server's own token ids of a text
+    token_logprobs(url, model, ids)                      log-probability of each id but the first
+    many_logprobs(url, model, sequences)                 the same for several sequences in one request
+    check_echo(url, model, ids)                          canary: are those log-probabilities where they belong?
+    embed(url, model, sequences, size=...)               [N, D] float32
+
+`base_url` is the OpenAI-compatible root, such as "http://127.0.0.1:8000/v1". Each function takes `key`, the server's
+API key; None takes PREALIGN_API_KEY from the environment. What does not arrive is asked for again, a bounded number of
+times (transport.py); what is still missing, incomplete or not finite raises. Nothing is scored as zero.
 
 Scoring sends token ids, never text: for text vLLM adds special tokens by default, which shifts every log-probability.
+
+Raised by all:
+    UnavailableError: no whole answer, or the server has no such model.
+    RecipeError: the key is refused.
+    DataError: the server refuses the request, or its answer is not what was asked for.
 """
 
 import math
-from functools import cache
-from ipaddress import ip_address
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-import openai
+import numpy as np
 
-from prealign_cpt.errors import DataError, UnavailableError
+from prealign_cpt.errors import DataError
+from prealign_cpt.serving.transport import RETRIES, TIMEOUT, ask, is_loopback
 
-RETRIES = 4
-"""Attempts after the first; the pauses grow from half a second to eight."""
+__all__ = ["RETRIES", "TIMEOUT", "check_echo", "complete", "complete_many", "embed", "is_loopback", "many_logprobs"]
+__all__ += ["models", "sample_ids", "token_logprobs", "tokenize"]
 
-TIMEOUT = 300.0
-"""Seconds for one answer: long prompts take their time on a CPU."""
+Ids = Sequence[int]
 
+CANARY_LENGTH, CANARY_TOLERANCE = 6, 0.3
+"""Tokens that the canary generates, and the largest difference in nats between both ways to get a log-probability.
+In bf16 the two ways round differently, by up to 0.1; log-probabilities of neighbouring tokens lie further apart."""
 
-def is_loopback(host: str) -> bool:
-    """Whether the host's name or address means this machine alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+REMEDY = "its echo log-probabilities cannot be used; serve the folder with vLLM 0.32"
 
 
-def models(base_url: str) -> list[dict[str, Any]]:
-    """What the server offers, as in `/v1/models`: `id`, and from vLLM `root` (the folder) and `max_model_len`.
-
-    Raises:
-        UnavailableError: no answer.
-    """
-    answer = _ask(base_url, lambda client: client.models.list())
+def models(base_url: str, *, key: str | None = None) -> list[dict[str, Any]]:
+    """What the server offers, as in `/v1/models`: `id`, and from vLLM `max_model_len` and maybe `root`, the folder."""
+    answer = ask(base_url, lambda client: client.models.list(), key)
     return [model.model_dump() for model in answer.data or []]
 
 
@@ -50,135 +57,242 @@ def complete(
     max_tokens: int = 64,
     temperature: float = 0.0,
     seed: int | None = None,
+    stop: list[str] | None = None,
+    key: str | None = None,
 ) -> str:
-    """The text that the model writes after `prompt` (text, or token ids that are taken as they are).
-
-    Raises:
-        UnavailableError: no answer, or the server has no such model.
-        DataError: the server refuses the request.
-    """
-    answer = _ask(
+    """The text that the model writes after `prompt` (text, or token ids that are taken as they are)."""
+    answer = ask(
         base_url,
         lambda client: client.completions.create(
-            model=model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, seed=seed
+            model=model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
         ),
+        key,
     )
     return str(_choices(answer, 1, base_url)[0].text)
 
 
-def sample_ids(
-    base_url: str, model: str, ids: list[int], *, max_tokens: int, temperature: float, n: int, seed: int
-) -> list[list[int]]:
-    """`n` continuations of `ids` as token ids, each of exactly `max_tokens` (the end token does not stop them).
-
-    Raises:
-        UnavailableError: no answer, or the server has no such model.
-        DataError: the server refuses the request, or answers without token ids.
-    """
-    answer = _ask(
+def complete_many(
+    base_url: str,
+    model: str,
+    prompts: Sequence[Ids],
+    *,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    stop: list[str] | None = None,
+    key: str | None = None,
+) -> list[str]:
+    """One text for each prompt, in one request: vLLM computes them together. The front takes at most 64 prompts."""
+    if not prompts:
+        return []
+    answer = ask(
         base_url,
         lambda client: client.completions.create(
             model=model,
-            prompt=ids,
+            prompt=[list(ids) for ids in prompts],
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=stop,
+        ),
+        key,
+    )
+    return [str(choice.text) for choice in _choices(answer, len(prompts), base_url)]
+
+
+def sample_ids(
+    base_url: str,
+    model: str,
+    ids: Ids,
+    *,
+    max_tokens: int,
+    temperature: float,
+    n: int,
+    seed: int,
+    key: str | None = None,
+) -> list[list[int]]:
+    """`n` continuations of `ids` as token ids, each of exactly `max_tokens` (the end token does not stop them)."""
+    answer = ask(
+        base_url,
+        lambda client: client.completions.create(
+            model=model,
+            prompt=list(ids),
             max_tokens=max_tokens,
             temperature=temperature,
             n=n,
             seed=seed,
             extra_body={"return_token_ids": True, "ignore_eos": True},
         ),
+        key,
     )
-    found = [choice.model_dump().get("token_ids") for choice in _choices(answer, n, base_url)]
-    if any(tokens is None or len(tokens) != max_tokens for tokens in found):
-        raise DataError(f"{base_url}: the answer lacks token_ids; serve the folder with vLLM 0.32")
+    found = [_ids(choice.model_dump().get("token_ids"), base_url) for choice in _choices(answer, n, base_url)]
+    for tokens in found:
+        if len(tokens) != max_tokens:
+            raise DataError(f"{base_url}: {max_tokens} tokens were asked for, {len(tokens)} came; use vLLM 0.32")
     return found
 
 
-def token_logprobs(base_url: str, model: str, ids: list[int]) -> list[float]:
-    """Log-probability of each id given all before it: `len(ids) - 1` values, none for the first id.
-
-    `ids` is scored as it is: put the start token in front yourself. vLLM takes at most `max_model_len - 1` ids.
-
-    Raises:
-        UnavailableError: no answer, or the server has no such model.
-        DataError: the server refuses the ids, or its answer is not one finite number for each id but the first.
-    """
-    if not ids:
-        raise ValueError("token_logprobs: no ids")
-    answer = _ask(
+def tokenize(base_url: str, model: str, text: str, *, key: str | None = None) -> list[int]:
+    """The ids that the server makes of `text`, without special tokens. It must fit into the server's context."""
+    answer = ask(
         base_url,
         lambda client: client.completions.create(
             model=model,
-            prompt=ids,
+            prompt=text,
+            max_tokens=1,
+            temperature=0.0,
+            extra_body={"add_special_tokens": False, "return_token_ids": True},
+        ),
+        key,
+    )
+    return _ids(_choices(answer, 1, base_url)[0].model_dump().get("prompt_token_ids"), base_url)
+
+
+def token_logprobs(base_url: str, model: str, ids: Ids, *, key: str | None = None) -> list[float]:
+    """Log-probability of each id given all before it: `len(ids) - 1` values, none for the first id.
+
+    `ids` is scored as it is: put the start token in front yourself. vLLM takes at most `max_model_len - 1` ids.
+    """
+    return many_logprobs(base_url, model, [ids], key=key)[0]
+
+
+def many_logprobs(base_url: str, model: str, sequences: Sequence[Ids], *, key: str | None = None) -> list[list[float]]:
+    """`token_logprobs` of each sequence, in one request. The front takes at most 64 sequences."""
+    if not all(sequences):
+        raise ValueError("many_logprobs: no ids")
+    if not sequences:
+        return []
+    answer = ask(
+        base_url,
+        lambda client: client.completions.create(
+            model=model,
+            prompt=[list(ids) for ids in sequences],
             max_tokens=0,
             echo=True,
             logprobs=0,
             temperature=0.0,
             extra_body={"return_token_ids": True},
         ),
+        key,
     )
-    choice = _choices(answer, 1, base_url)[0]
-    remedy = "its echo log-probabilities cannot be used; serve the folder with vLLM 0.32"
+    choices = _choices(answer, len(sequences), base_url)
+    return [_echoed(choice, ids, base_url) for choice, ids in zip(choices, sequences, strict=True)]
+
+
+def _echoed(choice: Any, ids: Ids, base_url: str) -> list[float]:
     # Some servers accept echo and logprobs and ignore them (llama.cpp#27174), which would give chance scores.
     values = None if choice.logprobs is None else choice.logprobs.token_logprobs
     if values is None or len(values) != len(ids):
         count = "none" if values is None else len(values)
-        raise DataError(f"{base_url}: {len(ids)} ids were sent, log-probabilities came for {count}: {remedy}")
+        raise DataError(f"{base_url}: {len(ids)} ids were sent, log-probabilities came for {count}: {REMEDY}")
     scored = choice.model_dump().get("prompt_token_ids")
-    if scored is not None and scored != ids:
-        raise DataError(f"{base_url}: the server scored other ids than were sent ({len(scored)} of them): {remedy}")
+    if scored is not None and scored != list(ids):
+        raise DataError(f"{base_url}: the server scored other ids than were sent ({len(scored)} of them): {REMEDY}")
     if values[0] is not None:
         raise DataError(
-            f"{base_url}: the first id has a log-probability, so the answer may be shifted by one: {remedy}"
+            f"{base_url}: the first id has a log-probability, so the answer may be shifted by one: {REMEDY}"
         )
     for position, value in enumerate(values[1:], start=1):
         if value is None or not math.isfinite(value):
             raise DataError(
-                f"{base_url}: log-probability {value} at position {position} (id {ids[position]}): {remedy}"
+                f"{base_url}: log-probability {value} at position {position} (id {ids[position]}): {REMEDY}"
             )
     return [float(value) for value in values[1:]]
 
 
-def _choices(answer: Any, count: int, base_url: str) -> list[Any]:
-    """The choices in the order of their index, which the answer's list need not keep."""
-    choices = sorted(answer.choices or [], key=lambda choice: choice.index)
-    if [choice.index for choice in choices] != list(range(count)):
-        raise DataError(f"{base_url}: {count} choices were asked for, {len(choices)} came")
-    return choices
+def check_echo(base_url: str, model: str, ids: Ids, *, key: str | None = None) -> float:
+    """Canary: the model continues `ids`, then scores what it wrote. Both must give each token one log-probability.
 
+    It finds a server that shifts its echo by one, or scores another model than it samples, without a local model.
 
-def _ask(base_url: str, request: Any) -> Any:
-    """Send a request and turn openai's errors into this project's."""
-    try:
-        answer = request(_client(base_url))
-    except openai.NotFoundError as error:
-        raise UnavailableError(f"{base_url}: {_said(error)}; see {base_url}/models for what is served") from error
-    except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-        raise UnavailableError(f"{base_url}: no usable answer after {RETRIES + 1} attempts: {_said(error)}") from error
-    except openai.APIStatusError as error:
-        raise DataError(f"{base_url}: the server refuses the request: {_said(error)}") from error
-    except (openai.APIError, ValueError) as error:  # the client passes on the ValueError of a damaged body
-        raise UnavailableError(f"{base_url}: the answer is not that of an OpenAI-compatible server: {error}") from error
-    # The client does not check what it parsed: a page of HTML comes back as a string.
-    if not isinstance(answer, openai.BaseModel):
-        raise UnavailableError(f"{base_url}: the answer is not that of an OpenAI-compatible server; check the address")
-    return answer
-
-
-def _said(error: openai.APIError) -> str:
-    """The server's own words, on one line."""
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return " ".join(str(message or error.message).split())
-
-
-@cache
-def _client(base_url: str) -> openai.OpenAI:
-    # A proxy from the environment must not stand between this process and its own machine.
-    local = is_loopback(urlsplit(base_url).hostname or "")
-    return openai.OpenAI(
-        base_url=base_url,
-        api_key="none",
-        max_retries=RETRIES,
-        timeout=TIMEOUT,
-        http_client=openai.DefaultHttpxClient(trust_env=not local),
+    Returns:
+        the largest difference in nats (about 1e-6 in fp32, up to 0.1 in bf16).
+    """
+    answer = ask(
+        base_url,
+        lambda client: client.completions.create(
+            model=model,
+            prompt=list(ids),
+            max_tokens=CANARY_LENGTH,
+            temperature=0.0,
+            logprobs=0,
+            extra_body={"return_token_ids": True, "ignore_eos": True},
+        ),
+        key,
     )
+    choice = _choices(answer, 1, base_url)[0]
+    written = _ids(choice.model_dump().get("token_ids"), base_url)
+    values = None if choice.logprobs is None else choice.logprobs.token_logprobs
+    if not written or values is None or len(values) != len(written) or None in values:
+        raise DataError(f"{base_url}: what the model writes comes without log-probabilities: {REMEDY}")
+    echoed = token_logprobs(base_url, model, [*ids, *written], key=key)[len(ids) - 1 :]
+    difference = max(abs(left - right) for left, right in zip(values, echoed, strict=True))
+    if not difference <= CANARY_TOLERANCE:
+        raise DataError(
+            f"{base_url}: echo gives other log-probabilities than generation for the same tokens (by {difference:.3g} "
+            f"nats); they are shifted, or another model computed them: {REMEDY}"
+        )
+    return difference
+
+
+def embed(
+    base_url: str,
+    model: str,
+    sequences: Sequence[Ids],
+    *,
+    size: int | None = None,
+    batch: int = 32,
+    key: str | None = None,
+) -> np.ndarray:
+    """One vector for each sequence of token ids, in their order: [N, D], float32. The server says how it pools.
+
+    Args:
+        size: D that the model must have; None takes what comes, the same for all.
+        batch: sequences in one request.
+    """
+    if not sequences:
+        raise ValueError("embed: no sequences")
+    vectors: list[np.ndarray] = []
+    for start in range(0, len(sequences), batch):
+        for vector in _embed_batch(base_url, model, sequences[start : start + batch], key):
+            size = size or len(vector)
+            if vector.shape != (size,):
+                raise DataError(f"{base_url}: embedding {len(vectors)} is {vector.shape}, ({size},) is expected")
+            if not (np.isfinite(vector).all() and vector.any()):
+                raise DataError(
+                    f"{base_url}: embedding {len(vectors)} is zero or not finite; the served model is damaged"
+                )
+            vectors.append(vector)
+    return np.stack(vectors)
+
+
+def _embed_batch(base_url: str, model: str, sequences: Sequence[Ids], key: str | None) -> list[np.ndarray]:
+    inputs = [list(ids) for ids in sequences]
+    answer = ask(base_url, lambda client: client.embeddings.create(model=model, input=inputs), key)
+    found = _in_order(answer.data, len(inputs), "embeddings", base_url)
+    return [np.asarray(entry.embedding, dtype=np.float32) for entry in found]
+
+
+def _choices(answer: Any, count: int, base_url: str) -> list[Any]:
+    return _in_order(answer.choices, count, "choices", base_url)
+
+
+def _in_order(entries: list[Any] | None, count: int, what: str, base_url: str) -> list[Any]:
+    """The entries by their index, which the answer's list need not keep; each of them once."""
+    try:
+        found = sorted(entries or [], key=lambda entry: entry.index)
+    except (AttributeError, TypeError) as error:
+        raise DataError(f"{base_url}: {what} came without an index; serve the folder with vLLM 0.32") from error
+    if [entry.index for entry in found] != list(range(count)):
+        raise DataError(
+            f"{base_url}: {count} {what} were asked for, {len(found)} came, with other indices than 0 to {count - 1}"
+            if len(found) == count
+            else f"{base_url}: {count} {what} were asked for, {len(found)} came"
+        )
+    return found
+
+
+def _ids(found: Any, base_url: str) -> list[int]:
+    if not isinstance(found, list):
+        raise DataError(f"{base_url}: the answer lacks token ids; serve the folder with vLLM 0.32")
+    return found

@@ -1,14 +1,14 @@
-"""Check a Hugging Face folder, serve it with vLLM on this machine only, and leave nothing behind.
+"""One vLLM process for a folder, on this machine only; it leaves nothing behind.
 
     folder --check_servable--> command --launcher--> vLLM (own process group) --/health--> ready at base_url
                                                             '--> log file, its last lines shown if vLLM dies
 
-The processes that vLLM starts form one group. It ends with the `Server`: SIGTERM, a pause, then SIGKILL to whatever is
-left of the group. If the process that holds the `Server` is killed itself, the kernel ends the group (Linux).
+The processes that vLLM starts form one group. It ends with the `Server`: SIGTERM, which lets running requests end,
+a pause, then SIGKILL to whatever is left of the group. If the process that holds the `Server` is killed itself, the
+kernel ends the group (Linux).
 """
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -17,234 +17,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import IO, Any, Literal
-from urllib.request import ProxyHandler, build_opener
+from types import TracebackType
+from typing import IO, Any
 
-from safetensors import SafetensorError, safe_open
+import httpx2
 
 from prealign_cpt import manifest
-from prealign_cpt.errors import DataError, MissingInputError, RecipeError, UnavailableError
-from prealign_cpt.serving import client
-from prealign_cpt.serving.launcher import PARENT
+from prealign_cpt.errors import RecipeError, UnavailableError
+from prealign_cpt.serving.command import Options, check_plugin, command, environment
+from prealign_cpt.serving.folder import check_servable, model_digest, model_name, pinned_name
+from prealign_cpt.serving.transport import is_loopback
 
-Device = Literal["cpu", "cuda"]
+DRAIN = 10
+"""Seconds that requests which run get when the server is asked to stop."""
 
-EXECUTABLE = frozenset(
-    {".py", ".pyc", ".pyd", ".so", ".dll"}
-    | {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".keras", ".msgpack"}
-)
-"""Endings of code, and of weights whose loading may run code. None belongs into a folder that is served."""
-
-READ_BY_VLLM = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
-
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
-HEADS = ("lm_head.weight",)
-
-CPU_HEAD_DIMS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
-"""What vLLM 0.32's attention for CPU computes. With another size the server starts, and dies at its first request."""
-
-STOP_LIMIT = 30.0
-"""Seconds for vLLM to stop by itself before it is killed: requests that run may end."""
+STOP_LIMIT = 25.0
+"""Seconds beyond that for vLLM to stop by itself before it is killed."""
 
 STARTING_STOP_LIMIT = 2.0
 """The same while it starts: it has no requests yet, and does not listen to SIGTERM for most of that time."""
 
-
-def model_name(folder: Path) -> str:
-    """The name a folder is served under: its own, or the run's for the folder `export` of a run."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "export" else folder.name
-
-
-def check_servable(folder: Path, device: Device | None = None) -> dict[str, int]:
-    """Refuse a folder that would run code, answer garbage or bring the server down; start nothing.
-
-    Checked: configuration, tokenizer and safetensors are there; no code (`auto_map`, Python files, pickles); input and
-    output rows, `vocab_size` and `len(tokenizer)` are one number; special ids lie below it. If the folder has a
-    manifest, every listed file has the listed hash, and no file that vLLM would read is missing from the list. With a
-    device: vLLM can compute the model's attention there.
-
-    Returns:
-        `rows` (of the embedding) and `bytes` (of the weights).
-
-    Raises:
-        MissingInputError: no such folder, or a file is missing.
-        DataError: anything else of the above.
-    """
-    if not folder.is_dir():
-        raise MissingInputError(f"{folder}: no such folder; give a Hugging Face folder such as runs/NAME/export")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in EXECUTABLE:
-            raise DataError(f"{path}: code or pickled weights are never served; export the model as safetensors")
-    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise MissingInputError(f"{folder / name}: missing; export the model with its fast tokenizer")
-    # tokenizer.json is left out: there "auto_map" may be an ordinary piece of the vocabulary.
-    configs = {path.name: _read_json(path) for path in sorted(folder.glob("*config*.json"))}
-    if (folder / manifest.NAME).exists():
-        _check_manifest(folder)
-    shapes, size = _tensor_shapes(folder)
-    rows = _check_rows(folder, configs["config.json"], shapes)
-    for name in ("config.json", "generation_config.json"):
-        _check_special_ids(folder / name, configs.get(name, {}), rows)
-    if device == "cpu":
-        _check_head_dim(folder / "config.json", configs["config.json"])
-    return {"rows": rows, "bytes": size}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    def refuse_code(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # At any depth: vLLM followed auto_map in nested configurations too (CVE-2025-66448).
-        if any(key == "auto_map" for key, _ in pairs):
-            raise DataError(f"{path}: auto_map names code to run; only models of transformers itself are served")
-        return dict(pairs)
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse_code)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}; export the model again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a JSON object; export the model again")
-    return content
-
-
-def _check_manifest(folder: Path) -> None:
-    listed = set(manifest.verify(folder)["files"]) | {manifest.NAME}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in READ_BY_VLLM and path.is_file() and str(path.relative_to(folder)) not in listed:
-            raise DataError(f"{path}: not in the folder's manifest; remove the file or export the model again")
-
-
-def _tensor_shapes(folder: Path) -> tuple[dict[str, list[int]], int]:
-    """Shapes from the headers of all weight files, without reading the weights; and the files' bytes together."""
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors"))
-    if index.exists():
-        for name in sorted(set(_read_json(index).get("weight_map", {}).values())):
-            if folder / name not in files:
-                raise MissingInputError(f"{folder / name}: missing although {index.name} lists it; export again")
-    if not files:
-        raise MissingInputError(f"{folder}: no *.safetensors; export the model as safetensors")
-    shapes: dict[str, list[int]] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes |= {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: damaged: {error}; export the model again") from error
-    return shapes, sum(path.stat().st_size for path in files)
-
-
-def _check_rows(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> int:
-    """One number of rows everywhere; return it."""
-    embeddings = {key: shape for key, shape in shapes.items() if key.endswith(EMBEDDINGS)}
-    heads = {key: shape for key, shape in shapes.items() if key.endswith(HEADS)}
-    if len(embeddings) != 1:
-        raise DataError(f"{folder}: one embedding expected, found {sorted(embeddings) or 'none'}; unknown architecture")
-    # vLLM fills a head that is missing with random values and serves on (vllm#53019).
-    if not config.get("tie_word_embeddings", False) and not heads:
-        raise DataError(f"{folder}: no lm_head.weight although the model is not tied; export it again")
-    vocab_size = config.get("vocab_size")
-    for key, shape in (embeddings | heads).items():
-        if shape[0] != vocab_size:
-            raise DataError(
-                f"{folder}: {key} has {shape[0]} rows, config.json's vocab_size is {vocab_size}; export again"
-            )
-    (rows,) = {shape[0] for shape in embeddings.values()}
-    num_tokens = len(_tokenizer(folder))
-    if num_tokens != rows:
-        # vLLM samples rows that have no token, and a log-probability request for one can end it.
-        raise DataError(f"{folder}: {rows} rows but {num_tokens} tokens; export exactly one row for each token")
-    return int(rows)
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer  # takes seconds, and most refusals come before it
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # tokenizers raises bare Exception for a damaged file.
-    except Exception as error:
-        raise DataError(f"{folder}: the tokenizer does not load: {error}; export the model again") from error
-
-
-def _check_special_ids(path: Path, config: dict[str, Any], rows: int) -> None:
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = config.get(key)
-        for number in value if isinstance(value, list) else [value]:
-            if number is not None and not (isinstance(number, int) and 0 <= number < rows):
-                raise DataError(f"{path}: {key} is {number!r}, which is not one of the {rows} rows; export again")
-
-
-def _check_head_dim(path: Path, config: dict[str, Any]) -> None:
-    head_dim = config.get("head_dim")
-    if head_dim is None and config.get("num_attention_heads"):
-        head_dim = config["hidden_size"] // config["num_attention_heads"]
-    if head_dim is not None and head_dim not in CPU_HEAD_DIMS:
-        known = ", ".join(map(str, sorted(CPU_HEAD_DIMS)))
-        raise DataError(f"{path}: head_dim {head_dim}: vLLM on CPU computes only {known}; serve with device cuda")
-
-
-def command(
-    folder: Path,
-    *,
-    port: int,
-    host: str = "127.0.0.1",
-    device: Device = "cpu",
-    served_model_name: str | None = None,
-    max_model_len: int | None = None,
-    kv_cache_bytes: int = 2**28,
-) -> list[str]:
-    """The command that serves `folder`. On CPU: fp32, nothing compiled, `kv_cache_bytes` for keys and values; on CUDA:
-    bf16, and vLLM's own share of the memory. Without `max_model_len` the model's own limit holds.
-
-    Raises:
-        RecipeError: the host is not this machine.
-    """
-    if not client.is_loopback(host):
-        raise RecipeError(
-            f"host {host}: the server has no authentication (vLLM's API key leaves /invocations and others open), so "
-            "it binds 127.0.0.1 only; put a reverse proxy with authentication in front. Binding other addresses comes "
-            "with an authenticated front in a later release"
-        )
-    words = [sys.executable, "-m", "prealign_cpt.serving.launcher", "serve", str(folder)]
-    words += ["--served-model-name", served_model_name or model_name(folder)]
-    words += ["--host", host, "--port", str(port)]
-    if device == "cpu":
-        words += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(kv_cache_bytes)]
-    else:
-        words += ["--dtype", "bfloat16"]
-    if max_model_len is not None:
-        words += ["--max-model-len", str(max_model_len)]
-    # Without `--generation-config vllm` the folder's sampling defaults would change what a request asks for.
-    words += ["--generation-config", "vllm", "--load-format", "safetensors", "--disable-fastapi-docs"]
-    # Requests that run when the server is asked to stop get this many seconds.
-    return [*words, "--shutdown-timeout", "5"]
-
-
-def environment(device: Device) -> dict[str, str]:
-    """This process's environment for vLLM: offline, without telemetry, without settings that would open or close it."""
-    # --enforce-eager leaves some functions of vLLM to torch.compile: the first scored request would run a C++ compiler.
-    eager = {"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {}
-    closed = {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PLUGINS"}
-    return (
-        {key: value for key, value in os.environ.items() if key not in closed}
-        | eager
-        | {
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRANSFORMERS_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # children then pass through the launcher too
-            PARENT: str(os.getpid()),
-        }
-    )
+PROGRESS_EVERY = 10.0
+"""Seconds between two lines while it starts."""
 
 
 class Server:
@@ -257,8 +53,11 @@ class Server:
     server is needed (the kernel ends vLLM with that thread).
 
     Attributes:
-        base_url: the OpenAI-compatible root, ending in /v1. Valid inside the block.
+        base_url: the OpenAI-compatible root, ending in /v1. Valid inside the block, and not for a Unix socket.
         model: the name to ask for.
+        pinned: the same with the folder's digest; every other model refuses it.
+        rows: tokens that the model knows.
+        max_model_len: longest sequence. Valid inside the block.
         log: the file that receives everything vLLM prints. It is kept.
         start_seconds: from the command to the first healthy answer.
     """
@@ -269,29 +68,34 @@ class Server:
         *,
         port: int = 0,
         host: str = "127.0.0.1",
-        device: Device = "cpu",
+        uds: Path | None = None,
         served_model_name: str | None = None,
-        max_model_len: int | None = None,
-        kv_cache_bytes: int = 2**28,
         log: Path | None = None,
         start_limit: float = 300.0,
+        drain: int = DRAIN,
+        **options: Any,
     ) -> None:
-        """Keep the arguments; nothing is checked or started yet.
+        """Keep the arguments; nothing is started yet.
 
         Args:
             port: 0 takes a free one.
+            uds: listen on this Unix socket instead of a port.
             log: overwritten; by default a new file among the system's temporary ones.
             start_limit: seconds until vLLM must answer.
+            drain: seconds that running requests get at the end.
+            options: fields of `command.Options`.
         """
         self.folder = folder
+        self.options = Options(**options)
         self.port = port
         self.host = host
-        self.device: Device = device
+        self.uds = uds
         self.model = served_model_name or model_name(folder)
-        self.max_model_len = max_model_len
-        self.kv_cache_bytes = kv_cache_bytes
+        self.pinned = ""
+        self.rows = self.max_model_len = 0
         self.log = log
         self.start_limit = start_limit
+        self.drain = drain
         self.start_seconds = 0.0
         self.process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -309,13 +113,20 @@ class Server:
 
         Raises:
             MissingInputError, DataError: the folder is not servable.
-            RecipeError: the host is not this machine.
+            RecipeError: the host is not this machine, or an option does not fit the folder.
             UnavailableError: the port is in use, vLLM ended or did not answer in time. Nothing is left running.
         """
-        words = self._command()  # refuses a host before the folder is hashed
-        check_servable(self.folder, self.device)
-        self.port = _claim_port(self.host, self.port)
-        words = self._command()
+        if not is_loopback(self.host):
+            raise RecipeError(f"host {self.host}: vLLM itself is never bound beyond this machine; use prealign serve")
+        check_plugin(self.options)
+        self.rows = check_servable(self.folder, self.options.device)["rows"]
+        self.pinned = pinned_name(self.model, model_digest(self.folder))
+        if self.uds is None:
+            self.port = claim_port(self.host, self.port)
+        words = command(
+            self.folder, self.options, [self.model, self.pinned], port=self.port, host=self.host, uds=self.uds
+        )
+        words += ["--shutdown-timeout", str(self.drain)]
         print(shlex.join(words), file=sys.stderr, flush=True)
         try:
             with self._open_log() as file:
@@ -324,7 +135,7 @@ class Server:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
-                    env=environment(self.device),
+                    env=environment(self.options.device),
                     start_new_session=True,
                 )
             self._wait_until_ready()
@@ -340,20 +151,11 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _command(self) -> list[str]:
-        return command(
-            self.folder,
-            port=self.port,
-            host=self.host,
-            device=self.device,
-            served_model_name=self.model,
-            max_model_len=self.max_model_len,
-            kv_cache_bytes=self.kv_cache_bytes,
-        )
-
     def _open_log(self) -> IO[bytes]:
         if self.log is None:
-            descriptor, name = tempfile.mkstemp(prefix=f"prealign-serve-{self.port}-", suffix=".log")
+            descriptor, name = tempfile.mkstemp(
+                prefix=f"prealign-serve-{self.model}-{self.options.task}-", suffix=".log"
+            )
             self.log = Path(name)
             return os.fdopen(descriptor, "wb")
         try:
@@ -379,29 +181,46 @@ class Server:
                     f"vLLM did not answer within {self.start_limit:.0f} s; give it more time or free the processor; "
                     f"its log {self.log} ends:\n{self._tail(15)}"
                 )
-            if self.start_seconds - shown >= 10:
+            if self.start_seconds - shown >= PROGRESS_EVERY:
                 shown = self.start_seconds
+                last = self._tail(1).strip()
                 print(
-                    f"vLLM starts: {shown:.0f} s of at most {self.start_limit:.0f} s (log: {self.log})",
+                    f"vLLM starts: {shown:.0f} s of at most {self.start_limit:.0f} s (log: {self.log}): {last[:120]}",
                     file=sys.stderr,
                     flush=True,
                 )
             time.sleep(0.5)
         self.start_seconds = time.monotonic() - start
-        print(f"{self.model} answers at {self.base_url} after {self.start_seconds:.0f} s", file=sys.stderr, flush=True)
+        where = self.uds or self.base_url
+        print(
+            f"{self.model} ({self.options.task}) answers at {where} after {self.start_seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _healthy(self) -> bool:
         try:
-            with build_opener(ProxyHandler({})).open(f"{self._root}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
+            return self._get("/health").status_code == 200
+        except httpx2.TransportError:
             return False
+
+    def _get(self, path: str) -> httpx2.Response:
+        # With a transport of its own the client asks no proxy.
+        with httpx2.Client(
+            transport=httpx2.HTTPTransport(verify=False, uds=str(self.uds) if self.uds else None)
+        ) as client:
+            return client.get(("http://vllm" if self.uds else self._root) + path, timeout=5)
 
     def _check_identity(self) -> None:
         """vLLM binds with SO_REUSEPORT, so a second server could have taken the same port a moment before."""
         self.check_alive()
-        found = client.models(self.base_url)
-        if [(model["id"], model.get("root")) for model in found] != [(self.model, str(self.folder))]:
+        try:
+            found = self._get("/v1/models").json()["data"]
+            names = {model["id"]: model["root"] for model in found}
+            self.max_model_len = int(found[0].get("max_model_len") or 0)
+        except (httpx2.TransportError, ValueError, KeyError, TypeError, IndexError):
+            names = {}
+        if names != {self.model: str(self.folder), self.pinned: str(self.folder)}:
             raise UnavailableError(f"port {self.port}: another server answers there; choose another port")
 
     def stop(self) -> None:
@@ -412,7 +231,7 @@ class Server:
         # The leader is not reaped before the group got its last signal, so the group's id is still its own.
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + (STOP_LIMIT if self._ready else STARTING_STOP_LIMIT)
+        deadline = time.monotonic() + (self.drain + STOP_LIMIT if self._ready else STARTING_STOP_LIMIT)
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() > deadline:
                 break
@@ -430,7 +249,7 @@ class Server:
         return "\n".join(f"  {line[:300]}" for line in lines[-num_lines:])
 
 
-def _claim_port(host: str, port: int) -> int:
+def claim_port(host: str, port: int) -> int:
     """Check that `port` can be bound, or find a free one for 0. It is free again on return, and so only likely free.
 
     Raises:
@@ -447,45 +266,3 @@ def _claim_port(host: str, port: int) -> int:
                 f"port {port}: {getattr(error, 'strerror', None) or error}; choose another port, or 0 for a free one"
             ) from error
         return int(probe.getsockname()[1])
-
-
-class _StopRequest(BaseException):
-    """SIGTERM or SIGINT arrived."""
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Raise _StopRequest at the first SIGTERM or SIGINT. Later ones are ignored: stopping is bounded by STOP_LIMIT."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _StopRequest
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def serve(folder: Path, **arguments: Any) -> int:
-    """Serve `folder` until SIGTERM or SIGINT; arguments as for `Server`. Call it from the main thread.
-
-    Returns:
-        0 after a stop that was asked for.
-
-    Raises:
-        UnavailableError: vLLM ended by itself; besides, what entering a `Server` raises.
-    """
-    try:
-        with _stop_on_signals(), Server(folder, **arguments) as server:
-            while True:
-                server.check_alive()
-                time.sleep(0.5)
-    except _StopRequest:
-        print("stopped", file=sys.stderr, flush=True)
-        return 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prealign_cpt.errors import DataError
-from prealign_cpt.evaluate.transfer import _classify, read_labelled, zero_shot_transfer
+from prealign_cpt.evaluate.transfer import classify, read_labelled, zero_shot_transfer
 from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import make_model
 
@@ -70,7 +70,7 @@ def test_the_layer_is_chosen_on_english_alone(tokenizer):
 def test_the_classifier_finds_a_plane():
     points = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     answers = (points[:, 0] > 2 * points[:, 1]).long()
-    predicted = _classify(points[:150], answers[:150], points[150:], 2)
+    predicted = classify(points[:150], answers[:150], points[150:], 2)
     assert (predicted == answers[150:]).float().mean() > 0.9
 
 

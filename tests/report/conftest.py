@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 
 from prealign_cpt.run import ORDER
 
@@ -105,3 +108,36 @@ def fill(run: Path, final: float) -> Path:
 def make(tmp_path: Path) -> Callable[[str, float], Path]:
     """Make a finished run of some name and score."""
     return lambda name, final: fill(tmp_path / name, final)
+
+
+ROWS = {"house": (1.0, 0.0, 0.1), "water": (0.0, 1.0, 0.1), "river": (-0.2, 0.9, -0.4), "king": (-1.0, -1.0, 0.3)}
+"""English tokens of the tiny model, and their rows."""
+
+
+def add_model(run: Path, embedding: str = "model.embed_tokens.weight") -> Path:
+    """Give a run an exported model whose new token ` Haus` has the row of `house`, and ` und` one between all."""
+    texts = ["<s>", *(f"\u0120{word}" for word in ROWS), "\u0120xy", "\u0120Haus", "\u0120und"]
+    rows = [(0.0, 0.0, 0.0), *ROWS.values(), (9.0, 9.0, 9.0), ROWS["house"], (0.1, 0.2, 0.0)]
+    export = run / "export"
+    export.mkdir(exist_ok=True)
+    save_file({embedding: torch.tensor(rows)}, export / "model.safetensors")
+    Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, unk_token="<s>")).save(
+        str(export / "tokenizer.json")
+    )
+    write(run / "vocab/new_tokens.tsv", "id\ttext\tleft\tright\tcount\n6\t' Haus'\t1\t2\t9\n7\t' und'\t1\t2\t5\n")
+    write(run / "align/rows.tsv", "id\ttext\trow\n6\t' Haus'\tlexicon\n7\t' und'\tsubword\n")
+    write(run / "lexicon/clean.tsv", "# pairs\nhouse\tHaus\n")
+    return run
+
+
+def add_evaluation(folder: Path, sentences: dict[str, float]) -> Path:
+    """Results of one measure as `prealign eval` writes them, with figures by layer and one that is absent."""
+    figures: dict[str, Any] = {
+        name: {"value": value, "low": 0.4, "high": 0.5, "n": 7, "note": f"of {name}"}
+        for name, value in sentences.items()
+    }
+    figures |= {f"layer/{n}/mexa": {"value": n / 4, "n": 7} for n in range(3)}
+    figures["anc"] = {"absent": "too few sentences"}
+    content = {"format": 1, "measure": "sentences", "status": "done", "seconds": 2.0}
+    write(folder / "sentences.json", content | {"figures": figures, "items_sha256": "", "made_from": {}})
+    return folder

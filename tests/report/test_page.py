@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.report import write_report
-from prealign_cpt.report.page import MOST_POINTS
+from prealign_cpt.report.plot import COLOURS
+from prealign_cpt.report.stages import MOST_POINTS
 
 from .conftest import read, write
 
@@ -42,9 +43,9 @@ class Checker(HTMLParser):
         self.text += data
 
 
-def check(run: Path) -> Checker:
+def check(run: Path, folder: str = "report") -> Checker:
     checker = Checker()
-    checker.feed((run / "report/index.html").read_text(encoding="utf-8"))
+    checker.feed((run / folder / "index.html").read_text(encoding="utf-8"))
     checker.close()
     assert not checker.open
     assert not {"script", "link", "iframe", "img", "object"} & set(checker.tags)
@@ -60,7 +61,7 @@ def test_page_of_a_finished_run(make: Make) -> None:
     write_report(run, make("control", 1.83))
     page = check(run)
     assert ("lang", "en") in page.attributes and "prefers-color-scheme" in page.text
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 5
     for text in ("better than the control 1.830 (-0.018)", "war das Wort", "1,234,567", "1 h 01 min", "4.50%"):
         assert text in page.text
     assert page.tags.count("details") >= 5, "a table beside every pair of plots, the recipe, the versions"
@@ -139,7 +140,7 @@ def test_colours_can_be_read(make: Make, scheme: int) -> None:
     write_report(run)
     blocks = re.findall(r":root\{([^}]*)\}", (run / "report/index.html").read_text())
     colours = dict(re.findall(r"--(\w+):#(\w+)", blocks[scheme]))
-    for ink in ("text", "muted", "c0", "c1"):
+    for ink in ("text", "muted", *(f"c{n}" for n in range(COLOURS))):
         assert contrast_ratio(colours[ink], colours["back"]) >= 4.5
     for back in ("panel", "mark"):
         assert contrast_ratio(colours["text"], colours[back]) >= 4.5

@@ -1,15 +1,23 @@
-"""Tiny folders to serve, and one real vLLM server for the whole session."""
+"""Tiny folders to serve, one real vLLM of each task for the whole session, and `prealign serve` over stand-ins."""
 
+import contextlib
 import os
+import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prealign_cpt.serving.key import VARIABLE
 from prealign_cpt.serving.server import Server
 
 ROWS = 403
@@ -69,11 +77,32 @@ def folder(make_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """vLLM serving `folder`."""
+    """vLLM serving `folder` for generation. In the end it is stopped with a request in flight (row 84)."""
+    with _vllm(folder, tmp_path_factory.mktemp("server") / "vllm.log") as running:
+        yield running
+        body = {"model": running.model, "prompt": [0], "max_tokens": 120, "n": 8, "seed": 0, "ignore_eos": True}
+        pieces: list[str] = []
+        asking = threading.Thread(target=_stream, args=(running.base_url, body, pieces))
+        asking.start()
+        assert wait_until(lambda: len(pieces) > 3, 60), "vLLM answers until the end"
+    asking.join(60)
+    assert pieces[-1] == "data: [DONE]", "a request that ran was finished"
+    assert sum('"text"' in piece for piece in pieces) >= 8
+
+
+@pytest.fixture(scope="session")
+def embedder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vLLM serving `folder` for embeddings, on a Unix socket."""
+    place = tmp_path_factory.mktemp("embedder")
+    with _vllm(folder, place / "vllm.log", task="embed", uds=place / "socket") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _vllm(folder: Path, log: Path, **options: Any) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        log = tmp_path_factory.mktemp("server") / "vllm.log"
-        with Server(folder, max_model_len=128, kv_cache_bytes=2**25, log=log) as running:
+        with Server(folder, max_model_len=128, kv_cache_bytes=2**25, log=log, drain=30, **options) as running:
             yield running
             process = running.process
     assert process is not None and process.returncode == 0, "SIGTERM ends vLLM without an error"
@@ -81,3 +110,117 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         for _ in range(50):
             os.killpg(process.pid, 0)
             time.sleep(0.1)
+
+
+def _stream(base_url: str, body: dict[str, Any], pieces: list[str]) -> None:
+    with httpx2.stream("POST", f"{base_url}/completions", json=body | {"stream": True}, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line:
+                pieces.append(line)
+
+
+def group(process: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == process and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+KEY = "k3y-of-thirty-two-characters-or-more"
+
+SERVE = """
+import sys
+from transformers import PreTrainedTokenizerFast
+from prealign_cpt.serving import folder, server
+folder._tokenizer = PreTrainedTokenizerFast.from_pretrained  # imports no torch, which takes most of the start
+real = server.command
+server.command = lambda *a, **b: [sys.executable, "-m", "tests.serving.stand_in", *real(*a, **b)[3:]]
+from prealign_cpt.cli import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+class Serving:
+    """`prealign serve` as a process, with stand_in.py in place of vLLM.
+
+    Attributes:
+        port: where the front answers, once somebody has waited for it.
+        log: of the (first) stand-in.
+    """
+
+    def __init__(self, folder: Path, place: Path, *flags: str, **environment: str) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        self.log = place / "log"
+        self.port = 0
+        self._output = place / "output"
+        words = [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--log", str(self.log), *flags]
+        clean = {name: value for name, value in os.environ.items() if name != VARIABLE}
+        root = Path(__file__).parents[2]
+        with self._output.open("wb") as file:
+            self.process = subprocess.Popen(words, stderr=file, stdout=file, env=clean | environment, cwd=root)
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def wait_ready(self, pattern: str) -> int:
+        """Wait for a line; the number in it."""
+        found = None
+
+        def ready() -> bool:
+            nonlocal found
+            found = re.search(pattern, self.output)
+            return found is not None or self.process.poll() is not None
+
+        assert wait_until(ready, 240) and found, self.output
+        return int(found[1])
+
+    def wait_front(self) -> int:
+        return self.wait_ready(r"answers with the key at \S+ port (\d+)")
+
+    def end(self) -> None:
+        """Stop it, if a test has not; the stand-ins, unlike vLLM, would outlive a killed parent."""
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, place: Path, *flags: str, **environment: str) -> Iterator[Serving]:
+    """`prealign serve FOLDER --port 0 FLAGS` over stand-ins."""
+    made = Serving(folder, place, *flags, **environment)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="session")
+def fronted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Generation and embedding behind the front with KEY."""
+    place = tmp_path_factory.mktemp("fronted")
+    with serving(folder, place, "--task", "both", **{VARIABLE: KEY}) as made:
+        made.port = made.wait_front()
+        yield made

@@ -7,13 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import openai
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.errors import DataError, UnavailableError
-from prealign_cpt.serving import client
+from prealign_cpt.serving import client, transport
 from prealign_cpt.serving.server import Server
 
 
@@ -43,6 +43,11 @@ class Fake:
         self.base_url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "PAUSE", 0.01)
+
+
 @pytest.fixture
 def fake() -> Iterator[Fake]:
     made = Fake()
@@ -64,7 +69,7 @@ def test_values_and_request(fake: Fake) -> None:
     fake.answers = [(200, answer([None, -1.0, -2.5]))]
     assert client.token_logprobs(fake.base_url, "m", [5, 6, 7]) == [-1.0, -2.5]
     (request,) = fake.requests
-    assert request["prompt"] == [5, 6, 7] and request["echo"] is True and request["max_tokens"] == 0
+    assert request["prompt"] == [[5, 6, 7]] and request["echo"] is True and request["max_tokens"] == 0
 
 
 @pytest.mark.parametrize(
@@ -92,9 +97,7 @@ def test_retries_then_answers(fake: Fake) -> None:
     assert len(fake.requests) == 2
 
 
-def test_retries_are_bounded(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.01)
+def test_retries_are_bounded(fake: Fake) -> None:
     fake.answers = [(503, {"error": {"message": "engine is dead"}})]
     with pytest.raises(UnavailableError, match=r"after 5 attempts.*engine is dead"):
         client.token_logprobs(fake.base_url, "m", [5, 6])
@@ -115,9 +118,7 @@ def test_refused_request_is_not_repeated(fake: Fake) -> None:
     assert len(fake.requests) == 1
 
 
-def test_nobody_there(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.01)
+def test_nobody_there() -> None:
     with pytest.raises(UnavailableError, match="no usable answer"):
         client.models("http://127.0.0.1:1/v1")
 
@@ -177,3 +178,22 @@ def test_ids_the_server_refuses(server: Server, ids: list[int], message: str) ->
 def test_unknown_model(server: Server) -> None:
     with pytest.raises(UnavailableError, match="nope"):
         client.complete(server.base_url, "nope", "x")
+
+
+@pytest.mark.slow
+def test_many_at_once(server: Server) -> None:
+    prompts = [[0, 36], [0, 281, 300, 12], [0]]
+    texts = client.complete_many(server.base_url, server.model, prompts, max_tokens=8)
+    assert texts == [client.complete(server.base_url, server.model, ids, max_tokens=8) for ids in prompts]
+    single = [client.token_logprobs(server.base_url, server.model, ids) for ids in prompts]
+    for left, right in zip(client.many_logprobs(server.base_url, server.model, prompts), single, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_tokens_and_canary(server: Server, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert client.tokenize(server.base_url, server.model, "Größe 🐕") == tokenizer.encode("Größe 🐕")
+    assert client.check_echo(server.base_url, server.pinned, [0, 5, 6]) < 1e-5
+    stopped = client.complete(server.base_url, server.model, [0], max_tokens=20, stop=["e", "a", "o", " "])
+    assert not set("eao ") & set(stopped)

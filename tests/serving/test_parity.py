@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from prealign_cpt.cli import main
 from prealign_cpt.errors import DataError
-from prealign_cpt.serving import parity
-from prealign_cpt.serving.parity import check_parity
+from prealign_cpt.serving import client
+from prealign_cpt.serving.parity import RUNGS, check_parity, climb
+from prealign_cpt.serving.reference import ROUNDING_FACTOR
 from prealign_cpt.serving.server import Server
 from tests.serving.conftest import START, TEXTS
 
@@ -19,23 +21,56 @@ pytestmark = pytest.mark.slow
 
 
 def test_passes(server: Server, folder: Path) -> None:
+    rungs = dict(climb(server.base_url, folder, TEXTS, START))
+    assert list(rungs) == list(RUNGS["generate"])
     figures = check_parity(server.base_url, folder, TEXTS, START)
     assert figures["rows"] == 403 and figures["texts"] == 3
-    assert figures["max_logprob_difference"] <= 1e-5
+    assert figures["model"] == server.pinned and figures["pinned"]
+    assert figures["max_logprob_difference"] <= 1e-5 and figures["echo_difference"] <= 1e-5
     assert figures["tokens"] > 128 and figures["sampled"] == 384
+    assert figures["text_tokens"] == rungs["tokenization"]["text_tokens"] > 20
+
+
+def test_the_command(server: Server, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("\n\n".join(TEXTS[:2]))
+    words = ["check", server.base_url, str(tmp_path / "text"), "--model", str(folder), "--start-token", START]
+    assert main(words) == 0
+    rungs = json.loads(capsys.readouterr().out)["rungs"]
+    assert [rung["rung"] for rung in rungs] == list(RUNGS["generate"]) and all(rung["holds"] for rung in rungs)
+
+
+def test_a_server_in_another_type(server: Server, folder: Path) -> None:
+    """In bf16 the bound is what bf16 itself loses; the fp32 server keeps within it, and other weights do not."""
+    figures = dict(climb(server.base_url, folder, TEXTS, START, dtype="bf16"))["log-probabilities"]
+    assert 1e-3 < figures["rounding"] < 0.5 and figures["max_logprob_difference"] > 1e-3
+    assert figures["bound"] == ROUNDING_FACTOR["bf16"] * figures["rounding"]
+    assert figures["mean"] < figures["mean_bound"] < figures["bound"]
 
 
 def test_long_text_is_cut_to_the_model(server: Server, folder: Path) -> None:
     assert check_parity(server.base_url, folder, ["ab " * 400], START)["tokens"] == 126 + 2 * 64
 
 
-def test_other_weights(server: Server, make_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_folder(server: Server, make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "other", seed=1)
+    with pytest.raises(DataError, match="another model stands behind this address"):
+        check_parity(server.base_url, other, TEXTS, START)
+
+
+@pytest.fixture
+def unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server as one that somebody else started: without digests in its names."""
+    real = client.models
+    monkeypatch.setattr(client, "models", lambda *a, **b: [m for m in real(*a, **b) if "@" not in m["id"]])
+
+
+def test_other_weights(server: Server, make_folder: Callable[..., Path], tmp_path: Path, unpinned: None) -> None:
     other = make_folder(tmp_path / "other", seed=1)
     with pytest.raises(DataError, match=r"log-probabilities differ by .* of text 1"):
         check_parity(server.base_url, other, TEXTS, START)
 
 
-def test_other_tokenizer(server: Server, make_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_tokenizer(server: Server, make_folder: Callable[..., Path], tmp_path: Path, unpinned: None) -> None:
     other = make_folder(tmp_path / "other", words="zug")
     with pytest.raises(DataError, match="another tokenizer"):
         check_parity(server.base_url, other, ["wort123 wort77"], START)
@@ -61,7 +96,7 @@ def test_unknown_start_token(server: Server, folder: Path) -> None:
 
 
 def test_sampled_id_without_a_token(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity.client, "sample_ids", lambda *_, **__: [[5, 403]])
+    monkeypatch.setattr(client, "sample_ids", lambda *_, **__: [[5, 403]])
     with pytest.raises(DataError, match="id 403 was sampled"):
         check_parity(server.base_url, folder, TEXTS[:1], START)
 

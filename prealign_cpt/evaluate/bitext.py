@@ -1,0 +1,212 @@
+"""Bitext mining: is a sentence's nearest neighbour in the other language its translation? Through mteb, both ways.
+
+    pairs --vectors--> mteb: 1-nearest neighbour by cosine --> f1, accuracy
+                  `--> the same by margin (CSLS)          --> margin
+
+A sentence's vector is the mean of its tokens' hidden states at one layer, the start token left out (align/words.py);
+or whatever an embeddings server says, which must then be this model's mean. The layer "best" is chosen on a fifth of
+the pairs; all figures are of the others.
+Shapes: L+1 layers (embeddings, then every block), N and M sentences, D hidden size.
+"""
+
+import hashlib
+import io
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prealign_cpt.align.words import vectors_of
+from prealign_cpt.errors import DataError
+from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
+from prealign_cpt.evaluate.languages import language_of
+from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.evaluate.work import Work
+from prealign_cpt.serving import client
+from prealign_cpt.serving.parity import identify
+
+WAYS = ("english_to_target", "target_to_english")
+
+CHOOSING = 5
+"""One of so many pairs chooses the layer."""
+
+SCORES = ("precision", "recall", "f1", "accuracy")
+
+LEAST_PAIRS = 20
+MOST_TOKENS = 512
+"""Of each sentence, so many tokens are read."""
+
+NEIGHBOURS = 10
+"""Whose mean cosine is taken off in the margin."""
+
+CHECKED = 8
+"""Served vectors that are compared with local ones."""
+
+SAME_MODEL = 0.98
+"""Least cosine of a served vector to the local one. bf16 keeps it above 0.999; another pooling or model does not."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Vectors of both sides at one layer, float32 [N, D] on the CPU."""
+
+    name: str
+    note: str
+    english: Tensor
+    target: Tensor
+
+
+def measure(subject: Subject, work: Work) -> Result:
+    """`f1/WAY/LAYER` (mteb's), `accuracy/WAY/LAYER` (the same neighbours, with an interval), `margin/WAY/LAYER` (CSLS).
+
+    WAY is english_to_target or target_to_english; LAYER is best and last, or served.
+
+    Raises:
+        DataError: fewer than 20 different pairs; or an embeddings server that answers wrongly.
+        UnavailableError: an embeddings server that does not answer.
+    """
+    if find_spec("mteb") is None:
+        return {"f1": Absent('mteb is not installed: pip install "prealign-cpt[eval]"')}
+    pairs = different(work.pairs())
+    if len(pairs) < LEAST_PAIRS:
+        raise DataError(f"{work.parallel}: {len(pairs)} different pairs; {LEAST_PAIRS} are needed; give more text")
+    result: Result = {}
+    for layer in layers(subject, pairs):
+        scored = [pair for i, pair in enumerate(pairs) if i % CHOOSING]
+        for way, scores in mine(subject, work, scored, layer).items():
+            asking, found = (layer.english, layer.target) if way == WAYS[0] else (layer.target, layer.english)
+            similar, right = cosines(asking, found), torch.arange(len(scored))
+            result[f"f1/{way}/{layer.name}"] = Figure(scores["f1"], n=len(scored), note=f"mteb; {layer.note}")
+            result[f"accuracy/{way}/{layer.name}"] = share((nearest(similar) == right).numpy(), layer.note)
+            result[f"margin/{way}/{layer.name}"] = share(
+                (nearest(csls(similar)) == right).numpy(), f"CSLS; {layer.note}"
+            )
+    return result
+
+
+def different(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of which no side occurred before, in either language: a repeated sentence has several right answers."""
+    kept, seen = [], set[str]()
+    for pair in pairs:
+        if len({*pair} - seen) == 2:
+            kept.append(pair)
+            seen |= {*pair}
+    return kept
+
+
+def layers(subject: Subject, pairs: list[tuple[str, str]]) -> list[Layer]:
+    """The vectors to be scored, of the pairs that do not choose the layer."""
+    texts = [english for english, _ in pairs] + [target for _, target in pairs]
+    choosing = torch.arange(len(pairs)) % CHOOSING == 0
+    if subject.embeddings_url:
+        vectors_ND = torch.from_numpy(embed_served(subject, texts))  # noqa: N806
+        both = vectors_ND[: len(pairs)][~choosing], vectors_ND[len(pairs) :][~choosing]
+        return [Layer("served", "as the embeddings server pools", *both)]
+    vectors_LND = embed_local(subject, texts)  # noqa: N806
+    english_LND, target_LND = vectors_LND[:, : len(pairs)], vectors_LND[:, len(pairs) :]  # noqa: N806
+    last = len(vectors_LND) - 1
+
+    def chosen(layer: int) -> float:
+        similar = cosines(english_LND[layer, choosing], target_LND[layer, choosing])
+        return sum(float((nearest(some) == torch.arange(len(some))).float().mean()) for some in (similar, similar.T))
+
+    best = max(range(last + 1), key=chosen)
+    note = f"mean of the tokens at layer {{}} of {last}"
+    return [
+        Layer(name, note.format(layer) + more, english_LND[layer, ~choosing], target_LND[layer, ~choosing])
+        for name, layer, more in (("best", best, f", chosen on {int(choosing.sum())} other pairs"), ("last", last, ""))
+    ]
+
+
+def mine(subject: Subject, work: Work, pairs: list[tuple[str, str]], layer: Layer) -> dict[str, dict[str, float]]:
+    """mteb's scores of both directions: precision, recall, f1 (weighted, as mteb has them) and accuracy."""
+    from prealign_cpt.evaluate import mteb_tasks
+
+    english, target = ([pair[side] for pair in pairs] for side in (0, 1))
+    vector_of = dict(zip([*english, *target], torch.cat([layer.english, layer.target]).numpy(), strict=True))
+    digest = hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in pairs).encode()).hexdigest()
+    code = language_of(work.language, work.code or (work.languages[1] if work.languages else "")).long
+    codes = ["eng-Latn", f"{code or 'mis'}-Zyyy"]
+    task = mteb_tasks.bitext_task(
+        f"Local_{digest[:12]}",
+        {WAYS[0]: (english, target), WAYS[1]: (target, english)},
+        {WAYS[0]: codes, WAYS[1]: codes[::-1]},
+        digest,
+    )
+    revision = f"{subject.model_digest}-{hashlib.sha256(layer.note.encode()).hexdigest()[:8]}"
+    encoder = mteb_tasks.Encoder(lambda texts: np.stack([vector_of[text] for text in texts]), subject.name, revision)
+    with redirect_stderr(io.StringIO()):  # mteb's bars, of what takes milliseconds
+        scores = mteb_tasks.run(encoder, task)
+    return {way: {name: float(scores[f"test/{way}"][name]) for name in SCORES} for way in WAYS}
+
+
+def embed_local(subject: Subject, texts: list[str]) -> Tensor:
+    """Means over the tokens of each text at every layer, fp32 [L+1, N, D] on the CPU."""
+    encoded = subject.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return vectors_of(subject.model, [ids[:MOST_TOKENS] for ids in encoded], subject.start_token_id)
+
+
+def embed_served(subject: Subject, texts: list[str], check: bool = True) -> np.ndarray:
+    """What the embeddings server makes of each text after the start token, float32 [N, D].
+
+    Args:
+        check: compare some of them with the local model.
+
+    Raises:
+        DataError: vectors are missing, of another size, not finite, or not this model's means.
+        UnavailableError: no answer.
+    """
+    url, key = subject.embeddings_url, subject.key or None
+    name, _, length = identify(url, subject.folder, key=key)
+    encoded = subject.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    rows = [[subject.start_token_id, *ids[: min(MOST_TOKENS, length - 2)]] for ids in encoded]
+    found = client.embed(url, name, rows, size=int(subject.model.config.hidden_size), key=key)
+    if check:
+        _check_vectors(subject, rows, torch.from_numpy(found))
+    return found
+
+
+def _check_vectors(subject: Subject, rows: list[list[int]], served_ND: Tensor) -> None:  # noqa: N803
+    """Compare some served vectors with the local model's mean over all tokens of the last layer."""
+    places = sorted({round(i * (len(rows) - 1) / (CHECKED - 1)) for i in range(CHECKED)})
+    local = []
+    for i in places:
+        row = torch.tensor([rows[i]], device=subject.device)
+        with torch.no_grad():
+            hidden = subject.model.base_model(input_ids=row, use_cache=False).last_hidden_state[0]
+        local.append(hidden.float().cpu().mean(dim=0))
+    similar = cosines(served_ND[places], torch.stack(local))
+    for at, i in enumerate(places):
+        if similar[at, at] < SAME_MODEL or similar[at].max() > similar[at, at] + 1e-6:
+            raise DataError(
+                f"{subject.embeddings_url}: its vector of sentence {i + 1} has cosine {float(similar[at, at]):.3f} to "
+                f"the mean of {subject.folder}'s last layer, and {float(similar[at].max()):.3f} to that of another "
+                "sentence; another model, another pooling or another order: serve this folder with pooling MEAN"
+            )
+
+
+def cosines(left_ND: Tensor, right_MD: Tensor) -> Tensor:  # noqa: N803
+    """Cosines in fp64 [N, M]: vectors of a model lie close together, and fp32 would see ties."""
+    return F.normalize(left_ND.double(), dim=-1) @ F.normalize(right_MD.double(), dim=-1).T
+
+
+def csls(cosines_NM: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:  # noqa: N803
+    """2 cos(x, y) - mean cosine of x to its nearest y - mean cosine of y to its nearest x, [N, M].
+
+    Conneau et al. 2018 (arXiv 1710.04087), section 2.3; it takes the advantage from vectors that are near to all.
+    """
+    k = min(neighbours, *cosines_NM.shape)
+    near_x = cosines_NM.topk(k, dim=1).values.mean(dim=1, keepdim=True)
+    near_y = cosines_NM.topk(k, dim=0).values.mean(dim=0, keepdim=True)
+    return 2 * cosines_NM - near_x - near_y
+
+
+def nearest(similar_NM: Tensor) -> Tensor:  # noqa: N803
+    """The place of the largest value of each row, int64 [N]; -1 where it is not the only one, which is no answer."""
+    best, place = similar_NM.max(dim=1)
+    alone = (similar_NM == best[:, None]).sum(dim=1) == 1
+    return torch.where(alone, place, -1)

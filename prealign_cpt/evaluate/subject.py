@@ -1,0 +1,168 @@
+"""What is evaluated: a model in a folder, and perhaps the server that serves it."""
+
+import hashlib
+import json
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prealign_cpt.errors import DataError, MissingInputError, RecipeError
+from prealign_cpt.fetch.base import EMBEDDED, check_base, resolve_base
+from prealign_cpt.fetch.cache import cache_folder
+from prealign_cpt.manifest import sha256
+from prealign_cpt.train.shard import choose_device, load_whole
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class Subject:
+    """A model in a folder. Nothing is loaded before it is asked for.
+
+    Args:
+        path: a Hugging Face folder, or a run folder, whose export is taken.
+        name: for tables and folders; by default the run's or the folder's name.
+        device: "auto", "cpu" or "cuda".
+        dtype: "auto" is fp32 on a CPU and bf16 on a GPU.
+        start_token: stands before every text. By default the run's own (`base.start_token`), else the tokenizer's BOS,
+            else its EOS.
+        base: the model before it was extended, for figures of before and after; by default the run's own, if it is on
+            this machine.
+        url, embeddings_url: roots of OpenAI-compatible servers of this model, such as "http://127.0.0.1:8000/v1".
+        key: their key.
+
+    Raises:
+        MissingInputError: no such folder, or it is not complete.
+        DataError: the folder holds code or pickles, or is damaged (see `check_base`).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str = "",
+        device: str = "auto",
+        dtype: Literal["auto", "fp32", "bf16"] = "auto",
+        start_token: str = "",
+        base: Path | None = None,
+        url: str = "",
+        embeddings_url: str = "",
+        key: str = "",
+    ) -> None:
+        self.run = path if (path / "recipe.toml").is_file() else None
+        """The run folder, if it is one."""
+        self.folder = model_folder(path)
+        check_base(self.folder)
+        self.name = name or (self.run or self.folder).resolve().name
+        self.device = choose_device(device)
+        wanted = dtype if dtype != "auto" else "fp32" if self.device.type == "cpu" else "bf16"
+        self.dtype = torch.float32 if wanted == "fp32" else torch.bfloat16
+        self.url, self.embeddings_url, self.key = url, embeddings_url, key
+        own = _read_recipe(self.run).get("base", {}) if self.run else {}
+        self._start_token = start_token or str(own.get("start_token", ""))
+        self.base = base or (_local_base(str(own.get("model", ""))) if self.run else None)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The folder's tokenizer."""
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return tokenizer
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The folder's model, whole, in `dtype` on `device`, in eval mode."""
+        return load_whole(self.folder).to(device=self.device, dtype=self.dtype).eval()
+
+    @cached_property
+    def model_digest(self) -> str:
+        """SHA-256 over the weights and the configuration."""
+        return _digest([*sorted(self.folder.glob("*.safetensors")), self.folder / "config.json"])
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 over the tokenizer's files."""
+        return _digest([path for name in TOKENIZER_FILES if (path := self.folder / name).is_file()])
+
+    @cached_property
+    def start_token(self) -> str:
+        """The token that stands before every text.
+
+        Raises:
+            RecipeError: the tokenizer does not have it, or none can be found.
+        """
+        tokenizer = self.tokenizer
+        token = self._start_token or tokenizer.bos_token or tokenizer.eos_token
+        if not token:
+            raise RecipeError(f"{self.folder}: its tokenizer has neither BOS nor EOS; name one with --start-token")
+        found = tokenizer.convert_tokens_to_ids(token)
+        if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:
+            raise RecipeError(
+                f"{self.folder}: start token {token!r} is not a token of it; choose another --start-token"
+            )
+        return str(token)
+
+    @property
+    def start_token_id(self) -> int:
+        """Its id."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.start_token))
+
+    @cached_property
+    def base_subject(self) -> "Subject | None":
+        """The base as a subject of its own, with the same start token, device and type."""
+        if self.base is None:
+            return None
+        dtype: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
+        return Subject(
+            self.base, name="base", device=self.device.type, dtype=dtype, start_token=self.start_token, base=None
+        )
+
+    def unload(self) -> None:
+        """Forget the models, so that another subject has room; they load again when asked for."""
+        if "base_subject" in self.__dict__ and self.base_subject is not None:
+            self.base_subject.unload()
+        self.__dict__.pop("model", None)
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of the model that a path means: a run's export, or the folder itself.
+
+    Raises:
+        MissingInputError: a run that has no export yet.
+    """
+    if (path / "export").is_dir():
+        return path / "export"
+    if (path / "recipe.toml").is_file() and not (path / "config.json").is_file():
+        raise MissingInputError(f"{path}: this run has no export yet; finish it with torchrun launch/cpt.py")
+    return path
+
+
+def _read_recipe(run: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{run / 'recipe.toml'}: damaged: {error}; name the model's own folder instead") from error
+
+
+def _local_base(name: str) -> Path | None:
+    """The base's folder where it is on this machine; an evaluation downloads nothing."""
+    if name == EMBEDDED:
+        folder = cache_folder() / "base" / EMBEDDED
+        return resolve_base(name) if folder.is_dir() else None
+    folder = Path(name).expanduser()
+    return folder if name and folder.is_dir() else None
+
+
+def _digest(paths: list[Path]) -> str:
+    content = json.dumps([[path.name, sha256(path)] for path in paths])
+    return hashlib.sha256(content.encode()).hexdigest()

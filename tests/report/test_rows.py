@@ -1,0 +1,67 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from prealign_cpt.errors import DataError
+from prealign_cpt.evaluate.figures import Absent
+from prealign_cpt.report.rows import Rows, project, read_rows
+
+from .conftest import ROWS, add_model, write
+
+Make = Callable[[str, float], Path]
+
+
+def test_a_new_row_lies_where_the_english_row_lies_that_it_copies(make: Make) -> None:
+    rows = read_rows(add_model(make("run", 1.8)))
+    assert isinstance(rows, Rows)
+    assert rows.counts == (4, 2), "neither <s> nor the token of two letters is an English word"
+    places = {spot.text: (spot.x, spot.y) for spot in (*rows.english, *rows.new)}
+    assert places[" Haus"] == pytest.approx(places["house"], abs=1e-6)
+    (haus,) = rows.listed
+    assert (haus.text, haus.row, haus.meaning) == ("Haus", "lexicon", "house")
+    assert haus.neighbours[0] == ("house", pytest.approx(1.0))
+    assert len(haus.neighbours) == len(ROWS)
+
+
+def test_means_of_cosines_leave_out_the_token_itself(make: Make) -> None:
+    rows = read_rows(add_model(make("run", 1.8)))
+    assert isinstance(rows, Rows)
+    own = torch.tensor(list(ROWS.values()))
+    own = torch.nn.functional.normalize(own - own.mean(0), dim=1)
+    cosines = own @ own.T - 2 * torch.eye(4)
+    assert rows.nearest[0] == pytest.approx(float(cosines.amax(1).mean()), abs=1e-6)
+
+
+def test_projection_keeps_distances_in_a_plane() -> None:
+    torch.manual_seed(0)
+    plane, axes = torch.randn(20, 2), torch.linalg.qr(torch.randn(7, 2)).Q
+    spots, explained = project(plane @ axes.T + 5)
+    assert torch.cdist(spots, spots) == pytest.approx(torch.cdist(plane, plane), abs=1e-4)
+    assert sum(explained) == pytest.approx(1) and explained[0] >= explained[1]
+
+
+@pytest.mark.parametrize("part", ["export/model.safetensors", "export/tokenizer.json", "vocab/new_tokens.tsv"])
+def test_what_is_not_there_is_said(make: Make, part: str) -> None:
+    run = add_model(make("run", 1.8))
+    (run / part).unlink()
+    assert isinstance(read_rows(run), Absent)
+
+
+def test_rows_of_another_name_or_number_are_not_guessed(make: Make) -> None:
+    run = add_model(make("run", 1.8), embedding="model.layers.0.weight")
+    assert isinstance(read_rows(run), Absent)
+    add_model(run)
+    write(run / "vocab/new_tokens.tsv", "id\ttext\n99\t' Haus'\n")
+    assert read_rows(run) == Absent("export: has no rows for the tokens of vocab/new_tokens.tsv")
+
+
+@pytest.mark.parametrize(
+    "part", ["export/model.safetensors", "export/tokenizer.json", "vocab/new_tokens.tsv", "align/rows.tsv"]
+)
+def test_damaged_files_are_named(make: Make, part: str) -> None:
+    run = add_model(make("run", 1.8))
+    write(run / part, "heading\nx{\t'\n")
+    with pytest.raises(DataError, match=Path(part).name):
+        read_rows(run)
