@@ -123,6 +123,7 @@ def run_front(key: str, servers: dict[Task, Server], listener: socket.socket, dr
     first = next(iter(servers.values()))
     limits = Limits(rows=first.rows, max_model_len=first.max_model_len)
     address = listener.getsockname()
+    listener.listen()  # who connects from now on is kept until the front runs
     print(f"{first.model} answers with the key at {address[0]} port {address[1]}", file=sys.stderr, flush=True)
     asyncio.run(_run_front(key, servers, limits, listener, drain))
     for server in servers.values():

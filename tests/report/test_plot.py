@@ -4,7 +4,10 @@ import re
 
 import pytest
 
-from prealign_cpt.report.plot import HEIGHT, WIDTH, Series, line_chart, ticks
+from prealign_cpt.report.bars import Bar, bars
+from prealign_cpt.report.heat import heat_map
+from prealign_cpt.report.plot import HEIGHT, TOP, WIDTH, Series, line_chart, shortened, ticks
+from prealign_cpt.report.scatter import scatter
 
 
 def draw(*points: tuple[float, float], **options: object) -> str:
@@ -69,3 +72,28 @@ def test_ticks_enclose_the_values(low: float, high: float) -> None:
     assert 2 <= len(found) <= 8
     assert found[0] <= low + 1e-12 and found[-1] >= high - 1e-12
     assert found == sorted(set(found))
+
+
+def test_a_long_legend_takes_more_rows_above_the_plot() -> None:
+    lines = [Series(f"a run with a long name {n}", ((0, 2.0), (1, 1.0 + n)), n) for n in range(5)]
+    svg = line_chart(lines, "shows", "x", "y")
+    top = int(re.search(r'viewBox="0 (-?\d+)', svg)[1])  # type: ignore[index]
+    heights = [int(y) for y in re.findall(r'd="M[\d.]+ (-?\d+)H', svg) if int(y) < 20]
+    assert len(heights) == 5 and top < 0
+    assert all(top < y < TOP for y in heights)
+
+
+def test_long_names_keep_their_ends() -> None:
+    assert shortened("bakeoff-de-subword-s0", 11) == "bakeo\u2026rd-s0"
+    assert shortened("short", 5) == "short"
+
+
+def test_bars_leave_out_what_cannot_be_drawn() -> None:
+    svg = bars([("group", [Bar("a", 2.0, 1.0, 4.0), Bar("b", -1.0), Bar("c", math.nan)]), ("none", [])], "shows")
+    assert svg.count("<rect") == 1 and svg.count("whisker") == 1 and "none" not in svg
+    assert bars([("none", [])], "shows") == "" == scatter([("none", [])], "shows") == heat_map({}, "shows")
+
+
+def test_one_point_of_a_cloud_lies_inside() -> None:
+    svg = scatter([("<b>", [("</svg>", 3.0, 3.0)])], "shows")
+    assert svg.count("</svg>") == 1 and "nan" not in svg
