@@ -17,11 +17,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prealign_cpt.align.words import vectors_of
 from prealign_cpt.errors import DataError
+from prealign_cpt.evaluate.cosine import cosines, csls
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
 from prealign_cpt.evaluate.languages import language_of
 from prealign_cpt.evaluate.subject import Subject
@@ -39,9 +39,6 @@ SCORES = ("precision", "recall", "f1", "accuracy")
 LEAST_PAIRS = 20
 MOST_TOKENS = 512
 """Of each sentence, so many tokens are read."""
-
-NEIGHBOURS = 10
-"""Whose mean cosine is taken off in the margin."""
 
 CHECKED = 8
 """Served vectors that are compared with local ones."""
@@ -187,22 +184,6 @@ def _check_vectors(subject: Subject, rows: list[list[int]], served_ND: Tensor) -
                 f"the mean of {subject.folder}'s last layer, and {float(similar[at].max()):.3f} to that of another "
                 "sentence; another model, another pooling or another order: serve this folder with pooling MEAN"
             )
-
-
-def cosines(left_ND: Tensor, right_MD: Tensor) -> Tensor:  # noqa: N803
-    """Cosines in fp64 [N, M]: vectors of a model lie close together, and fp32 would see ties."""
-    return F.normalize(left_ND.double(), dim=-1) @ F.normalize(right_MD.double(), dim=-1).T
-
-
-def csls(cosines_NM: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:  # noqa: N803
-    """2 cos(x, y) - mean cosine of x to its nearest y - mean cosine of y to its nearest x, [N, M].
-
-    Conneau et al. 2018 (arXiv 1710.04087), section 2.3; it takes the advantage from vectors that are near to all.
-    """
-    k = min(neighbours, *cosines_NM.shape)
-    near_x = cosines_NM.topk(k, dim=1).values.mean(dim=1, keepdim=True)
-    near_y = cosines_NM.topk(k, dim=0).values.mean(dim=0, keepdim=True)
-    return 2 * cosines_NM - near_x - near_y
 
 
 def nearest(similar_NM: Tensor) -> Tensor:  # noqa: N803

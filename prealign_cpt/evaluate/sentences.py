@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from prealign_cpt.align.words import chunks, pad_words
 from prealign_cpt.errors import DataError, NumericError
+from prealign_cpt.evaluate.cosine import cosines
 from prealign_cpt.evaluate.figures import Array, Figure, Result, bootstrap
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
@@ -105,17 +106,6 @@ def sentence_vectors(subject: Subject, texts: list[str], batch_tokens: int = 409
     if not found.isfinite().all():
         raise NumericError(f"{subject.folder}: hidden states are not finite; the weights or their type are at fault")
     return found
-
-
-def cosines(x_ND: Tensor, y_ND: Tensor) -> Tensor:  # noqa: N803
-    """Cosine of each x with each y, fp64 [N, N]: in bf16 many of a thousand are equal. Zero vectors have cosine 0."""
-    return unit(x_ND) @ unit(y_ND).T
-
-
-def unit(x_ND: Tensor) -> Tensor:  # noqa: N803
-    """Rows of length 1, fp64; rows of zeros stay."""
-    x = x_ND.double()
-    return x / x.norm(dim=1, keepdim=True).clamp(min=1e-300)
 
 
 def mexa(cosine_NN: Tensor) -> Array:  # noqa: N803

@@ -19,15 +19,13 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.words import encode_words, vectors_of
 from prealign_cpt.errors import DataError, NumericError
+from prealign_cpt.evaluate.cosine import csls
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.tokenizer import words_of
 from prealign_cpt.evaluate.work import Work
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_pairs
-
-NEIGHBOURS = 10
-"""Of CSLS, as in MUSE (arXiv 1710.04087)."""
 
 CHOOSING = 300
 """Training words on which the layer is chosen."""
@@ -109,14 +107,6 @@ def measure(subject: Subject, work: Work) -> Result:
         figures = _figures(layers[way], asked[way]["held"], list(golds[way]["held"]), len(candidates))
         result |= {f"{way}/{name}": one for name, one in figures.items()}
     return result
-
-
-def csls(cosine_SC: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:  # noqa: N803
-    """2 cos(x, y) - r(x) - r(y), where r is the mean cosine to the nearest `neighbours` of the other language (Conneau
-    et al. 2018, arXiv 1710.04087, section 2.3). [S, C] like the cosines, which must be of all words of both sides."""
-    r_S = cosine_SC.topk(min(neighbours, cosine_SC.shape[1]), dim=1).values.mean(dim=1)  # noqa: N806
-    r_C = cosine_SC.topk(min(neighbours, cosine_SC.shape[0]), dim=0).values.mean(dim=0)  # noqa: N806
-    return 2 * cosine_SC - r_S[:, None] - r_C[None, :]
 
 
 def ranks(score_SC: Tensor, gold: list[list[int]]) -> np.ndarray:  # noqa: N803

@@ -11,7 +11,8 @@ import torch
 
 from prealign_cpt.errors import DataError, UnavailableError
 from prealign_cpt.evaluate import bitext
-from prealign_cpt.evaluate.bitext import CHOOSING, cosines, csls, different, embed_served, layers, measure, nearest
+from prealign_cpt.evaluate.bitext import CHOOSING, different, embed_served, layers, measure, nearest
+from prealign_cpt.evaluate.cosine import cosines, csls
 from prealign_cpt.evaluate.figures import Absent, Figure
 from prealign_cpt.evaluate.mteb_named import measure as measure_named
 from prealign_cpt.evaluate.subject import Subject

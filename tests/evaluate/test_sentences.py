@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from prealign_cpt.errors import DataError
-from prealign_cpt.evaluate.sentences import anc, cka, cosine_gap, cosines, measure, mexa, sentence_vectors
+from prealign_cpt.evaluate.cosine import cosines
+from prealign_cpt.evaluate.sentences import anc, cka, cosine_gap, measure, mexa, sentence_vectors
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
 from tests.conftest import ENGLISH, TARGET

@@ -11,9 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.errors import DataError, NumericError
+from prealign_cpt.evaluate.cosine import csls
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.words import WAYS, centred, csls, measure, ranks
+from prealign_cpt.evaluate.words import WAYS, centred, measure, ranks
 from prealign_cpt.evaluate.work import Work
 from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
 
