@@ -35,7 +35,7 @@ def application(names: list[str], root: str) -> Starlette:
         if fault == "dies":
             os._exit(3)
         if fault == "error":
-            return JSONResponse({"error": {"message": "secret path /root/x"}}, 500)
+            return JSONResponse({"error": {"message": "secret path /private/x"}}, 500)
         if not body.get("stream"):
             return JSONResponse({"path": request.url.path, "headers": dict(request.headers), "body": body})
         return StreamingResponse(stream(body.get("max_tokens", 16)), media_type="text/event-stream")

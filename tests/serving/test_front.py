@@ -276,7 +276,7 @@ def test_a_vllm_that_fails(folder: Path, tmp_path: Path) -> None:
     with serving(folder, tmp_path, **{VARIABLE: KEY, "STAND_IN_FAULT": "error"}) as made:
         port = made.wait_front()
         status, found = ask(port, "POST", "/v1/completions", {"prompt": "x"})
-        assert status == 502 and "/root/x" not in str(found), "what vLLM says of itself stays inside"
+        assert status == 502 and "/private/x" not in str(found), "what vLLM says of itself stays inside"
         status, found = ask(port, "POST", "/v1/embeddings", {"input": "x"})
         assert status == 404 and "does not run the task embed" in found["error"]["message"]
 
