@@ -1,3 +1,5 @@
+"""Which pairs of a word list are kept, and why others are not."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Dictionaries of the DICT server: index, compressed blocks, phrases."""
+
 import gzip
 import tempfile
 from pathlib import Path

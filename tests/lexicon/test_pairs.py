@@ -1,3 +1,5 @@
+"""Pairs written and read again are the same pairs."""
+
 import tempfile
 from pathlib import Path
 

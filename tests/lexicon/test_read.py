@@ -1,3 +1,5 @@
+"""Word lists in all formats, and what is said of bad ones."""
+
 import os
 import tempfile
 import tracemalloc

@@ -1,3 +1,5 @@
+"""Held-out entries share no word with the training entries."""
+
 import random
 
 import pytest

@@ -1,3 +1,5 @@
+"""The lexicon stage: files, counts, conversion."""
+
 import json
 import subprocess
 import sys

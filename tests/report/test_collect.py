@@ -1,3 +1,5 @@
+"""A run's figures, read from its folders."""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The page on what `prealign eval` measured."""
+
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The page as a whole, without a browser."""
+
 import re
 import shutil
 from collections.abc import Callable

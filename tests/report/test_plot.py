@@ -1,3 +1,5 @@
+"""Curves and bars as SVG."""
+
 import itertools
 import math
 import re

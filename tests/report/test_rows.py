@@ -1,3 +1,5 @@
+"""Neighbours and places of the new rows."""
+
 from collections.abc import Callable
 from pathlib import Path
 

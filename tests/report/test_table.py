@@ -1,3 +1,5 @@
+"""The table of a run and its control."""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path
