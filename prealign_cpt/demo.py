@@ -40,6 +40,7 @@ CONTROL = {
     "align.steps": "0",
     "align.max_english_increase": "1.0",
     "codeswitch.ratio": "0.0",
+    "train.composition_lr": "0.0",
     "evaluate.arms": "false",
 }
 """What the control does without. Plain rows cost English something at first, so its gate is open."""

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prealign_cpt import signals
 from prealign_cpt.align.build import INVITATION, build_align, join_align
+from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
+from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError, StorageError
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, start_token_id
@@ -162,10 +164,17 @@ def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> N
     start = start_token_id(tokenizer, recipe)
     new_tokens = json.loads((recipe.run / "vocab" / "report.json").read_text())["new_tokens"]
     first_new = len(tokenizer) - new_tokens if new_tokens else None
-    result = train(module, mixture, valid, recipe.train, start, folder, inputs, world, first_new, accept)
+    pieces = _pieces(recipe, tokenizer, new_tokens) if own.composition_lr else None
+    result = train(module, mixture, valid, own, start, folder, inputs, world, first_new, pieces, accept)
     if world.rank == 0:
         atomic_write(folder / "summary.json", json.dumps({**result, "inputs": inputs}, indent=1))
         say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
+
+
+def _pieces(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, new_tokens: int) -> list[list[int]]:
+    """How the base tokenizer spells the new tokens."""
+    base = AutoTokenizer.from_pretrained(resolve_base(recipe.base.model), local_files_only=True)
+    return old_pieces(token_texts(tokenizer)[len(tokenizer) - new_tokens :], base, tokenizer)
 
 
 def finish(run: Run, device: torch.device, until: str) -> None:

@@ -230,6 +230,7 @@ english_share = 0.5
 [train]
 steps = {steps}
 sequences = {SEQUENCES}
+composition_lr = 0.0  # a clone word's pieces in the base's tokenizer are bytes, which say nothing of it
 eval_every = {max(1, steps // 10)}
 save_every = {max(1, steps // 4)}
 

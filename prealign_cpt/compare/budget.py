@@ -2,6 +2,7 @@
 
     bytes = target text of the alignment stage + training tokens of target text * bytes per token of the arm's tokenizer
     FLOPs = 6 N per token that is trained on, 2 N per token that is only read        (Kaplan et al. 2020, section 2.1)
+            + what the composition map of the new rows takes in each step                    (train/composition.py)
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
 Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all arms), the
@@ -24,6 +25,7 @@ from prealign_cpt.errors import DataError, RecipeError
 from prealign_cpt.fetch.base import resolve_base
 from prealign_cpt.manifest import atomic_write, sha256
 from prealign_cpt.recipe import Recipe
+from prealign_cpt.train.composition import step_flops
 
 SAMPLE_BYTES = 16_000_000
 """Of the training text about so many bytes, spread over all of it, are tokenized to measure bytes per token."""
@@ -44,6 +46,8 @@ class Plan:
     parameters: int
     align_bytes: int
     align_flops: float
+    map_flops: float = 0.0
+    """Of the composition map, in each step."""
 
     def bytes(self, step: int) -> int:
         """Bytes of target text read until after a step, the alignment stage included."""
@@ -53,7 +57,8 @@ class Plan:
 
     def flops(self, step: int) -> float:
         """Floating-point operations until after a step, the alignment stage included."""
-        return self.align_flops + 6.0 * self.parameters * step * self.sequences * self.sequence_length
+        tokens = self.sequences * self.sequence_length
+        return self.align_flops + step * (6.0 * self.parameters * tokens + self.map_flops)
 
     def write(self, run: Path) -> None:
         """Keep the plan in the run folder, where the points are made from it."""
@@ -94,6 +99,7 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
         parameters=parameters,
         align_bytes=align_bytes,
         align_flops=flops,
+        map_flops=map_flops(recipe) if recipe.train.composition_lr else 0.0,
     )
     if most_flops is not None:
         steps = math.floor((most_flops - flops) / (start.flops(1) - flops) + 1e-6)  # equal costs, equal steps
@@ -141,6 +147,13 @@ def matmul_parameters(folder: Path) -> int:
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     matrices = {id(p): p for p in [*model.parameters(), head] if p.ndim >= 2}
     return sum(p.numel() for p in matrices.values()) - (0 if table is head else table.numel())
+
+
+def map_flops(recipe: Recipe) -> float:
+    """What the composition map takes in a step."""
+    report = json.loads((recipe.run / "vocab" / "report.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(recipe.run / "align", local_files_only=True)
+    return step_flops(report["new_tokens"], config.hidden_size, tables=1 if config.tie_word_embeddings else 2)
 
 
 def alignment_cost(run: Path, parameters: int) -> tuple[int, float]:

@@ -9,7 +9,7 @@ which stand in the checkpoint.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def train(
     inputs: dict[str, Any],
     world: World,
     first_new: int | None = None,
+    pieces: Sequence[Sequence[int]] | None = None,
     accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train to the last step, from the newest checkpoint if there is one; return the summary.
@@ -58,6 +59,7 @@ def train(
         folder: the run's `cpt` folder; metrics go to the file beside it.
         inputs: what the run is made from; a checkpoint of other inputs is refused.
         first_new: id of the first new token; None where there are none.
+        pieces: old token ids that spell each new token, for `train.composition_lr`.
         accept: inputs that may differ from the checkpoint's, if the steps so far would have been the same.
 
     Raises:
@@ -67,7 +69,7 @@ def train(
         StoppedError: a signal asked to stop; a checkpoint was saved.
     """
     clock = StageClock()
-    optimizer = make_optimizer(module, recipe, first_new)
+    optimizer = make_optimizer(module, recipe, first_new, pieces)
     checkpoint.check_space(folder, module, optimizer, world)
     newest = checkpoint.on_rank_0(world, lambda: checkpoint.latest(folder, inputs, accept))
     step = checkpoint.load(newest, module, optimizer) if newest else 0

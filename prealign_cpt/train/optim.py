@@ -6,6 +6,8 @@ New and old rows stand in one tensor (the embedding, and the head where it is no
 Each shard is therefore updated as two slices, old rows and new rows, as if they were two parameters: each with its own
 rate and its own count of updates. A rate of 0 leaves a slice and its moments bit by bit as they are.
 
+Besides, the new rows of a table move together, by a map from the pieces of their tokens: composition.py.
+
 Under "adamw8bit" the body's matrices keep their moments in 8 bits: moments8.py. The tables and the vectors never do.
 
 Shapes: V rows, D hidden size.
@@ -13,7 +15,7 @@ Shapes: V rows, D hidden size.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from transformers import PreTrainedModel
 
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
-from prealign_cpt.train import moments8
+from prealign_cpt.train import composition, moments8
 from prealign_cpt.train.loss import LanguageModelLoss
 
 BETAS = (0.9, 0.95)
@@ -37,20 +39,28 @@ class AdamW(torch.optim.Optimizer):
     """AdamW with decoupled weight decay (arXiv 1711.05101, algorithm 2), a group being split at a row where it says so.
 
     Keys of a group besides torch's own: `split` (global row; rows from there on are new; None: all are old), `factor`
-    (of the rate, but for new rows), `rows_lr` (rate of the new rows), `updates` and `rows_updates` (how often old and
-    new rows were updated), `bits` (of the moments; 8 where a parameter allows it). The moments exist from the start,
-    with the layout of the parameter, so that every checkpoint holds the same tensors.
+    (of the rate, but for new rows), `rows_lr` (rate of the new rows), `map_factor` (of that, for the map), `updates`
+    and `rows_updates` (how often old and new rows were updated), `bits` (of the moments; 8 where a parameter allows
+    it). The moments exist from the start, with the layout of the parameter, so that every checkpoint holds the same
+    tensors.
+
+    Args:
+        features: of this rank's new tokens [m, K] by table, where a map moves its new rows too.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], features: dict[nn.Parameter, Tensor] | None = None) -> None:
         defaults: dict[str, Any] = {"lr": 0.0, "rows_lr": 0.0, "factor": 1.0, "weight_decay": 0.0, "split": None}
-        super().__init__(groups, defaults | {"bits": 32, "updates": 0, "rows_updates": 0})
+        super().__init__(groups, defaults | {"map_factor": 0.0, "bits": 32, "updates": 0, "rows_updates": 0})
+        self._features = features or {}
         for group in self.param_groups:
             for p in group["params"]:
                 if group["bits"] == 8 and moments8.fits(p):
                     self.state[p] = moments8.make(p)
                 else:
                     self.state[p] = {name: torch.zeros_like(p.detach()) for name in ("exp_avg", "exp_avg_sq")}
+                if p in self._features:
+                    shape = self._features[p].shape[1], p.shape[1]
+                    self.state[p] |= {name: _local(p).new_zeros(shape) for name in composition.MOMENTS}
         self.register_load_state_dict_post_hook(moments8.restore)
 
     def set_rates(self, lr: float, rows_lr: float) -> None:
@@ -83,6 +93,8 @@ class AdamW(torch.optim.Optimizer):
                 old.append([t[:split] for t in tensors])
                 if group["split"] is not None:
                     new.append([t[split:] for t in tensors])
+                    if p in self._features and group["rows_lr"] > 0:
+                        self._move_together(p, new[-1][0], new[-1][1], group)
             if group["lr"] > 0 and (old or packed):
                 if old:
                     _update(old, group["lr"], group["weight_decay"], group["updates"])
@@ -93,12 +105,24 @@ class AdamW(torch.optim.Optimizer):
                 _update(new, group["rows_lr"], group["weight_decay"], group["rows_updates"])
                 group["rows_updates"] += 1
 
+    def _move_together(self, p: nn.Parameter, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        def step(*tensors: Tensor) -> None:
+            _update([list(tensors)], group["rows_lr"] * group["map_factor"], 0.0, group["rows_updates"])
 
-def make_optimizer(module: LanguageModelLoss, recipe: Train, first_new: int | None = None) -> AdamW:
-    """AdamW; weight decay on matrices only.
+        composition.compose(p, rows, gradient, self._features[p], self.state[p], step)
+
+
+def make_optimizer(
+    module: LanguageModelLoss,
+    recipe: Train,
+    first_new: int | None = None,
+    pieces: Sequence[Sequence[int]] | None = None,
+) -> AdamW:
+    """AdamW; weight decay on matrices only. All ranks call it together, before the weights are those of a checkpoint.
 
     Args:
         first_new: id of the first new token; None where there are none.
+        pieces: old token ids that spell each new token, if the new rows move together too.
 
     Raises:
         RecipeError: only new rows are to move at first, and there are none; or 8-bit moments are asked for and
@@ -114,13 +138,16 @@ def make_optimizer(module: LanguageModelLoss, recipe: Train, first_new: int | No
     matrices = [p for p in rest if p.ndim >= 2]
     if recipe.optimizer == "adamw8bit":
         moments8.check(matrices)
+    features = _features(own, first_new, pieces) if first_new is not None and pieces and recipe.composition_lr else None
     factor, bits = (recipe.embeddings_lr or recipe.lr) / recipe.lr, 8 if recipe.optimizer == "adamw8bit" else 32
     optimizer = AdamW(
         [
             {"params": matrices, "weight_decay": recipe.weight_decay, "bits": bits},
             {"params": [p for p in rest if p.ndim < 2]},
-            {"params": own, "weight_decay": recipe.weight_decay, "split": first_new, "factor": factor},
-        ]
+            {"params": own, "weight_decay": recipe.weight_decay, "split": first_new, "factor": factor}
+            | {"map_factor": recipe.composition_lr / (recipe.rows_lr or recipe.lr)},
+        ],
+        features,
     )
     optimizer.set_rates(recipe.lr, recipe.rows_lr or recipe.lr)
     return optimizer
@@ -130,6 +157,20 @@ def row_tables(model: PreTrainedModel) -> list[nn.Parameter]:
     """The parameters [V, D] with a row for each token: the embedding, and the head where it is not tied."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return [embedding] if head is embedding else [embedding, head]
+
+
+def _features(
+    tables: list[nn.Parameter], first_new: int, pieces: Sequence[Sequence[int]]
+) -> dict[nn.Parameter, Tensor]:
+    """Features of this rank's new tokens by table; the embedding's rows describe them for the head too."""
+    embedding = tables[0].detach()
+    old_VD = (embedding.full_tensor() if isinstance(embedding, DTensor) else embedding)[:first_new]  # noqa: N806
+    found = {}
+    for table in tables:
+        begin = max(0, first_row(table) - first_new)
+        count = len(_local(table)) - old_rows(table, first_new)
+        found[table] = composition.features(pieces[begin : begin + count], old_VD)
+    return found
 
 
 def rates(step: int, recipe: Train) -> tuple[float, float]:
@@ -166,6 +207,11 @@ def schedule(step: int, recipe: Train) -> float:
 
 def old_rows(parameter: Tensor, split: int) -> int:
     """How many rows of this rank's shard lie before row `split` of the whole parameter; they are its first ones."""
+    return min(max(split - first_row(parameter), 0), len(_local(parameter)))
+
+
+def first_row(parameter: Tensor) -> int:
+    """Which row of the whole parameter this rank's shard begins with."""
     first = 0
     if isinstance(parameter, DTensor):
         for axis, placement in enumerate(parameter.placements):
@@ -173,7 +219,7 @@ def old_rows(parameter: Tensor, split: int) -> int:
                 assert placement.dim == 0, "FSDP2 cuts by rows"
                 each = math.ceil(len(parameter) / parameter.device_mesh.size(axis))
                 first = each * parameter.device_mesh.get_local_rank(axis)
-    return min(max(split - first, 0), len(_local(parameter)))
+    return first
 
 
 def _update(slices: list[list[Tensor]], lr: float, weight_decay: float, updates: int) -> None:

@@ -39,6 +39,7 @@ RECIPE = Train(
 )  # fmt: skip
 ROWS = dataclasses.replace(RECIPE, rows_lr=3e-2, rows_steps=3)
 FIRST_NEW = 41
+PIECES = [[m % 7, 3 * m % 41][: 1 + m % 2] for m in range(VOCAB - FIRST_NEW)]
 
 
 class Tampered(Mixture):
@@ -89,7 +90,7 @@ def _go(folder: Path, name: str, world: World, mixture: Mixture | None = None, *
     try:
         found["summary"] = train(
             module, mixture, _valid(), changed.get("recipe", RECIPE), 0, run / "cpt", changed.get("inputs", INPUTS),
-            world, FIRST_NEW,
+            world, FIRST_NEW, PIECES,
         )  # fmt: skip
     except (signals.StoppedError, NumericError, RecipeError) as error:
         found["error"] = f"{type(error).__name__}: {error}"

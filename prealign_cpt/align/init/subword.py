@@ -17,12 +17,23 @@ def subword_mixture(
     Args:
         texts: the new tokens' texts, a leading space included where the token has one, in the order of their ids.
     """
+    return Mixture.of([mean_weights(ids) for ids in old_pieces(texts, base_tokenizer, grown_tokenizer)])
+
+
+def old_pieces(
+    texts: list[str], base_tokenizer: PreTrainedTokenizerBase, grown_tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Old token ids that spell each new token, special ones left out; none for a text without pieces.
+
+    Args:
+        texts: as for `subword_mixture`.
+    """
     encoded = encode_pieces(base_tokenizer, texts)
     for m, text in enumerate(texts):
         if UNDECODABLE in text:
             encoded[m] = _byte_pieces(len(base_tokenizer) + m, base_tokenizer, grown_tokenizer)
     special = set(base_tokenizer.all_special_ids)
-    return Mixture.of([mean_weights([i for i in ids if i not in special]) for ids in encoded])
+    return [[i for i in ids if i not in special] for ids in encoded]
 
 
 def mean_weights(ids: list[int]) -> dict[int, float]:
