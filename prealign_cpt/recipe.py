@@ -178,7 +178,7 @@ class Train:
     """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
     """Learning rate of the new tokens' rows; 0: the same as `lr`."""
-    composition_lr: float = number(5e-4, least=0.0)
+    composition_lr: float = number(2.5e-4, least=0.0)
     """Learning rate of the map by which new rows move together, from the pieces of their tokens; 0: no map. It rises
     and falls with that of the new rows."""
     rows_steps: int = number(0, least=0)
