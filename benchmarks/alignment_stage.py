@@ -21,7 +21,7 @@ from prealign_cpt.align.stage import run_stage
 from prealign_cpt.compare.arms import jobs, read_grid
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.data.text import read_documents
-from prealign_cpt.evaluate.retrieval import word_retrieval
+from prealign_cpt.evaluate.representation.retrieval import word_retrieval
 from prealign_cpt.evaluate.scores import score_texts, start_token_id
 from prealign_cpt.fetch import resolve_base
 from prealign_cpt.lexicon.stage import read_pairs

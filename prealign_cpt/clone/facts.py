@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prealign_cpt.errors import RecipeError
-from prealign_cpt.evaluate.clka import GROUPS
+from prealign_cpt.evaluate.transfer.questions import GROUPS
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
@@ -179,7 +179,7 @@ def statements(facts: list[Fact], language: str, exposures: int, seed: int) -> l
 
 
 def questions(facts: list[Fact], clone: Callable[[str], str]) -> list[dict[str, Any]]:
-    """Every fact asked in English and in the clone: the lines of `clka.jsonl`, see `evaluate/clka.py`."""
+    """Every fact asked in English and in the clone: the lines of `clka.jsonl`, see `evaluate/transfer/questions.py`."""
     found = []
     for fact in facts:
         for language, words in (("english", str), ("clone", clone)):

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.serving.parity import identify
+from prealign_cpt.serving.identity import identify
 from prealign_cpt.serving.transport import ask
 from prealign_cpt.train.shard import load_whole
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, difference, to_json
+from prealign_cpt.evaluate.results import Outcome
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import Outcome, run_suite
+from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.evaluate.work import Work
 from prealign_cpt.manifest import atomic_write
 

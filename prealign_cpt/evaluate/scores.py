@@ -13,10 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.evaluate.bits import Batch, Score, batches, score_windows, windows
-from prealign_cpt.evaluate.clka import read_questions, score_facts
-from prealign_cpt.evaluate.mixed import mixed_output
-from prealign_cpt.evaluate.retrieval import word_retrieval
-from prealign_cpt.evaluate.transfer import read_labelled, zero_shot_transfer
+from prealign_cpt.evaluate.generation.mixed_output import mixed_output
+from prealign_cpt.evaluate.read import read_labelled
+from prealign_cpt.evaluate.representation.retrieval import word_retrieval
+from prealign_cpt.evaluate.transfer.clka import score_facts
+from prealign_cpt.evaluate.transfer.questions import read_questions
+from prealign_cpt.evaluate.transfer.zero_shot import zero_shot_transfer
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.train.loss import LanguageModelLoss
@@ -100,7 +102,8 @@ def score_all(
         result["clka"] = score_facts(model, tokenizer, read_questions(recipe.path(own.clka)), start, own.batch_tokens)
     if own.transfer_train:
         english, target = (read_labelled(recipe.path(path)) for path in (own.transfer_train, own.transfer_test))
-        result["transfer"] = asdict(zero_shot_transfer(model, tokenizer, english, target, start, recipe.seed))
+        transfer, _ = zero_shot_transfer(model, tokenizer, english, target, start, recipe.seed)
+        result["transfer"] = asdict(transfer)
     if own.mixed_prompts:
         result["mixed"] = mixed_output(model, tokenizer, _prompts(recipe), start, own.mixed_prompts)
     return result

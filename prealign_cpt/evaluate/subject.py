@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -71,13 +72,19 @@ class Subject:
         self.url, self.embeddings_url, self.key = url, embeddings_url, key
         own = _read_recipe(self.run).get("base", {}) if self.run else {}
         self._start_token = start_token or str(own.get("start_token", ""))
-        self.base = base or (_local_base(str(own.get("model", ""))) if self.run else None)
+        self.base = base or (base_folder(self.run) if self.run else None)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer."""
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         return tokenizer
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text without the start token; a special token that is spelled out is text."""
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
+        return found
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -86,13 +93,13 @@ class Subject:
 
     @cached_property
     def model_digest(self) -> str:
-        """SHA-256 over the weights and the configuration."""
-        return _digest([*sorted(self.folder.glob("*.safetensors")), self.folder / "config.json"])
+        """See the function `model_digest`."""
+        return model_digest(self.folder)
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """SHA-256 over the tokenizer's files."""
-        return _digest([path for name in TOKENIZER_FILES if (path := self.folder / name).is_file()])
+        """See the function `tokenizer_digest`."""
+        return tokenizer_digest(self.folder)
 
     @cached_property
     def start_token(self) -> str:
@@ -147,20 +154,35 @@ def model_folder(path: Path) -> Path:
     return path
 
 
-def _read_recipe(run: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{run / 'recipe.toml'}: damaged: {error}; name the model's own folder instead") from error
+def base_folder(run: Path) -> Path | None:
+    """The folder of a run's base where it is on this machine; an evaluation downloads nothing.
 
-
-def _local_base(name: str) -> Path | None:
-    """The base's folder where it is on this machine; an evaluation downloads nothing."""
+    Raises:
+        DataError: the run's recipe is damaged.
+    """
+    name = str(_read_recipe(run).get("base", {}).get("model", ""))
     if name == EMBEDDED:
         folder = cache_folder() / "base" / EMBEDDED
         return resolve_base(name) if folder.is_dir() else None
     folder = Path(name).expanduser()
     return folder if name and folder.is_dir() else None
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over a model folder's weights and configuration: by it a result says whose it is."""
+    return _digest([*sorted(folder.glob("*.safetensors")), folder / "config.json"])
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 over the files of a model folder's tokenizer."""
+    return _digest([path for name in TOKENIZER_FILES if (path := folder / name).is_file()])
+
+
+def _read_recipe(run: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{run / 'recipe.toml'}: damaged: {error}; name the model's own folder instead") from error
 
 
 def _digest(paths: list[Path]) -> str:

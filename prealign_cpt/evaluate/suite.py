@@ -7,8 +7,6 @@ what was made from the same and does the rest; damaged files are done again. One
 """
 
 import fcntl
-import hashlib
-import io
 import json
 import os
 import sys
@@ -22,18 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub.constants
-import numpy as np
 from tqdm import tqdm
 
 from prealign_cpt import __version__, signals
-from prealign_cpt.errors import BusyError, DataError, PrealignError, RecipeError
-from prealign_cpt.evaluate.figures import Absent, Figure, Items, Result, from_json, to_json
+from prealign_cpt.errors import BusyError, PrealignError, RecipeError
+from prealign_cpt.evaluate.figures import Absent, Result
+from prealign_cpt.evaluate.results import Outcome, read_outcome, write_outcome
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
-from prealign_cpt.manifest import atomic_write, storage_error
-
-FORMAT = 1
-"""Version of the result files; another one is done again."""
+from prealign_cpt.manifest import storage_error
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -62,41 +57,29 @@ PARALLEL = ("parallel", "languages")
 LEXICON = ("lexicon_train", "lexicon_heldout")
 
 MEASURES: dict[str, Callable[[Subject, Work], Result]] = {
-    "tokenizer": Measure("tokenizer", (*TEXTS, *PARALLEL), base=True),
-    "language_model": Measure("language_model", (*TEXTS, *PARALLEL), base=True, served=True),
-    "icl": Measure("icl", base=True),
-    "words": Measure("words", (*LEXICON, *TEXTS)),
-    "sentences": Measure("sentences", PARALLEL),
-    "bitext": Measure("bitext", (*PARALLEL, "code", "language"), served=True, libraries=("mteb",)),
-    "transfer": Measure("transfer_measure", ("classes_train", "classes_test")),
-    "clka": Measure("clka_measure", ("facts",)),
-    "mixed": Measure("mixed_matrix", ("nli_train", "nli_test", *PARALLEL)),
+    "tokenizer": Measure("text.tokenizer", (*TEXTS, *PARALLEL), base=True),
+    "language_model": Measure("text.language_model", (*TEXTS, *PARALLEL), base=True, served=True),
+    "icl": Measure("text.icl", base=True),
+    "words": Measure("representation.words", (*LEXICON, *TEXTS)),
+    "sentences": Measure("representation.sentences", PARALLEL),
+    "bitext": Measure("representation.bitext", (*PARALLEL, "code", "language"), served=True, libraries=("mteb",)),
+    "transfer": Measure("transfer.zero_shot", ("classes_train", "classes_test")),
+    "clka": Measure("transfer.clka", ("facts",)),
+    "mixed": Measure("transfer.mixed_matrix", ("nli_train", "nli_test", *PARALLEL)),
     "generation": Measure(
-        "generation",
+        "generation.generation",
         (*TEXTS, *PARALLEL, "prompts_target", "prompts_english", "code", "language"),
         served=True,
         libraries=("py3langid", "sacrebleu"),
     ),
-    "lm_eval": Measure("lm_harness", ("lm_eval_tasks", "lm_eval_path"), served=True, libraries=("lm-eval",)),
-    "mteb": Measure("mteb_named", ("mteb_tasks",), served=True, libraries=("mteb",)),
+    "lm_eval": Measure("harness.lm_harness", ("lm_eval_tasks", "lm_eval_path"), served=True, libraries=("lm-eval",)),
+    "mteb": Measure("representation.mteb_named", ("mteb_tasks",), served=True, libraries=("mteb",)),
 }
 """All measures by name, in the order in which they run."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one measure."""
-
-    status: Literal["done", "absent", "failed"]
-    """"absent": there was nothing to measure with. "failed": there was, and it did not work."""
-    result: Result
-    seconds: float
-    kept: bool
-    """Whether it was there from before."""
-
-
 def run_suite(subject: Subject, work: Work, out: Path, only: list[str] | None = None) -> dict[str, Outcome]:
-    """Run the measures and write `out/MEASURE.json`, and `out/MEASURE.npz` with the items behind the figures.
+    """Run the measures and write what becomes of each (results.py).
 
     A measure that ends in an error of this project's gives an absent figure with its message; the others go on.
 
@@ -123,29 +106,9 @@ def run_suite(subject: Subject, work: Work, out: Path, only: list[str] | None = 
                 _tell(subject, name, f"{kept.status} before, kept")
                 continue
             found[name] = outcome = _outcome(name, measure, subject, work)
-            _write(out, name, outcome, made_from)
+            write_outcome(out, name, outcome, made_from)
             _tell(subject, name, f"{outcome.status}, {outcome.seconds:.0f} s")
     return found
-
-
-def read_outcome(out: Path, name: str, made_from: dict[str, Any] | None = None) -> Outcome | None:
-    """A measure's outcome with its items; None if it is not there, damaged, or was made from something else."""
-    try:
-        content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        if content["format"] != FORMAT or (made_from is not None and content["made_from"] != made_from):
-            return None
-        result = from_json(content["figures"], str(out / f"{name}.json"))
-        status, seconds = content["status"], float(content["seconds"])
-        if status not in ("done", "absent", "failed"):
-            return None
-        if content["items_sha256"]:
-            data = (out / f"{name}.npz").read_bytes()
-            if hashlib.sha256(data).hexdigest() != content["items_sha256"]:
-                return None
-            result = _with_items(result, data)
-    except (OSError, ValueError, KeyError, TypeError, DataError):
-        return None
-    return Outcome(status, result, seconds, kept=True)
 
 
 def _tell(subject: Subject, name: str, text: str) -> None:
@@ -194,56 +157,6 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _write(out: Path, name: str, outcome: Outcome, made_from: dict[str, Any]) -> None:
-    """Items first, then the file that names their hash: whatever is cut short is found out and done again."""
-    arrays: dict[str, Any] = {}
-    for figure, one in outcome.result.items():
-        if isinstance(one, Figure) and one.items is not None:
-            arrays |= {f"{figure}|values": one.items.values, f"{figure}|weights": one.items.weights}
-    hashed = ""
-    if arrays:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        data = buffer.getvalue()
-        hashed = hashlib.sha256(data).hexdigest()
-        _write_bytes(out / f"{name}.npz", data)
-    content = {
-        "format": FORMAT,
-        "measure": name,
-        "status": outcome.status,
-        "figures": to_json(outcome.result),
-        "items_sha256": hashed,
-        "made_from": made_from,
-        "seconds": outcome.seconds,
-    }
-    atomic_write(out / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
-
-
-def _with_items(result: Result, data: bytes) -> Result:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        names = {key.removesuffix("|values") for key in arrays.files if key.endswith("|values")}
-        return {
-            name: Figure(one.value, one.low, one.high, one.n, one.note, _items(arrays, name))
-            if name in names and isinstance(one, Figure)
-            else one
-            for name, one in result.items()
-        }
-
-
-def _items(arrays: Any, name: str) -> Items:
-    return Items(arrays[f"{name}|values"], arrays[f"{name}|weights"])
 
 
 @contextmanager

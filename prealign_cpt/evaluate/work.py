@@ -10,17 +10,15 @@ import dataclasses
 import hashlib
 import random
 import sys
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import DataError, MissingInputError, RecipeError
+from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.bits import windows
-from prealign_cpt.evaluate.transfer import Labelled, read_labelled
+from prealign_cpt.evaluate.read import Labelled, read_labelled, read_parallel
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.lexicon.read import read_lines
 from prealign_cpt.lexicon.stage import read_pairs
 from prealign_cpt.manifest import sha256
 from prealign_cpt.recipe import Recipe
@@ -97,14 +95,15 @@ class Work:
 
         Raises:
             NoDataError: no parallel text.
-            DataError: a line without its counterpart, or an empty side; it is named.
+            DataError: see `read_parallel`.
         """
         if self.parallel is None:
             raise NoDataError("no local data: no parallel text; give it with --parallel")
-        found = self._folder_pairs(self.parallel) if self.parallel.is_dir() else _tsv_pairs(self.parallel)
-        if not found:
-            raise DataError(f"{self.parallel}: no sentence pair in it; expected `english TAB target` lines")
-        return self.sample(found)
+        if self.parallel.is_dir() and self.languages is None:
+            raise NoDataError(
+                f"no local data: {self.parallel} has one file a language; say which with --languages eng_Latn,deu_Latn"
+            )
+        return self.sample(read_parallel(self.parallel, self.languages))
 
     def train_pairs(self) -> list[Pair]:
         """The lexicon's training half."""
@@ -134,19 +133,6 @@ class Work:
     def digests(self, fields: tuple[str, ...]) -> dict[str, Any]:
         """What decides the content of some fields: the SHA-256 of files, other values as they are."""
         return {name: _digest(getattr(self, name)) for name in fields}
-
-    def _folder_pairs(self, folder: Path) -> list[tuple[str, str]]:
-        if self.languages is None:
-            raise NoDataError(
-                f"no local data: {folder} has one file a language; say which with --languages eng_Latn,deu_Latn"
-            )
-        english, target = (_sentences(_language_file(folder, name)) for name in self.languages)
-        if len(english) != len(target):
-            raise DataError(
-                f"{folder}: {self.languages[0]} has {len(english)} lines, {self.languages[1]} {len(target)}; "
-                "parallel files have as many lines"
-            )
-        return list(zip(english, target, strict=True))
 
 
 def work_of(recipe: Recipe, run: Path | None = None) -> Work:
@@ -197,44 +183,6 @@ def work_from(recipe: Path | None, run: Path | None, given: dict[str, Any]) -> W
             if not path.exists():
                 raise MissingInputError(f"{field.name}: {path}: no such file; name one that exists, or leave it out")
     return work
-
-
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """One prompt a line, without blank lines."""
-    return tuple(line for _, line in read_lines(path) if line.strip())
-
-
-def _tsv_pairs(path: Path) -> list[tuple[str, str]]:
-    found = []
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        sides = [_clean(side) for side in line.split("\t")]
-        if len(sides) != 2 or not all(sides):
-            raise DataError(f"{path}:{number}: expected `english TAB target`, one tab and text on both sides")
-        found.append((sides[0], sides[1]))
-    return found
-
-
-def _language_file(folder: Path, name: str) -> Path:
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.split(".")[0] == name]
-    if len(found) != 1:
-        there = ", ".join(sorted({path.name.split(".")[0] for path in folder.iterdir() if path.is_file()})) or "no file"
-        raise MissingInputError(f"{folder}: {len(found)} files for {name!r}; there are {there}; see --languages")
-    return found[0]
-
-
-def _sentences(path: Path) -> list[str]:
-    found = []
-    for number, line in read_lines(path):
-        if not line.strip():
-            raise DataError(f"{path}:{number}: a blank line; parallel files have a sentence in every line")
-        found.append(_clean(line))
-    return found
-
-
-def _clean(text: str) -> str:
-    return unicodedata.normalize("NFC", text.strip())
 
 
 def _paths(value: Any) -> list[Path]:

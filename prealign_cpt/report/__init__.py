@@ -2,9 +2,9 @@
 
 run folders, control --collect-----> Record     --table--> printed text, result.json
 their weights        --rows--------> Rows       --+
-`prealign eval`      --evaluation--> Evaluation --+
+`prealign eval`      --evaluation--> Evaluation --+   (owner: whose it is)
                                       Record    --+-page-> index.html
-                                                    (text: learning, measured, geometry, stages;
+                                                    (text: contents, learning, measured, geometry, stages;
                                                      plots: plot, bars, heat, scatter)
 """
 
@@ -45,13 +45,14 @@ def write_report(
         DataError: a file of a stage is damaged; it is named.
         StorageError: the report cannot be written.
     """
-    runs = [run, *others]
-    found = [collect(one, control) for one in runs]
+    found = [collect(one, control) for one in (run, *others)]
     records = dict(zip(unique([one.name for one in found]), found, strict=True))
-    rows = dict(zip(records, map(read_rows, runs), strict=True))
+    folders = dict(zip(records, (run, *others), strict=True))
+    rows = {name: read_rows(folder) for name, folder in folders.items()}
     measured: Evaluation | Absent
     if evaluation is not None or (not others and (run / "evaluation").is_dir()):
-        measured = read_evaluation(evaluation or run / "evaluation", next(iter(records)))
+        known = {"control": control} if control and (control / "export").is_dir() else {}
+        measured = read_evaluation(evaluation or run / "evaluation", known | folders)
     else:
         measured = Absent(NOT_EVALUATED)
     folder = out or (Path("report") if others else run / "report")
@@ -66,6 +67,8 @@ def write_report(
         text = result_json(found[0])
     atomic_write(folder / "result.json", text)
     atomic_write(folder / "index.html", page(records, rows, measured))
-    if not others:
-        return text_table(found[0])
-    return "\n\n".join(f"{name}\n{text_table(record)}" for name, record in records.items())
+    tables = [text_table(record) for record in found]
+    if others:
+        tables = [f"{name}\n{one}" for name, one in zip(records, tables, strict=True)]
+    cautions = () if isinstance(measured, Absent) else measured.cautions
+    return "\n\n".join([*tables, *(f"Caution: {line}" for line in cautions)])

@@ -7,7 +7,7 @@ from html import escape
 
 from prealign_cpt.report.plot import shortened, text_at
 
-WIDTH, VALUE, ROW, HEAD, LETTER = 460, 56, 24, 26, 7.6
+WIDTH, VALUE, ROW, HEAD, LETTER = 410, 56, 24, 26, 7.6
 """Of the view box, the numbers behind the bars, a bar with its gap, a group's heading, and a letter."""
 
 
@@ -35,7 +35,7 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]], label: str, digits: int = 
     kept = [(name, group) for name, group in kept if group]
     if not kept:
         return ""
-    left = min(190.0, 12 + LETTER * max(len(bar.name) for _, group in kept for bar in group))
+    left = min(175.0, 12 + LETTER * max(len(bar.name) for _, group in kept for bar in group))
     letters = round((left - 12) / LETTER)
     parts: list[str] = []
     y = 0.0

@@ -1,17 +1,20 @@
-"""Read what `prealign eval` wrote.
+"""Read what `prealign eval` wrote; owner.py says whose it is.
 
 DIR/MEASURE.json                                 one subject   --+
 DIR/NAME/MEASURE.json  DIR/comparison.json       several       --+--> Evaluation --> measured.py
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.evaluate.compare import FORMAT
 from prealign_cpt.evaluate.figures import Result, from_json
-from prealign_cpt.evaluate.suite import MEASURES, Outcome, read_outcome
+from prealign_cpt.evaluate.results import Outcome, read_outcome
+from prealign_cpt.evaluate.suite import MEASURES
+from prealign_cpt.report.owner import measured_from, named
 
 COMPARISON = "comparison.json"
 
@@ -24,28 +27,40 @@ class Evaluation:
     """By name and measure; not empty."""
     differences: dict[str, dict[str, Result]]
     """By measure, figure and later subject: less the first subject, on the same items. Empty for one subject."""
+    cautions: tuple[str, ...] = ()
+    """A line for each subject that is none of the page's runs."""
 
 
-def read_evaluation(folder: Path, name: str) -> Evaluation:
-    """Read a folder of results.
+def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
+    """Read a folder of results. A subject has a run's name if it is the run's export, and only then.
 
     Args:
-        name: of the subject, if the folder holds the results of one.
+        runs: the run folders of the page by name.
 
     Raises:
         MissingInputError: no such folder, or no result in it.
-        DataError: a result is damaged, or of another version of the format; it is named.
+        DataError: a result is damaged, or of another version of the format; or one subject's results are of several
+            models. It is named.
     """
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder; give one that `prealign eval` wrote")
-    if own := _outcomes(folder):
-        return Evaluation({name: own}, {})
     order, differences = _comparison(folder / COMPARISON)
-    names = order or sorted(path.name for path in folder.iterdir() if path.is_dir())
-    subjects = {name: found for name in names if (found := _outcomes(folder / name))}
-    if not subjects:
+    if _outcomes(folder):  # of one subject
+        places, differences = {folder.resolve().name: folder}, {}
+    else:
+        names = order or sorted(path.name for path in folder.iterdir() if path.is_dir())
+        places = {name: folder / name for name in names}
+    found = {own: outcomes for own, place in places.items() if (outcomes := _outcomes(place))}
+    if not found:
         raise MissingInputError(f"{folder}: holds no result; give a folder that `prealign eval` wrote")
-    return Evaluation(subjects, differences)
+    labels, cautions = named({own: measured_from(places[own], found[own]) for own in found}, runs)
+    renamed = {
+        measure: {
+            figure: {labels.get(own, own): gap for own, gap in gaps.items()} for figure, gaps in by_figure.items()
+        }
+        for measure, by_figure in differences.items()
+    }
+    return Evaluation({labels[own]: outcomes for own, outcomes in found.items()}, renamed, cautions)
 
 
 def _outcomes(folder: Path) -> dict[str, Outcome]:

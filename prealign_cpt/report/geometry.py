@@ -40,7 +40,7 @@ def geometry(rows: Rows | Absent) -> str:
             ("new token (lexicon)", "nearest English tokens (cosine)", "row made from"),
             listed,
             "A sample of new tokens of four letters or more that begin a word, frequent ones first",
-            prose=True,
+            kind="prose",
         )
         if listed
         else missing("no new token of four letters or more begins a word")

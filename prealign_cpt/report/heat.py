@@ -9,7 +9,7 @@ from html import escape
 
 from prealign_cpt.report.plot import shortened, text_at
 
-WIDTH, LABEL, ROW, HEAD, BOTTOM = 460, 120, 22, 26, 36
+WIDTH, LABEL, ROW, HEAD, BOTTOM = 410, 120, 22, 26, 36
 """Of the view box, the row names, a row, a figure's heading, and the layers' numbers."""
 
 MOST_LETTERS = 15

@@ -10,13 +10,17 @@ from prealign_cpt.report.document import Document, Figure, flat, is_number
 
 
 def html_table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", mark: str = "", prose: bool = False
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", mark: str = "", kind: str = ""
 ) -> str:
-    """A table whose first column names the rows; the row called `mark` stands out; cells of `prose` may wrap."""
+    """A table whose first column names the rows; the row called `mark` stands out.
+
+    Args:
+        kind: "prose": all cells may wrap; "noted": those of the last column may.
+    """
     label = escape(caption or ", ".join(filter(None, head)))
-    kind = ' class="prose"' if prose else ""
+    marks = f' class="{kind}"' if kind else ""
     parts = [
-        f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table{kind}>',
+        f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table{marks}>',
         f"<caption>{escape(caption)}</caption>" if caption else "",
     ]
     parts.append("<thead><tr>")
@@ -51,10 +55,15 @@ def side_by_side(charts: Iterable[tuple[str, str]]) -> str:
     return f'<div class="pair">{"".join(drawn)}</div>' if drawn else ""
 
 
-def details(title: str, inner: str, opened: bool = False, kind: str = "") -> str:
+def details(title: str, inner: str, opened: bool = False) -> str:
     """A part that the reader can open and close."""
-    marks = (f' class="{kind}"' if kind else "") + (" open" if opened else "")
-    return f"<details{marks}><summary>{escape(title)}</summary>{inner}</details>"
+    return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{inner}</details>"
+
+
+def run_part(name: str, inner: str, opened: bool) -> str:
+    """The same for one run of several: a section of the page, with its heading."""
+    marks = " open" if opened else ""
+    return f'<details class="run"{marks}><summary><h2>{escape(name)}</h2></summary>{inner}</details>'
 
 
 def missing(reason: str) -> str:

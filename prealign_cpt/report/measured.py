@@ -1,9 +1,11 @@
 """The page's sections on what `prealign eval` measured: an overview, the layers, and a table for every measure."""
 
 from fnmatch import fnmatchcase
+from html import escape
 
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
-from prealign_cpt.evaluate.suite import MEASURES, Outcome
+from prealign_cpt.evaluate.results import Outcome
+from prealign_cpt.evaluate.suite import MEASURES
 from prealign_cpt.report import table
 from prealign_cpt.report.bars import Bar, bars
 from prealign_cpt.report.evaluation import Evaluation
@@ -44,6 +46,7 @@ def measured(evaluation: Evaluation | Absent) -> str:
     return "\n".join(
         [
             "<h2>Evaluation</h2>",
+            *(f'<p class="caution">{escape(line)}</p>' for line in evaluation.cautions),
             _overview(evaluation),
             _layers(evaluation),
             "<h3>Every figure</h3>",
@@ -144,13 +147,13 @@ def _tables(evaluation: Evaluation) -> str:
             unmeasured.append(measure.replace("_", " "))
             continue
         if len(evaluation.subjects) == 1:
-            head, rows = _single(next(iter(results.values())).result)
+            (head, rows), kind = _single(next(iter(results.values())).result), "noted"
         else:
-            head, rows = _several(evaluation, measure)
+            (head, rows), kind = _several(evaluation, measure), ""
         time = sum(outcome.seconds for outcome in results.values())
         if rows:
             title = f"{measure.replace('_', ' ')}: {len(rows)} figures, {time:.0f} s"
-            parts.append(details(title, html_table(head, rows), opened=measure in OPEN))
+            parts.append(details(title, html_table(head, rows, kind=kind), opened=measure in OPEN))
         lines: dict[str, list[str]] = {}
         for name, outcome in results.items():
             failed = "failed: " if outcome.status == "failed" else ""
@@ -181,7 +184,8 @@ def _several(evaluation: Evaluation, measure: str) -> tuple[tuple[str, ...], lis
     results: dict[str, Result] = {
         name: found[measure].result if measure in found else {} for name, found in evaluation.subjects.items()
     }
-    first, *later = results
+    first, *others = results
+    later = others if evaluation.differences else []
     gaps = evaluation.differences.get(measure, {})
     # The base of all subjects is the same model, or there is none.
     based = any(name.startswith("base/") for name in results[first])
@@ -226,7 +230,12 @@ def _number(one: Figure | Absent | None) -> str:
 def _interval(one: Figure | Absent | None, otherwise: str = table.MISSING) -> str:
     if not isinstance(one, Figure) or one.low is None or one.high is None:
         return otherwise
-    return f"[{one.low:.3f}, {one.high:.3f}]"
+    return f"[{_rounded(one.low)}, {_rounded(one.high)}]"
+
+
+def _rounded(value: float) -> str:
+    """Without the sign of a zero: a bound may be 1e-17 below it."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def _change(one: Figure | Absent | None) -> str:

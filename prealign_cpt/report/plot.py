@@ -1,6 +1,7 @@
 """A line chart as inline SVG: axes, legend, labels at the lines' ends. No dependency, no script.
 
-The chart has a fixed view box and scales with its column. Colours come from the page's style sheet (classes `s0`, `s1`
+The chart has a fixed view box and scales with its column; it is narrow, so that its 13 px letters stay readable on a
+phone. Colours come from the page's style sheet (classes `s0`, `s1`
 and so on), so that they follow its light or dark scheme; dashes tell the lines apart without colour.
 """
 
@@ -8,7 +9,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 460, 290
+WIDTH, HEIGHT = 410, 280
 LEFT, RIGHT, TOP, BOTTOM = 66, 60, 34, 46
 """Margins: axis labels, labels at the lines' ends, legend, axis labels."""
 
@@ -144,7 +145,7 @@ def _legend(entries: list[tuple[str, str]]) -> tuple[list[str], int]:
     rows: list[list[tuple[str, str, float]]] = [[]]
     x = float(LEFT)
     for name, kind in entries:
-        width = 25 + 7.0 * len(name) + 16
+        width = 25 + 7.4 * len(name) + 20
         if rows[-1] and x + width > WIDTH:
             rows.append([])
             x = float(LEFT)

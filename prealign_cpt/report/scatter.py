@@ -8,7 +8,7 @@ from html import escape
 
 from prealign_cpt.report.plot import text_at
 
-SIZE, MARGIN, LEGEND = 460, 14, 30
+SIZE, MARGIN, LEGEND = 410, 14, 30
 
 
 def scatter(clouds: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], label: str) -> str:

@@ -40,6 +40,7 @@ CANARY_LENGTH, CANARY_TOLERANCE = 6, 0.3
 """Tokens that the canary generates, and the largest difference in nats between both ways to get a log-probability.
 In bf16 the two ways round differently, by up to 0.1; log-probabilities of neighbouring tokens lie further apart."""
 
+WITH_IDS = {"return_token_ids": True, "ignore_eos": True}
 REMEDY = "its echo log-probabilities cannot be used; serve the folder with vLLM 0.32"
 
 
@@ -61,14 +62,8 @@ def complete(
     key: str | None = None,
 ) -> str:
     """The text that the model writes after `prompt` (text, or token ids that are taken as they are)."""
-    answer = ask(
-        base_url,
-        lambda client: client.completions.create(
-            model=model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
-        ),
-        key,
-    )
-    return str(_choices(answer, 1, base_url)[0].text)
+    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
+    return str(_complete(base_url, model, prompt, 1, key, **options)[0].text)
 
 
 def complete_many(
@@ -80,24 +75,21 @@ def complete_many(
     temperature: float = 0.0,
     seed: int | None = None,
     stop: list[str] | None = None,
+    stop_token_ids: list[int] | None = None,
     key: str | None = None,
 ) -> list[str]:
-    """One text for each prompt, in one request: vLLM computes them together. The front takes at most 64 prompts."""
+    """One text for each prompt, in one request: vLLM computes them together. The front takes at most 64 prompts.
+
+    Args:
+        stop_token_ids: end a text beside the server's own end token, and are left out of it.
+    """
     if not prompts:
         return []
-    answer = ask(
-        base_url,
-        lambda client: client.completions.create(
-            model=model,
-            prompt=[list(ids) for ids in prompts],
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            stop=stop,
-        ),
-        key,
-    )
-    return [str(choice.text) for choice in _choices(answer, len(prompts), base_url)]
+    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
+    extra = {"stop_token_ids": stop_token_ids} if stop_token_ids else None
+    rows = [list(ids) for ids in prompts]
+    found = _complete(base_url, model, rows, len(rows), key, **options, extra_body=extra)
+    return [str(choice.text) for choice in found]
 
 
 def sample_ids(
@@ -112,20 +104,9 @@ def sample_ids(
     key: str | None = None,
 ) -> list[list[int]]:
     """`n` continuations of `ids` as token ids, each of exactly `max_tokens` (the end token does not stop them)."""
-    answer = ask(
-        base_url,
-        lambda client: client.completions.create(
-            model=model,
-            prompt=list(ids),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            n=n,
-            seed=seed,
-            extra_body={"return_token_ids": True, "ignore_eos": True},
-        ),
-        key,
-    )
-    found = [_ids(choice.model_dump().get("token_ids"), base_url) for choice in _choices(answer, n, base_url)]
+    options = {"max_tokens": max_tokens, "temperature": temperature, "n": n, "seed": seed}
+    choices = _complete(base_url, model, list(ids), n, key, **options, extra_body=WITH_IDS)
+    found = [_ids(choice.model_dump().get("token_ids"), base_url) for choice in choices]
     for tokens in found:
         if len(tokens) != max_tokens:
             raise DataError(f"{base_url}: {max_tokens} tokens were asked for, {len(tokens)} came; use vLLM 0.32")
@@ -134,18 +115,9 @@ def sample_ids(
 
 def tokenize(base_url: str, model: str, text: str, *, key: str | None = None) -> list[int]:
     """The ids that the server makes of `text`, without special tokens. It must fit into the server's context."""
-    answer = ask(
-        base_url,
-        lambda client: client.completions.create(
-            model=model,
-            prompt=text,
-            max_tokens=1,
-            temperature=0.0,
-            extra_body={"add_special_tokens": False, "return_token_ids": True},
-        ),
-        key,
-    )
-    return _ids(_choices(answer, 1, base_url)[0].model_dump().get("prompt_token_ids"), base_url)
+    extra = {"add_special_tokens": False, "return_token_ids": True}
+    choice = _complete(base_url, model, text, 1, key, max_tokens=1, temperature=0.0, extra_body=extra)[0]
+    return _ids(choice.model_dump().get("prompt_token_ids"), base_url)
 
 
 def token_logprobs(base_url: str, model: str, ids: Ids, *, key: str | None = None) -> list[float]:
@@ -162,21 +134,10 @@ def many_logprobs(base_url: str, model: str, sequences: Sequence[Ids], *, key: s
         raise ValueError("many_logprobs: no ids")
     if not sequences:
         return []
-    answer = ask(
-        base_url,
-        lambda client: client.completions.create(
-            model=model,
-            prompt=[list(ids) for ids in sequences],
-            max_tokens=0,
-            echo=True,
-            logprobs=0,
-            temperature=0.0,
-            extra_body={"return_token_ids": True},
-        ),
-        key,
-    )
-    choices = _choices(answer, len(sequences), base_url)
-    return [_echoed(choice, ids, base_url) for choice, ids in zip(choices, sequences, strict=True)]
+    rows = [list(ids) for ids in sequences]
+    options = {"max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0.0}
+    choices = _complete(base_url, model, rows, len(rows), key, **options, extra_body={"return_token_ids": True})
+    return [_echoed(choice, ids, base_url) for choice, ids in zip(choices, rows, strict=True)]
 
 
 def _echoed(choice: Any, ids: Ids, base_url: str) -> list[float]:
@@ -208,19 +169,8 @@ def check_echo(base_url: str, model: str, ids: Ids, *, key: str | None = None) -
     Returns:
         the largest difference in nats (about 1e-6 in fp32, up to 0.1 in bf16).
     """
-    answer = ask(
-        base_url,
-        lambda client: client.completions.create(
-            model=model,
-            prompt=list(ids),
-            max_tokens=CANARY_LENGTH,
-            temperature=0.0,
-            logprobs=0,
-            extra_body={"return_token_ids": True, "ignore_eos": True},
-        ),
-        key,
-    )
-    choice = _choices(answer, 1, base_url)[0]
+    options = {"max_tokens": CANARY_LENGTH, "temperature": 0.0, "logprobs": 0}
+    (choice,) = _complete(base_url, model, list(ids), 1, key, **options, extra_body=WITH_IDS)
     written = _ids(choice.model_dump().get("token_ids"), base_url)
     values = None if choice.logprobs is None else choice.logprobs.token_logprobs
     if not written or values is None or len(values) != len(written) or None in values:
@@ -273,7 +223,9 @@ def _embed_batch(base_url: str, model: str, sequences: Sequence[Ids], key: str |
     return [np.asarray(entry.embedding, dtype=np.float32) for entry in found]
 
 
-def _choices(answer: Any, count: int, base_url: str) -> list[Any]:
+def _complete(base_url: str, model: str, prompt: Any, count: int, key: str | None, **options: Any) -> list[Any]:
+    """The `count` choices of one request, in the order of what was asked."""
+    answer = ask(base_url, lambda client: client.completions.create(model=model, prompt=prompt, **options), key)
     return _in_order(answer.choices, count, "choices", base_url)
 
 

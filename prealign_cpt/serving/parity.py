@@ -14,6 +14,7 @@ embed
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import torch
 
 from prealign_cpt.errors import DataError
 from prealign_cpt.serving import client
-from prealign_cpt.serving.folder import DIGEST_LENGTH, check_servable, model_digest, pinned_digest
-from prealign_cpt.serving.reference import Comparison, compare, logprobs, mean_vector
+from prealign_cpt.serving.folder import check_servable
+from prealign_cpt.serving.identity import identify
+from prealign_cpt.serving.reference import Comparison, Compute, compare, logprobs, mean_vector
 
 COMMON = ("shapes", "round trip", "identity")
 RUNGS = {
@@ -44,6 +46,39 @@ NUM_SYNTHETIC = 64
 """Length of the two sequences made of ids alone."""
 
 NUM_SAMPLES, SAMPLE_LENGTH, TEMPERATURE = 8, 48, 1.5
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A served model, the folder that it should be, and how near its values must be to the folder's."""
+
+    base_url: str
+    model: str
+    """Name to ask for."""
+    key: str | None
+    folder: Path
+    dtype: str
+    tolerance: float
+
+    def compare(self, values: list[torch.Tensor], sequences: list[list[int]], compute: Compute) -> Comparison:
+        """Served values of some sequences against those of the folder."""
+        return compare(values, self.folder, sequences, compute, self.dtype, self.tolerance)
+
+    def judge(self, found: Comparison, what: str, where: str) -> dict[str, float]:
+        """The figures of a comparison that holds.
+
+        Raises:
+            DataError: it does not.
+        """
+        if found.holds:
+            return {name: getattr(found, name) for name in ("rounding", "excess", "bound", "mean", "mean_bound")}
+        raise DataError(
+            f"{self.base_url}: {what} differ by {found.difference:.3g} (tolerance {self.tolerance:g}, rounding of "
+            f"{self.dtype} {found.rounding:.3g}) and on average by {found.mean:.3g} ({found.mean_bound:.3g} allowed), "
+            f"most at {where}: {found.worst[2]:.6f} served, {found.worst[3]:.6f} from the folder; the server holds "
+            f"other weights, pools otherwise, or computes in another type than {self.dtype}: serve this folder, give "
+            "--dtype as it is served, or a tolerance"
+        )
 
 
 def check_parity(
@@ -98,13 +133,14 @@ def climb(
     yield "round trip", {"texts": len(texts)}
 
     model, pinned, length = identify(base_url, folder, key=key)
+    served = _Served(base_url, model, key, folder, dtype, tolerance)
     yield "identity", {"model": model, "pinned": pinned}
 
     if task == "generate":
         # The server wants room for one more token, and the canary for its own.
         cut = [_cut(tokenizer, text, length - 2) for text in texts]
         for text in cut:
-            _check_tokenization(base_url, model, tokenizer, text, key)
+            _check_tokenization(served, tokenizer, text)
         yield "tokenization", {"text_tokens": sum(len(_encode(tokenizer, text)) for text in cut)}
 
         canary = [start, *(encoded[0] if encoded else range(rows - 8, rows))][: length - client.CANARY_LENGTH - 1]
@@ -117,39 +153,10 @@ def climb(
     names = [f"text {number + 1}" for number in range(len(texts))] + ["the last rows", "rows of the whole vocabulary"]
     sequences = [[start, *ids][: length - 1] for ids in [*encoded, *synthetic]]
     if task == "embed":
-        yield "embeddings", _check_embeddings(base_url, model, folder, names, sequences, dtype, tolerance, key)
+        yield "embeddings", _check_embeddings(served, names, sequences)
         return
-    yield (
-        "log-probabilities",
-        _check_logprobs(base_url, model, folder, names, sequences, dtype, tolerance, key),
-    )
-    yield "sampling", {"sampled": _check_samples(base_url, model, len(tokenizer), start, length - 1, key)}
-
-
-def identify(base_url: str, folder: Path, *, key: str | None = None) -> tuple[str, bool, int]:
-    """Whether the server's model is `folder`'s, by the digest in the pinned name that `prealign serve` gives.
-
-    Returns:
-        the name to ask for, which no other model answers to if it is pinned; whether it is; the longest sequence.
-
-    Raises:
-        DataError: the server holds another model, or several and none with a digest.
-        UnavailableError: the server does not answer.
-    """
-    served = client.models(base_url, key=key)
-    expected = model_digest(folder)[:DIGEST_LENGTH]
-    pinned = {str(model["id"]): pinned_digest(str(model["id"])) for model in served}
-    digests = {digest for digest in pinned.values() if digest}
-    if digests and expected not in digests:
-        raise DataError(
-            f"{base_url}: serves {', '.join(sorted(pinned))}, but the folder {folder} has the digest {expected}; "
-            "another model stands behind this address: serve this folder, or name the one that is served"
-        )
-    if not digests and len(served) != 1:
-        raise DataError(f"{base_url}: serves {len(served)} models, parity is checked for one; serve the folder alone")
-    names = [name for name, digest in pinned.items() if digest == expected] or list(pinned)
-    length = next(int(model.get("max_model_len") or 2**31) for model in served if model["id"] == names[0])
-    return names[0], bool(digests), length
+    yield "log-probabilities", _check_logprobs(served, names, sequences)
+    yield "sampling", _check_samples(served, len(tokenizer), start, length - 1)
 
 
 def _start_id(folder: Path, tokenizer: Any, start_token: str | None) -> int:
@@ -184,90 +191,55 @@ def _cut(tokenizer: Any, text: str, length: int) -> str:
     return text
 
 
-def _check_tokenization(base_url: str, model: str, tokenizer: Any, text: str, key: str | None) -> None:
-    if text and client.tokenize(base_url, model, text, key=key) != _encode(tokenizer, text):
+def _check_tokenization(served: _Served, tokenizer: Any, text: str) -> None:
+    if text and client.tokenize(served.base_url, served.model, text, key=served.key) != _encode(tokenizer, text):
         raise DataError(
-            f"{base_url}: the server makes other ids than the folder's tokenizer of {_short(text)}; it holds another "
-            "tokenizer: serve this folder, and check tokenizer_class in its tokenizer_config.json"
+            f"{served.base_url}: the server makes other ids than the folder's tokenizer of {_short(text)}; it holds "
+            "another tokenizer: serve this folder, and check tokenizer_class in its tokenizer_config.json"
         )
 
 
-def _check_logprobs(
-    base_url: str,
-    model: str,
-    folder: Path,
-    names: list[str],
-    sequences: list[list[int]],
-    dtype: str,
-    tolerance: float,
-    key: str | None,
-) -> dict[str, Any]:
-    served = [
-        torch.tensor(client.token_logprobs(base_url, model, ids, key=key), dtype=torch.float64) for ids in sequences
+def _check_logprobs(served: _Served, names: list[str], sequences: list[list[int]]) -> dict[str, Any]:
+    values = [
+        torch.tensor(client.token_logprobs(served.base_url, served.model, ids, key=served.key), dtype=torch.float64)
+        for ids in sequences
     ]
-    found = compare(served, folder, sequences, logprobs, dtype, tolerance)
+    found = served.compare(values, sequences, logprobs)
     number, place, _, _ = found.worst
     where = f"token {place + 1} (id {sequences[number][place + 1]}) of {names[number]}" if place else names[number]
-    _judge(found, base_url, "log-probabilities", where, dtype, tolerance)
-    return {
-        "tokens": sum(len(ids) - 1 for ids in sequences),
-        "max_logprob_difference": found.difference,
-        **_figures(found),
-    }
+    figures = served.judge(found, "log-probabilities", where)
+    return {"tokens": sum(map(len, values)), "max_logprob_difference": found.difference, **figures}
 
 
-def _check_embeddings(
-    base_url: str,
-    model: str,
-    folder: Path,
-    names: list[str],
-    sequences: list[list[int]],
-    dtype: str,
-    tolerance: float,
-    key: str | None,
-) -> dict[str, Any]:
+def _check_embeddings(served: _Served, names: list[str], sequences: list[list[int]]) -> dict[str, Any]:
     # All in one request: answers that are not in the order of the inputs are far from the folder's vectors.
-    vectors = client.embed(base_url, model, sequences, batch=len(sequences), key=key)
-    served = [torch.from_numpy(vector.astype(np.float64)) for vector in vectors]
-    found = compare(served, folder, sequences, mean_vector, dtype, tolerance)
-    _judge(found, base_url, "embeddings", names[found.worst[0]], dtype, tolerance)
-    return {
-        "vectors": len(served),
-        "max_embedding_difference": found.difference,
-        **_figures(found),
-    }
+    vectors = client.embed(served.base_url, served.model, sequences, batch=len(sequences), key=served.key)
+    values = [torch.from_numpy(vector.astype(np.float64)) for vector in vectors]
+    found = served.compare(values, sequences, mean_vector)
+    figures = served.judge(found, "embeddings", names[found.worst[0]])
+    return {"vectors": len(values), "max_embedding_difference": found.difference, **figures}
 
 
-def _figures(found: Comparison) -> dict[str, float]:
-    return {name: getattr(found, name) for name in ("rounding", "excess", "bound", "mean", "mean_bound")}
-
-
-def _judge(found: Comparison, base_url: str, what: str, where: str, dtype: str, tolerance: float) -> None:
-    if found.holds:
-        return
-    raise DataError(
-        f"{base_url}: {what} differ by {found.difference:.3g} (tolerance {tolerance:g}, rounding of {dtype} "
-        f"{found.rounding:.3g}) and on average by {found.mean:.3g} ({found.mean_bound:.3g} allowed), most at {where}: "
-        f"{found.worst[2]:.6f} served, {found.worst[3]:.6f} from the folder; the server holds other weights, pools "
-        f"otherwise, or computes in another type than {dtype}: serve this folder, give --dtype as it is served, or a "
-        "tolerance"
-    )
-
-
-def _check_samples(base_url: str, model: str, num_tokens: int, start: int, longest: int, key: str | None) -> int:
-    """Sample hot; return how many tokens came."""
-    length = min(SAMPLE_LENGTH, longest)
+def _check_samples(served: _Served, num_tokens: int, start: int, longest: int) -> dict[str, Any]:
+    """Sample hot."""
     samples = client.sample_ids(
-        base_url, model, [start], max_tokens=length, temperature=TEMPERATURE, n=NUM_SAMPLES, seed=0, key=key
+        served.base_url,
+        served.model,
+        [start],
+        max_tokens=min(SAMPLE_LENGTH, longest),
+        temperature=TEMPERATURE,
+        n=NUM_SAMPLES,
+        seed=0,
+        key=served.key,
     )
     for ids in samples:
         for number in ids:
             if not 0 <= number < num_tokens:
                 raise DataError(
-                    f"{base_url}: id {number} was sampled, the tokenizer has {num_tokens}; the served model has "
+                    f"{served.base_url}: id {number} was sampled, the tokenizer has {num_tokens}; the served model has "
                     "rows without a token: export exactly one row for each token"
                 )
-    return sum(map(len, samples))
+    return {"sampled": sum(map(len, samples))}
 
 
 def _short(text: str) -> str:

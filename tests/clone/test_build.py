@@ -10,7 +10,7 @@ from prealign_cpt.clone.build import Knobs, build_clone
 from prealign_cpt.clone.tokenizer import make_cloner
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import DataError, RecipeError
-from prealign_cpt.evaluate.transfer import read_labelled
+from prealign_cpt.evaluate.read import read_labelled
 from prealign_cpt.lexicon.stage import read_pairs
 from prealign_cpt.manifest import verify
 from prealign_cpt.recipe_file import load_recipe

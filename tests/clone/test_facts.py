@@ -6,7 +6,7 @@ import pytest
 
 from prealign_cpt.clone.facts import RELATIONS, invent, questions, statements
 from prealign_cpt.errors import RecipeError
-from prealign_cpt.evaluate.clka import GROUPS
+from prealign_cpt.evaluate.transfer.questions import GROUPS
 
 
 def test_relations():

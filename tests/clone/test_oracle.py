@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from prealign_cpt.clone.oracle import oracle_rows
 from prealign_cpt.clone.tokenizer import make_cloner, mirror_tokenizer
-from prealign_cpt.evaluate.clka import read_questions
+from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.vocab.grow import encode, load_tokenizer
 from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, make_model

@@ -4,6 +4,7 @@
 
 `fault` is one of tests/serving/faulty.py, or "ignores_echo" (log-probabilities of the generated token alone),
 "adds_start" (it puts a start token before the ids) or "dropped_value" (one log-probability is missing).
+No token ends its texts but those of `stop_token_ids`.
 """
 
 from pathlib import Path
@@ -48,11 +49,14 @@ class ServedModel(Faulty):
         with torch.inference_mode():
             for _ in range(body.get("max_tokens", 16)):
                 row.append(int(self.model(torch.tensor([row])).logits[0, -1].argmax()))
+                if row[-1] in (body.get("stop_token_ids") or ()):
+                    break
             logits = self.model(torch.tensor([row])).logits[0, :-1].double()
         every = logits.log_softmax(-1) + self.shift
         values: list[float | None] = [None, *every.gather(1, torch.tensor(row[1:])[:, None])[:, 0].tolist()]
         tops: list[dict[str, float] | None] = [None, *({"top": float(one.max())} for one in every)]
-        text = self.tokenizer.decode(row[start:])
+        written = row[start:-1] if row[-1] in (body.get("stop_token_ids") or ()) else row[start:]
+        text = self.tokenizer.decode(written, skip_special_tokens=True).rstrip("\ufffd")  # as vLLM's stream does
         if body.get("stop"):
             for stop in [body["stop"]] if isinstance(body["stop"], str) else body["stop"]:
                 text = text.split(stop)[0]

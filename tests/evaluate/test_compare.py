@@ -14,7 +14,7 @@ from prealign_cpt.errors import RecipeError
 from prealign_cpt.evaluate import command
 from prealign_cpt.evaluate.compare import differences, table, unique
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap, from_json
-from prealign_cpt.evaluate.suite import Outcome
+from prealign_cpt.evaluate.results import Outcome
 from tests.conftest import ENGLISH, START, TARGET, make_model, make_tokenizer
 
 OWN = "tokenizer,language_model,icl,words,sentences"

@@ -14,8 +14,9 @@ from prealign_cpt import signals
 from prealign_cpt.errors import BusyError, NumericError, RecipeError
 from prealign_cpt.evaluate import suite
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap
+from prealign_cpt.evaluate.results import Outcome
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import Measure, Outcome, run_suite
+from prealign_cpt.evaluate.suite import Measure, run_suite
 from prealign_cpt.evaluate.work import NoDataError, Work
 
 

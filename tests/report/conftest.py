@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
+from prealign_cpt.evaluate.subject import model_digest, tokenizer_digest
 from prealign_cpt.run import ORDER
 
 
@@ -121,6 +122,7 @@ def add_model(run: Path, embedding: str = "model.embed_tokens.weight") -> Path:
     export = run / "export"
     export.mkdir(exist_ok=True)
     save_file({embedding: torch.tensor(rows)}, export / "model.safetensors")
+    write(export / "config.json", {"model_type": "tiny"})
     Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, unk_token="<s>")).save(
         str(export / "tokenizer.json")
     )
@@ -130,14 +132,28 @@ def add_model(run: Path, embedding: str = "model.embed_tokens.weight") -> Path:
     return run
 
 
-def add_evaluation(folder: Path, sentences: dict[str, float]) -> Path:
-    """Results of one measure as `prealign eval` writes them, with figures by layer and one that is absent."""
+def add_base(run: Path, folder: Path) -> Path:
+    """A base of other weights, which the run's recipe names."""
+    folder.mkdir()
+    save_file({"model.embed_tokens.weight": torch.ones(2, 3)}, folder / "model.safetensors")
+    write(folder / "config.json", {"model_type": "tiny"})
+    recipe = run / "recipe.toml"
+    recipe.write_text(f'{recipe.read_text()}\n[base]\nmodel = "{folder}"\n')
+    return folder
+
+
+def add_evaluation(folder: Path, sentences: dict[str, float], model: Path | None, measure: str = "sentences") -> Path:
+    """Results of one measure of a model folder (None: of one that is nowhere else) as `prealign eval` writes them, with
+    figures by layer and one that is absent."""
     figures: dict[str, Any] = {
         name: {"value": value, "low": 0.4, "high": 0.5, "n": 7, "note": f"of {name}"}
         for name, value in sentences.items()
     }
     figures |= {f"layer/{n}/mexa": {"value": n / 4, "n": 7} for n in range(3)}
     figures["anc"] = {"absent": "too few sentences"}
-    content = {"format": 1, "measure": "sentences", "status": "done", "seconds": 2.0}
-    write(folder / "sentences.json", content | {"figures": figures, "items_sha256": "", "made_from": {}})
+    made_from = {"model": "f" * 64, "tokenizer": "e" * 64}
+    if model is not None:
+        made_from = {"model": model_digest(model), "tokenizer": tokenizer_digest(model)}
+    content = {"format": 1, "measure": measure, "status": "done", "seconds": 2.0}
+    write(folder / f"{measure}.json", content | {"figures": figures, "items_sha256": "", "made_from": made_from})
     return folder

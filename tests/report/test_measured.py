@@ -11,62 +11,89 @@ from prealign_cpt.report import write_report
 from prealign_cpt.report.evaluation import read_evaluation
 from prealign_cpt.report.measured import measured
 
-from .conftest import add_evaluation, read, write
+from .conftest import add_evaluation, add_model, read, write
 from .test_page import check
 
 Make = Callable[[str, float], Path]
 
 
-def compare(folder: Path) -> Path:
+@pytest.fixture
+def run(make: Make) -> Path:
+    return add_model(make("mine", 1.8))
+
+
+def show(run: Path, figures: dict[str, float]) -> str:
+    folder = add_evaluation(run / "evaluation", figures, run / "export")
+    return measured(read_evaluation(folder, {"mine": run}))
+
+
+def compare(folder: Path, first: Path | None = None, second: Path | None = None) -> Path:
     """Results of two subjects and their comparison."""
-    add_evaluation(folder / "first", {"mexa": 0.45})
-    add_evaluation(folder / "second", {"mexa": 0.6})
+    add_evaluation(folder / "first", {"mexa": 0.45}, first)
+    add_evaluation(folder / "second", {"mexa": 0.6}, second)
     gap = {"mexa": {"second": {"value": 0.15, "low": 0.1, "high": 0.2, "n": 7}}}
     content = {"format": 1, "subjects": ["first", "second"], "figures": {}, "differences": {"sentences": gap}}
     write(folder / "comparison.json", content)
     return folder
 
 
-def test_one_subject_has_intervals_base_and_change(tmp_path: Path) -> None:
-    figures = {"mexa": 0.45, "base/mexa": 0.3, "change/mexa": 0.45}
-    page = measured(read_evaluation(add_evaluation(tmp_path / "e", figures), "mine"))
+def test_one_subject_has_intervals_base_and_change(run: Path) -> None:
+    page = show(run, {"mexa": 0.45, "base/mexa": 0.3, "change/mexa": 0.45})
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
     assert re.findall("<td>(.*?)</td>", row[1]) == [
         "0.450", "[0.400, 0.500]", "7", "0.300", "+0.450* [0.400, 0.500]", "of mexa"
     ]  # fmt: skip
     assert "sentences: anc: too few sentences" in page
-    assert "not measured: tokenizer" in page
+    assert "not measured: tokenizer" in page and "caution" not in page
 
 
-def test_layers_are_drawn_and_listed(tmp_path: Path) -> None:
-    page = measured(read_evaluation(add_evaluation(tmp_path / "e", {"mexa": 0.45}), "mine"))
+def test_layers_are_drawn_and_listed(run: Path) -> None:
+    page = show(run, {"mexa": 0.45})
     assert [float(x) for x in re.findall(r'class="heat"[^>]*fill-opacity="([\d.]+)"', page)] == [0.06, 0.53, 1.0]
     assert '<th scope="row">2</th><td>0.500</td>' in page
 
 
-def test_several_subjects_have_paired_differences(tmp_path: Path) -> None:
-    page = measured(read_evaluation(compare(tmp_path / "e"), "unused"))
+def test_several_subjects_have_paired_differences(run: Path, make: Make) -> None:
+    other = add_model(make("other", 1.8))
+    write(other / "export/config.json", {"model_type": "another"})
+    folder = compare(run / "e", run / "export", other / "export")
+    page = measured(read_evaluation(folder, {"mine": run, "other": other}))
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
     assert re.findall("<td>(.*?)</td>", row[1]) == [
         "0.450 [0.400, 0.500]", "0.600 [0.400, 0.500]", "+0.150* [0.100, 0.200]"
     ]  # fmt: skip
-    assert "second less first" in page
+    assert "other less mine" in page and "second" not in page, "by the runs' names on this page"
+
+
+def test_subjects_without_a_comparison_have_no_column_of_differences(run: Path) -> None:
+    folder = compare(run / "e", run / "export")
+    (folder / "comparison.json").unlink()
+    page = measured(read_evaluation(folder, {"mine": run}))
+    assert "second (another model)" in page and " less " not in page
+
+
+def test_a_bound_just_below_zero_has_no_sign(run: Path) -> None:
+    folder = add_evaluation(run / "evaluation", {"mexa": 0.0}, run / "export")
+    content = read(folder / "sentences.json")
+    content["figures"]["mexa"]["low"] = -1e-17
+    write(folder / "sentences.json", content)
+    assert "[0.000, 0.500]" in measured(read_evaluation(folder, {"mine": run}))
 
 
 def test_folders_without_results_and_damaged_ones(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="nowhere"):
-        read_evaluation(tmp_path / "nowhere", "x")
+        read_evaluation(tmp_path / "nowhere", {})
     with pytest.raises(MissingInputError, match="no result"):
-        read_evaluation(tmp_path, "x")
+        read_evaluation(tmp_path, {})
     folder = compare(tmp_path / "e")
     write(folder / "comparison.json", '{"format": 1, "subjects"')
     with pytest.raises(DataError, match=r"comparison\.json"):
-        read_evaluation(folder, "x")
-    write(add_evaluation(tmp_path / "one", {}) / "sentences.json", "{")
+        read_evaluation(folder, {})
+    write(add_evaluation(tmp_path / "one", {}, None) / "sentences.json", "{")
     with pytest.raises(DataError, match=r"sentences\.json"):
-        read_evaluation(tmp_path / "one", "x")
+        read_evaluation(tmp_path / "one", {})
 
 
 def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
@@ -76,6 +103,7 @@ def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
     text = write_report(runs[0], others=runs[1:], evaluation=compare(tmp_path / "e"), out=out)
     assert "1.812" in text and "1.777" in text
     assert sorted(read(out / "result.json")["runs"]) == ["run", "run-2"]
+    assert text.count("first (not checked): run, run-2 has no export") == 1
     page = check(out.parent, out.name)
     assert page.attributes.count(("class", "run")) == 2 and "2 runs: English to German" in page.text
     assert "run-21.777" in page.text, "a row of the table that has all runs"

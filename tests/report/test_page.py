@@ -1,5 +1,6 @@
 """The page as a whole, without a browser."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Callable
@@ -51,9 +52,13 @@ def check(run: Path, folder: str = "report") -> Checker:
     checker.close()
     assert not checker.open
     assert not {"script", "link", "iframe", "img", "object"} & set(checker.tags)
-    assert not any(
-        name in ("src", "href", "action", "xlink:href") or name.startswith("on") for name, _ in checker.attributes
-    )
+    links = [value or "" for name, value in checker.attributes if name == "href"]
+    anchors = [value for name, value in checker.attributes if name == "id"]
+    assert links == [f"#{anchor}" for anchor in anchors] and len(set(anchors)) == len(anchors) > 5, "inside the page"
+    assert not any(name in ("src", "action", "xlink:href") or name.startswith("on") for name, _ in checker.attributes)
+    levels = [int(tag[1]) for tag in checker.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[:2] == [1, 2] and levels.count(1) == 1
+    assert all(low - high <= 1 for high, low in itertools.pairwise(levels)), "no level is left out"
     assert not re.search(r"url\(|@import|https?:", checker.text)
     return checker
 

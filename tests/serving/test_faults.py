@@ -12,7 +12,8 @@ from prealign_cpt.cli import main
 from prealign_cpt.errors import DataError, PrealignError, UnavailableError
 from prealign_cpt.serving import client, transport
 from prealign_cpt.serving.folder import model_digest, pinned_name
-from prealign_cpt.serving.parity import RUNGS, climb, identify
+from prealign_cpt.serving.identity import identify
+from prealign_cpt.serving.parity import RUNGS, climb
 from tests.conftest import free_port
 from tests.serving.conftest import START, TEXTS
 from tests.serving.faulty import Faulty, score, vector

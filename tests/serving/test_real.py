@@ -1,4 +1,7 @@
-"""The front before the real vLLM, and the real embedding server (rows 77, 80, 84 once more, without stand-ins)."""
+"""The front before the real vLLM, and the real embedding server (rows 77, 80, 84 once more, without stand-ins).
+
+And what an evaluation asks of both, compared with the folder's own model.
+"""
 
 import asyncio
 import contextlib
@@ -17,11 +20,19 @@ import uvicorn
 from transformers import AutoTokenizer
 
 from prealign_cpt.errors import DataError, UnavailableError
+from prealign_cpt.evaluate.canary import check_served
+from prealign_cpt.evaluate.generation.generate import write
+from prealign_cpt.evaluate.harness import lm_harness
+from prealign_cpt.evaluate.representation.embed import embed_served
+from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.evaluate.work import Work
 from prealign_cpt.serving import client
 from prealign_cpt.serving.front import Front, connect
 from prealign_cpt.serving.limits import Limits
 from prealign_cpt.serving.parity import RUNGS, climb
+from prealign_cpt.serving.reference import mean_vector
 from prealign_cpt.serving.server import Server
+from tests.evaluate.local_tasks import bits_per_byte, hits, write_tasks
 from tests.serving.conftest import KEY, START, TEXTS, wait_until
 from tests.serving.test_front import ask, post
 
@@ -153,3 +164,42 @@ def test_the_embedding_server_refuses(embedding_front: str) -> None:
     with pytest.raises(DataError, match="128"):
         client.embed(embedding_front, "tiny", [[0] * 129], key=KEY)
     assert ask(port(embedding_front), "POST", "/v1/completions", {"prompt": "x", "model": "tiny"})[0] == 404
+
+
+def test_the_canary_of_an_evaluation(front: str, folder: Path) -> None:
+    found = check_served(Subject(folder, url=front, key=KEY))
+    assert found.length == 128 and found.difference <= 1e-5, "nats"
+
+
+def test_a_text_ends_at_the_tokens_that_end_it_here(front: str, folder: Path) -> None:
+    subject = Subject(folder, url=front, key=KEY)
+    prompts = [[0, *ids] for ids in subject.encode(TEXTS)]
+    (ids,) = client.sample_ids(front, "tiny", prompts[0], max_tokens=12, temperature=0.0, n=1, seed=0, key=KEY)
+    end = next(i for i in ids if i != ids[0])
+    ask = {"max_tokens": 12, "key": KEY}
+    (text,) = client.complete_many(front, "tiny", prompts[:1], stop_token_ids=[end], **ask)
+    (whole,) = client.complete_many(front, "tiny", prompts[:1], **ask)
+    assert whole.startswith(text) and len(text) < len(whole), "the end is left out, and nothing comes after it"
+    assert write(subject, TEXTS, 24) == write(Subject(folder), TEXTS, 24)
+
+
+def test_lm_eval_gives_the_figures_of_a_plain_forward_pass(
+    front: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits per byte to 1e-4 of their value; the same questions are answered rightly."""
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    texts = [*TEXTS[:2], f"Before {START} after."]
+    path = write_tasks(tmp_path / "tasks", texts)
+    subject = Subject(folder, url=front, key=KEY)
+    found = lm_harness.measure(subject, Work(lm_eval_tasks=("own_bpb", "own_choice"), lm_eval_path=path))
+    assert found["own_bpb/bits_per_byte"].value == pytest.approx(bits_per_byte(subject, texts), rel=1e-4)
+    assert list(found["own_choice/acc"].items.values) == hits(subject)
+
+
+def test_served_vectors_are_the_local_means(embedding_front: str, folder: Path) -> None:
+    """Every coordinate of the vectors, which are of length one, to 1e-5."""
+    subject = Subject(folder, embeddings_url=embedding_front, key=KEY)
+    found = embed_served(subject, TEXTS)
+    rows = [[0, *ids] for ids in subject.encode(TEXTS)]
+    np.testing.assert_allclose(found, [mean_vector(subject.model, ids).numpy() for ids in rows], atol=1e-5)

@@ -1,0 +1,218 @@
+"""Bilingual lexicon induction: is a word's nearest word of the other language its translation? (BLI)
+
+    held-out words, training words, other words --every layer--> vectors, centred per language
+    --cosine, CSLS--> rank of the best translation --> P@1, P@5 at the layer that is best on *training* words
+
+Words stand alone after a space (align/words.py): the mean over their tokens, the start token left out.
+Shapes: S words that ask, C candidates, L+1 layers (embeddings, then every block), D hidden size.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prealign_cpt.align.words import encode_words, vectors_of
+from prealign_cpt.errors import DataError
+from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
+from prealign_cpt.evaluate.representation.cosine import centred, csls, ranks
+from prealign_cpt.evaluate.representation.retrieval import Gold, draw, translations
+from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.evaluate.text.tokenizer import words_of
+from prealign_cpt.evaluate.work import Work
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.lexicon.stage import read_pairs
+
+CHOOSING = 300
+"""Training words on which the layer is chosen."""
+
+POOL = 3
+"""Of each language so many times `max_items` words are compared, where there are so many: all translations, then other
+words of the lexicon and the most frequent ones of the texts by turns."""
+
+WAYS = ("english_to_target", "target_to_english")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Words that ask, and where they and their translations stand among the compared words."""
+
+    words: list[str]
+    rows: list[int]
+    gold: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer finds: `ranks` by "SET/SCORE" ("held/csls"), and the hubs."""
+
+    ranks: dict[str, np.ndarray]
+    hubs: dict[str, Figure]
+
+
+def measure(subject: Subject, work: Work) -> Result:
+    """For each direction (WAY is "english_to_target" or "target_to_english"):
+
+    `WAY/p1_csls`, `p5_csls`, `p1_nn`, `p5_nn`: share of the held-out words that the tokenizer can write with a
+        translation among their 1 or 5 nearest, by CSLS and by plain cosine; `WAY/p1_csls_all`: over all held-out words,
+        those that the tokenizer cannot write counted as wrong; `WAY/coverage`: share of those it can;
+    `WAY/p1_csls_seen`: the same of the training words that chose the layer;
+    `WAY/layer`: that layer, 0 is the embeddings; `WAY/candidates`: words among which is searched;
+    `WAY/hub_nn`, `hub_csls`: how many words have the most frequent nearest word as theirs, by words that ask;
+    `WAY/layer/N/p1_csls`, `p1_nn`: the figures of each layer.
+    `WAY/p1_csls_identical`: over pairs of equal spelling, which the figures above leave out; absent if there are none.
+
+    Raises:
+        NoDataError: a half of the lexicon is not given.
+        DataError: the subject was trained on entries that are held out here.
+    """
+    heldout, train = work.heldout_pairs(), work.train_pairs()
+    _check_split(subject, heldout)
+    golds = {way: _golds(heldout, train, way == WAYS[1], work) for way in WAYS}
+    for half, name in (("held-out", "held"), ("training", "seen")):
+        if not golds[WAYS[0]][name]:
+            reason = Absent(f"the {half} half of the lexicon has no pair of different spelling")
+            return {f"{way}/p1_csls": reason for way in WAYS}
+    english = _compared(subject, work, "english", golds[WAYS[0]], golds[WAYS[1]], [pair.source for pair in train])
+    target = _compared(subject, work, "target", golds[WAYS[1]], golds[WAYS[0]], [pair.target for pair in train])
+    asked = {
+        way: {name: _asked(gold, asking, found) for name, gold in golds[way].items()}
+        for way, asking, found in ((WAYS[0], english, target), (WAYS[1], target, english))
+    }
+    if not all(asked[way][name].rows for way in WAYS for name in ("held", "seen")):
+        reason = Absent("the tokenizer can write no held-out or no training word")
+        return {f"{way}/p1_csls": reason for way in WAYS}
+    vectors = [
+        vectors_of(subject.model, encode_words(subject.tokenizer, words), subject.start_token_id, work.batch_tokens)
+        for words in (english, target)
+    ]
+    layers: dict[str, list[Layer]] = {way: [] for way in WAYS}
+    for english_SD, target_CD in zip(*vectors, strict=True):  # noqa: N806
+        cosine_SC = centred(english_SD) @ centred(target_CD).T  # noqa: N806
+        csls_SC = csls(cosine_SC)  # noqa: N806
+        layers[WAYS[0]].append(_layer({"nn": cosine_SC, "csls": csls_SC}, asked[WAYS[0]]))
+        layers[WAYS[1]].append(_layer({"nn": cosine_SC.T, "csls": csls_SC.T}, asked[WAYS[1]]))
+    result: Result = {}
+    for way, candidates in ((WAYS[0], target), (WAYS[1], english)):
+        figures = _figures(layers[way], asked[way]["held"], list(golds[way]["held"]), len(candidates))
+        result |= {f"{way}/{name}": one for name, one in figures.items()}
+    return result
+
+
+def _check_split(subject: Subject, heldout: list[Pair]) -> None:
+    """Another run may have split its lexicon otherwise."""
+    path = subject.run / "lexicon" / "clean.tsv" if subject.run else None
+    if path is None or not path.is_file():
+        return
+    seen = read_pairs(path)
+    sources, targets = {pair.source for pair in seen}, {pair.target for pair in seen}
+    known = [pair.source for pair in heldout if pair.source in sources or pair.target in targets]
+    if known:
+        raise DataError(
+            f"{path}: this run was trained with {len(known)} of the {len(heldout)} held-out entries ({known[0]!r}); "
+            "compare runs that split the lexicon alike, or give --lexicon-heldout that none has seen"
+        )
+
+
+def _golds(heldout: list[Pair], train: list[Pair], flip: bool, work: Work) -> dict[str, Gold]:
+    """The words to look up in one direction: held out, seen in training, and held out but spelt like a translation."""
+    return {
+        "held": draw(translations(heldout, flip), work.max_items, work.seed),
+        "seen": draw(translations(train, flip), min(CHOOSING, work.max_items), work.seed),
+        "same": draw(translations(heldout, flip, identical=True), work.max_items, work.seed),
+    }
+
+
+def _compared(
+    subject: Subject, work: Work, language: str, asking: dict[str, Gold], answering: dict[str, Gold], lexicon: list[str]
+) -> list[str]:
+    """The words of a language that are compared: those that ask, those that answer, and others; all writable."""
+    frequent = Counter(
+        word
+        for name, _ in getattr(work, language)
+        for text in work.documents(language, name)
+        for word in words_of(text)
+    )
+    asks = [word for gold in asking.values() for word in gold]
+    answers = [word for gold in answering.values() for words in gold.values() for word in sorted(words)]
+    words = _pool([*asks, *answers], lexicon, frequent, POOL * work.max_items)
+    return [word for word, ok in zip(words, _writable(subject.tokenizer, words), strict=True) if ok]
+
+
+def _layer(scores: dict[str, Tensor], asked: dict[str, Asked]) -> Layer:
+    return Layer(
+        {
+            f"{name}/{kind}": ranks(score_SC[one.rows], one.gold)
+            for kind, score_SC in scores.items()
+            for name, one in asked.items()
+            if one.rows
+        },
+        {f"hub_{kind}": _hub(score_SC[asked["held"].rows]) for kind, score_SC in scores.items()},
+    )
+
+
+def _figures(layers: list[Layer], asked: Asked, held: list[str], candidates: int) -> Result:
+    """The figures of one direction, of all layers and of the one that is best on training words."""
+    layer = max(range(len(layers)), key=lambda at: float((layers[at].ranks["seen/csls"] == 0).mean()))
+    best = layers[layer].ranks
+    note = f"{candidates} candidates, layer {layer}"
+    at_rank = dict(zip(asked.words, best["held/csls"], strict=True))
+    result: Result = {
+        "p1_csls": share(best["held/csls"] == 0, note),
+        "p5_csls": share(best["held/csls"] < 5, note),
+        "p1_nn": share(best["held/nn"] == 0, note),
+        "p5_nn": share(best["held/nn"] < 5, note),
+        "p1_csls_all": share(np.array([at_rank.get(word, 1) == 0 for word in held]), note),
+        "coverage": share(np.array([word in at_rank for word in held])),
+        "p1_csls_seen": share(best["seen/csls"] == 0, note),
+        "p1_csls_identical": share(best["same/csls"] == 0, note)
+        if "same/csls" in best
+        else Absent("no held-out pair of equal spelling"),
+        "layer": Figure(layer, note=f"of {len(layers) - 1}; best on training words"),
+        "candidates": Figure(candidates),
+        **layers[layer].hubs,
+    }
+    for at, one in enumerate(layers):
+        for kind in ("csls", "nn"):
+            figure = share(one.ranks[f"held/{kind}"] == 0)
+            result[f"layer/{at}/p1_{kind}"] = Figure(figure.value, figure.low, figure.high, figure.n)
+    return result
+
+
+def _pool(needed: list[str], lexicon: list[str], frequent: Counter[str], most: int) -> list[str]:
+    """The needed words, then words of the lexicon and frequent words by turns, up to `most`; each once."""
+    found = dict.fromkeys(needed)
+    common = [word for word, _ in frequent.most_common(most)]
+    spread = lexicon[:: max(1, len(lexicon) // most)]  # from all of the lexicon, which is in the order of the alphabet
+    for turn in range(most):
+        for words in (spread, common):
+            if turn < len(words) and len(found) < most:
+                found.setdefault(words[turn])
+    return list(found)
+
+
+def _writable(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[bool]:
+    """Of each word, whether its tokens say it: none is unknown and they decode to it."""
+    encoded = encode_words(tokenizer, words)
+    decoded = [tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() for ids in encoded]
+    return [bool(ids) and text == word for ids, text, word in zip(encoded, decoded, words, strict=True)]
+
+
+def _asked(gold: Gold, asking: list[str], found: list[str]) -> Asked:
+    """The words of `gold` that can be looked up, in its order."""
+    row = {word: i for i, word in enumerate(asking)}
+    column = {word: i for i, word in enumerate(found)}
+    kept = [word for word, translations in gold.items() if word in row and not translations.isdisjoint(column)]
+    return Asked(
+        kept,
+        [row[word] for word in kept],
+        [[column[translation] for translation in sorted(gold[word]) if translation in column] for word in kept],
+    )
+
+
+def _hub(score_SC: Tensor) -> Figure:  # noqa: N803
+    """Share of the rows whose nearest candidate is the one that is nearest most often."""
+    nearest = score_SC.argmax(dim=1).bincount()
+    return Figure(float(nearest.max()) / len(score_SC), n=len(score_SC), note=f"{int(nearest.max())} words")
