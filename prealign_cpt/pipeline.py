@@ -164,7 +164,7 @@ def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> N
     start = start_token_id(tokenizer, recipe)
     new_tokens = json.loads((recipe.run / "vocab" / "report.json").read_text())["new_tokens"]
     first_new = len(tokenizer) - new_tokens if new_tokens else None
-    pieces = _pieces(recipe, tokenizer, new_tokens) if own.composition_lr else None
+    pieces = _pieces(recipe, tokenizer, new_tokens) if new_tokens and own.composition_lr else None
     result = train(module, mixture, valid, own, start, folder, inputs, world, first_new, pieces, accept)
     if world.rank == 0:
         atomic_write(folder / "summary.json", json.dumps({**result, "inputs": inputs}, indent=1))
