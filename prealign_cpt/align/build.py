@@ -25,6 +25,7 @@ from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 from prealign_cpt.signals import StoppedError
+from prealign_cpt.train.loss import check_head
 from prealign_cpt.train.shard import World
 from prealign_cpt.vocab.rows import grow_rows
 
@@ -57,6 +58,7 @@ def build_align(
     """
     model, base_tokenizer, tokenizer = _load(recipe, base, vocab, device)
     _check_finite(model)
+    check_head(model)
     check_stage(recipe, model)
     arms: dict[str, Any] = {}
 

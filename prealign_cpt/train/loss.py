@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from prealign_cpt.errors import RecipeError
 from prealign_cpt.train.attention import DOCUMENTS, document_borders
 
 CHUNK = 1024
@@ -67,6 +68,25 @@ class LanguageModelLoss(nn.Module):
         if each:
             return chunked_nll(hidden, wanted, head, others, self.soft_weight)[wanted != IGNORED]
         return summed_nll(hidden, wanted, head, others, self.soft_weight)
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are not its hidden states times the head's rows, which all losses here take for granted.
+
+    Raises:
+        RecipeError: the logits are soft-capped, scaled or have a bias, as in Gemma 2, Granite or Phi.
+    """
+    ids = torch.arange(1, 9, device=model.device)[None]
+    theirs = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ours = (hidden @ model.get_output_embeddings().weight.T).float()
+    # Nothing but rounding may differ. Real logits are large enough for a cap to show.
+    if (ours - theirs).abs().max() > 0.02 * theirs.abs().max():
+        raise RecipeError(
+            f"base.model: {type(model).__name__} does more to its logits than multiply by the head's rows (a soft cap, "
+            "a factor or a bias), which is not supported; choose a Llama-, Mistral-, Qwen- or Gemma-3-like model"
+        )
 
 
 def chunked_nll(

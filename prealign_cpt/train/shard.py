@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.train.attention import choose_attention
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.train.loss import LanguageModelLoss, check_head
 from prealign_cpt.train.recompute import compile_block, recompute
 
 
@@ -144,10 +144,15 @@ def _mesh(world: World, replicas: int) -> DeviceMesh:
 
 
 def load_whole(folder: Path) -> PreTrainedModel:
-    """The model of a folder in fp32 on the CPU, from safetensors only."""
+    """The model of a folder in fp32 on the CPU, from safetensors only.
+
+    Raises:
+        RecipeError: its logits are not made as `check_head` wants them.
+    """
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )
+    check_head(model)
     return model
 
 
