@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prealign_cpt.recipe import Train
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.optim import make_optimizer
+from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import choose_device, process_group, sharded
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         optimizer = make_optimizer(module, recipe)
         about = {"inputs": {}}
         stalls, saves, blocking = [], [], []
-        with checkpoint.Saver(folder, 2, world) as saver:
+        with Saver(folder, 2, world) as saver:
             for step in range(1, options.saves + 1):
                 began = time.monotonic()
                 stalls.append(saver.save(step, module, optimizer, about))

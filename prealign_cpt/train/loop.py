@@ -34,6 +34,7 @@ from prealign_cpt.train.attention import document_borders
 from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import AdamW, make_optimizer, rates, row_tables
+from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import World
 from prealign_cpt.train.spikes import SpikeGuard
 
@@ -81,7 +82,7 @@ def train(
     log = Log(folder.parent / "metrics.jsonl", active=world.rank == 0)
     bar = tqdm(total=recipe.steps, initial=step, desc="cpt", unit="step", disable=None if world.rank == 0 else True)
     stall = 0.0
-    with signals.deferred(), checkpoint.Saver(folder, recipe.keep, world) as saver:
+    with signals.deferred(), Saver(folder, recipe.keep, world) as saver:
         due = before.get("due") if newest else {"step": 0, "tokens": 0}
         scores = evaluate(module, valid, world) if due else {}
         if world.any(signals.requested() is not None):

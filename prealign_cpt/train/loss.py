@@ -72,7 +72,7 @@ class LanguageModelLoss(nn.Module):
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Refuse a model whose logits are not its hidden states times the head's rows, which all losses here take for granted.
+    """Refuse a model whose logits are not its hidden states times the head's rows, as all losses here assume.
 
     Raises:
         RecipeError: the logits are soft-capped, scaled or have a bias, as in Gemma 2, Granite or Phi.

@@ -28,6 +28,7 @@ from prealign_cpt.train import checkpoint
 from prealign_cpt.train.accept import check_accepted
 from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.optim import make_optimizer
+from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import World, process_group, sharded
 from prealign_cpt.train.stored import read_metadata
 from prealign_cpt.verify import inspect
@@ -175,7 +176,7 @@ def test_row_28_nothing_is_removed_when_the_disk_spoils_what_was_just_written(
         return path
 
     monkeypatch.setattr(checkpoint, "write", spoiled)
-    with pytest.raises(StorageError, match="written a moment ago"), checkpoint.Saver(saved, 2, world) as saver:
+    with pytest.raises(StorageError, match="written a moment ago"), Saver(saved, 2, world) as saver:
         saver.save(4, *trainer, {"inputs": INPUTS})
     assert all(verify(_step(saved, step)) for step in (1, 2, 3))
 
@@ -376,7 +377,7 @@ def test_a_save_does_not_stop_the_steps_and_only_one_is_under_way(
         return path
 
     monkeypatch.setattr(checkpoint, "write", slow)
-    with checkpoint.Saver(tmp_path, 2, world) as saver:
+    with Saver(tmp_path, 2, world) as saver:
         first = saver.save(1, *trainer, {"inputs": INPUTS})
         with torch.no_grad():
             for parameter in trainer[0].parameters():  # the step after it changes the weights
