@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
-from prealign_cpt.data.batches import Mixture, PackedText, positions
+from prealign_cpt.data.batches import positions
 from prealign_cpt.recipe import Train
 from prealign_cpt.train.composition import MOMENTS, features
 from prealign_cpt.train.loop import train_step
@@ -21,9 +20,8 @@ from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import load_whole, process_group, sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
+from tests.train.conftest import VOCAB, full, mixture, weights, write_text
 
-VOCAB = 67
-LENGTH = 16
 FIRST_NEW = 21
 """Rank 0 of two has old and new rows, rank 1 only new ones."""
 STEPS = 4
@@ -36,22 +34,14 @@ PIECES = [[m % 5, 2 * m % 17, m % 21][: m % 4] for m in range(VOCAB - FIRST_NEW)
 """Some have none; several tokens have the same ones."""
 
 
-def _full(tensor: torch.Tensor) -> np.ndarray:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().numpy().copy()
-
-
-def _mixture(folder: Path) -> Mixture:
-    return Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
-
-
 def _train(folder: Path, case: str, world: Any) -> list[dict[str, np.ndarray]]:
     """Weights after each step."""
     module = sharded(folder / case, world, "fp32")
     optimizer, guard = make_optimizer(module, RECIPE, FIRST_NEW, PIECES), SpikeGuard()
     found = []
     for step in range(STEPS):
-        train_step(module, optimizer, _mixture(folder), step, RECIPE, 0, world, guard)
-        found.append({n: _full(p) for n, p in module.named_parameters()})
+        train_step(module, optimizer, mixture(folder), step, RECIPE, 0, world, guard)
+        found.append(weights(module))
     return found
 
 
@@ -74,7 +64,7 @@ def _reference(folder: Path, case: str) -> list[dict[str, np.ndarray]]:
         group["lr"] = rate
     found = []
     for step in range(STEPS):
-        inputs, labels = _mixture(folder).rows(list(range(step * RECIPE.sequences, (step + 1) * RECIPE.sequences)))
+        inputs, labels = mixture(folder).rows(list(range(step * RECIPE.sequences, (step + 1) * RECIPE.sequences)))
         tables = {n: torch.cat([old[n], own[n] + x_MK @ maps[n]]) for n in old}
         if len(tables) == 1:
             tables["model.lm_head.weight"] = next(iter(tables.values()))
@@ -92,7 +82,7 @@ def _reference(folder: Path, case: str) -> list[dict[str, np.ndarray]]:
             p.grad.mul_(min(1.0, RECIPE.clip / (float(norm) + 1e-6)))
         optimizer.step()
         found.append(
-            {n: _full(torch.cat([old[n], own[n] + x_MK @ maps[n]]) if n in old else p)
+            {n: full(torch.cat([old[n], own[n] + x_MK @ maps[n]]) if n in old else p)
              for n, p in whole.named_parameters()}
         )  # fmt: skip
     return found
@@ -103,9 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("composition")
     for name in ("tied", "untied"):
         make_model(VOCAB, tied=name == "tied").save_pretrained(folder / name)
-    inputs = np.random.default_rng(5).integers(1, VOCAB, size=(24, LENGTH)).astype(np.int32)
-    inputs[:, [0, 9]] = 0
-    np.save(folder / "text.inputs.npy", inputs)
+    write_text(folder, 24)
     return folder
 
 
@@ -147,11 +135,11 @@ def test_tokens_with_the_same_pieces_take_the_same_step_whichever_of_them_is_rea
     recipe = dataclasses.replace(RECIPE, rows_lr=1e-9, rows_steps=0)
     with process_group(torch.device("cpu"), timeout_minutes=1) as world:
         module = sharded(folder / "untied", world, "fp32")
-        before = _full(module.get_parameter("model.model.embed_tokens.weight"))[FIRST_NEW:]
+        before = full(module.get_parameter("model.model.embed_tokens.weight"))[FIRST_NEW:]
         optimizer = make_optimizer(module, recipe, FIRST_NEW, PIECES)
-        train_step(module, optimizer, _mixture(folder), 0, recipe, 0, world, SpikeGuard())
-        moved = _full(module.get_parameter("model.model.embed_tokens.weight"))[FIRST_NEW:] - before
-    read = {int(i) - FIRST_NEW for i in np.unique(_mixture(folder).rows(list(range(RECIPE.sequences)))[0])}
+        train_step(module, optimizer, mixture(folder), 0, recipe, 0, world, SpikeGuard())
+        moved = full(module.get_parameter("model.model.embed_tokens.weight"))[FIRST_NEW:] - before
+    read = {int(i) - FIRST_NEW for i in np.unique(mixture(folder).rows(list(range(RECIPE.sequences)))[0])}
     unread = [m for m in range(len(PIECES)) if m not in read and PIECES.count(PIECES[m]) > 1]
     assert unread, "the case is empty"
     for m in unread:

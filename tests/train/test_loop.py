@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.distributed.tensor import DTensor
 
 from prealign_cpt import signals
 from prealign_cpt.data.batches import Mixture, PackedText
@@ -29,9 +28,8 @@ from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.optim import schedule
 from prealign_cpt.train.shard import World, blocks, load_whole, process_group, sharded
 from tests.conftest import make_model, run_ranks
+from tests.train.conftest import LENGTH, VOCAB, weights, write_text
 
-VOCAB = 67
-LENGTH = 16
 INPUTS = {"align": "a", "data": "d", "recipe": "r"}
 RECIPE = Train(
     steps=6, sequences=4, micro_batch=1, lr=1e-2, warmup=0.2, decay=0.5, precision="fp32",
@@ -69,11 +67,6 @@ def _valid() -> dict[str, list[Batch]]:
     return {"target": batches, "english": batches[:1]}
 
 
-def _weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in module.named_parameters()}
-    return {name: value.detach().numpy().copy() for name, value in whole.items()}
-
-
 def _local(module: torch.nn.Module) -> list[torch.Tensor]:
     return [p.to_local().detach().clone() for p in module.parameters()]
 
@@ -94,7 +87,7 @@ def _go(folder: Path, name: str, world: World, mixture: Mixture | None = None, *
         )  # fmt: skip
     except (signals.StoppedError, NumericError, RecipeError) as error:
         found["error"] = f"{type(error).__name__}: {error}"
-    found["weights"] = _weights(module) if found["error"] is None else None
+    found["weights"] = weights(module) if found["error"] is None else None
     signals._requested = None
     signals.install()  # a run that was stopped ignores them from then on
     return found
@@ -187,9 +180,7 @@ def _on_both_ranks(rank: int, size: int, folder: Path) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop")
     make_model(VOCAB).save_pretrained(folder / "base")
-    inputs = np.random.default_rng(5).integers(1, VOCAB, size=(10, LENGTH)).astype(np.int32)
-    inputs[:, 0] = 0
-    np.save(folder / "text.inputs.npy", inputs)
+    write_text(folder, 10, starts=(0,))
     return folder
 
 

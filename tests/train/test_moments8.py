@@ -9,9 +9,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.tensor import DTensor
 
-from prealign_cpt.data.batches import Mixture, PackedText
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
 from prealign_cpt.train import moments8
@@ -21,8 +19,9 @@ from prealign_cpt.train.optim import AdamW, make_optimizer
 from prealign_cpt.train.shard import World, process_group, sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
+from tests.train.conftest import VOCAB, full, mixture, weights, write_text
 
-VOCAB, HIDDEN, LENGTH, FIRST_NEW = 67, 256, 16, 41
+HIDDEN, FIRST_NEW = 256, 41
 RECIPE = Train(
     steps=6, sequences=6, micro_batch=3, lr=1e-3, rows_lr=3e-3, warmup=0.0, decay=0.0, weight_decay=0.1,
     optimizer="adamw8bit", precision="fp32", eval_every=9, save_every=9,
@@ -31,19 +30,14 @@ RECIPE = Train(
 pytest.importorskip("bitsandbytes")
 
 
-def full(tensor: torch.Tensor) -> np.ndarray:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().numpy().copy()
-
-
 def states(module: nn.Module, optimizer: AdamW) -> dict[tuple[str, str], np.ndarray]:
     names = {id(p): n for n, p in module.named_parameters()}
     return {(names[id(p)], k): full(v) for p, state in optimizer.state.items() for k, v in state.items()}
 
 
 def steps(module: LanguageModelLoss, optimizer: AdamW, folder: Path, which: range, world: World, kind: Train) -> None:
-    mixture = Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
     for step in which:
-        train_step(module, optimizer, mixture, step, kind, 0, world, SpikeGuard())
+        train_step(module, optimizer, mixture(folder), step, kind, 0, world, SpikeGuard())
 
 
 def work(rank: int, size: int, folder: Path) -> dict[str, Any]:
@@ -62,7 +56,7 @@ def go(folder: Path, world: World, save: bool) -> dict[str, Any]:
         dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder / "saved")
         found["saved"] = states(module, optimizer)
         steps(module, optimizer, folder, range(3, 6), world, RECIPE)
-        found["straight"] = {n: full(p) for n, p in module.named_parameters()}
+        found["straight"] = weights(module)
         module = sharded(folder / "base", world, "fp32")
         optimizer = make_optimizer(module, RECIPE, FIRST_NEW)
     model_state, optimizer_state = get_state_dict(module, optimizer)
@@ -71,7 +65,7 @@ def go(folder: Path, world: World, save: bool) -> dict[str, Any]:
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     found["loaded"] = states(module, optimizer)
     steps(module, optimizer, folder, range(3, 6), world, RECIPE)
-    found["resumed"] = {n: full(p) for n, p in module.named_parameters()}
+    found["resumed"] = weights(module)
     return found
 
 
@@ -79,9 +73,7 @@ def go(folder: Path, world: World, save: bool) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moments")
     make_model(VOCAB, hidden=HIDDEN, layers=1, spread=0.05).save_pretrained(folder / "base")
-    inputs = np.random.default_rng(5).integers(1, VOCAB, size=(40, LENGTH)).astype(np.int32)
-    inputs[:, [0, 9]] = 0
-    np.save(folder / "text.inputs.npy", inputs)
+    write_text(folder, 40)
     return folder
 
 
@@ -159,9 +151,9 @@ def test_it_stays_near_32_bits(folder: Path, ranks: list[dict[str, Any]], monkey
     kind = dataclasses.replace(RECIPE, optimizer="adamw")
     with process_group(torch.device("cpu"), timeout_minutes=1) as world:
         module = sharded(folder / "base", world, "fp32")
-        before = {n: full(p) for n, p in module.named_parameters()}
+        before = weights(module)
         steps(module, make_optimizer(module, kind, FIRST_NEW), folder, range(6), world, kind)
-        after = {n: full(p) for n, p in module.named_parameters()}
+        after = weights(module)
     for name, value in ranks[0]["straight"].items():
         moved = np.abs(after[name] - before[name]).mean()
         assert np.abs(value - after[name]).mean() < 0.2 * moved, name

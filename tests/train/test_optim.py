@@ -12,10 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
-from prealign_cpt.data.batches import Mixture, PackedText, positions
+from prealign_cpt.data.batches import positions
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
 from prealign_cpt.train.loop import train_step
@@ -24,9 +23,8 @@ from prealign_cpt.train.optim import AdamW, make_optimizer, old_rows, rates, sch
 from prealign_cpt.train.shard import load_whole, process_group, sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
+from tests.train.conftest import VOCAB, full, mixture, weights, write_text
 
-VOCAB = 67
-LENGTH = 16
 FIRST_NEW = 41
 """In the second half, so that one of two ranks has both kinds of rows and the other only old ones."""
 STEPS = 4
@@ -43,14 +41,6 @@ def _recipe(**changed: Any) -> Train:
     return Train(**({"sequences": 1, "eval_every": 1, "save_every": 1} | changed))
 
 
-def _full(tensor: torch.Tensor) -> np.ndarray:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().numpy().copy()
-
-
-def _mixture(folder: Path) -> Mixture:
-    return Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
-
-
 def _train(folder: Path, case: str, world: Any, recipe: Train = RECIPE) -> dict[str, Any]:
     """Weights before the first step and after each, gradient norms, and the first moments at the phase's end."""
     module = sharded(folder / ("untied" if case == "recomputed" else case), world, "fp32", CASES[case])
@@ -62,17 +52,17 @@ def _train(folder: Path, case: str, world: Any, recipe: Train = RECIPE) -> dict[
         lambda *_: graded.extend(n for n, p in module.named_parameters() if p.grad is not None)
     )
     for step in range(STEPS):
-        found["weights"].append({n: _full(p) for n, p in module.named_parameters()})
+        found["weights"].append(weights(module))
         graded.clear()
-        done = train_step(module, optimizer, _mixture(folder), step, recipe, 0, world, guard)
+        done = train_step(module, optimizer, mixture(folder), step, recipe, 0, world, guard)
         found["norms"].append(done.norm)
         found["losses"].append(done.loss)
         found["graded"].append(set(graded))
         if step == PHASE - 1:
             found["moments"] = {
-                (names[id(p)], k): _full(v) for p, values in optimizer.state.items() for k, v in values.items()
+                (names[id(p)], k): full(v) for p, values in optimizer.state.items() for k, v in values.items()
             }
-    found["weights"].append({n: _full(p) for n, p in module.named_parameters()})
+    found["weights"].append(weights(module))
     return found
 
 
@@ -104,11 +94,11 @@ def _reference(folder: Path, case: str) -> dict[str, Any]:
     found: dict[str, Any] = {"weights": [], "norms": [], "losses": []}
 
     def weights() -> dict[str, np.ndarray]:
-        return {n: _full(torch.cat(leaves[n]) if n in leaves else p) for n, p in whole.named_parameters()}
+        return {n: full(torch.cat(leaves[n]) if n in leaves else p) for n, p in whole.named_parameters()}
 
     for step in range(STEPS):
         found["weights"].append(weights())
-        inputs, labels = _mixture(folder).rows(list(range(step * RECIPE.sequences, (step + 1) * RECIPE.sequences)))
+        inputs, labels = mixture(folder).rows(list(range(step * RECIPE.sequences, (step + 1) * RECIPE.sequences)))
         values = {n: torch.cat(leaves[n]) for n in tables}
         if len(tables) == 1:
             values["model.lm_head.weight"] = values[tables[0]]
@@ -136,9 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("optim")
     for name in ("tied", "untied"):
         make_model(VOCAB, tied=name == "tied").save_pretrained(folder / name)
-    inputs = np.random.default_rng(5).integers(1, VOCAB, size=(24, LENGTH)).astype(np.int32)
-    inputs[:, [0, 9]] = 0
-    np.save(folder / "text.inputs.npy", inputs)
+    write_text(folder, 24)
     return folder
 
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from prealign_cpt.data.batches import Mixture, PackedText, positions
+from prealign_cpt.data.batches import positions
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.recipe import Train
 from prealign_cpt.train.loop import train_step
@@ -25,8 +24,8 @@ from prealign_cpt.train.optim import make_optimizer, old_rows
 from prealign_cpt.train.shard import blocks, choose_device, process_group, sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import free_port, make_model, run_ranks
+from tests.train.conftest import VOCAB, full, mixture, weights
 
-VOCAB = 67  # a prime
 LENGTH = 24
 START = 0
 STEPS = 2
@@ -64,17 +63,9 @@ def _write_data(folder: Path) -> None:
     np.save(folder / "text.labels.npy", labels)
 
 
-def _mixture(folder: Path) -> Mixture:
-    return Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
-
-
-def _full(tensor: torch.Tensor) -> np.ndarray:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().float().numpy().copy()
-
-
 def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, Any]:
     """Two updates; what they gave, as whole arrays."""
-    recipe, mixture = _recipe(case), _mixture(folder)
+    recipe, text = _recipe(case), mixture(folder)
     name = "tied" if case["tied"] else "untied"
     keys = ("checkpoint_activations", "compiled", "replicas")
     module = sharded(folder / name, world, "fp32", **{key: case[key] for key in keys if key in case})
@@ -84,14 +75,14 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
     found: dict[str, Any] = {"losses": [], "norms": [], "gradients": []}
     optimizer = make_optimizer(module, recipe)
     optimizer.register_step_pre_hook(
-        lambda *_: found["gradients"].append({n: _full(p.grad) for n, p in module.named_parameters()})
+        lambda *_: found["gradients"].append({n: full(p.grad) for n, p in module.named_parameters()})
     )
     for step in range(STEPS):
-        done = train_step(module, optimizer, mixture, step, recipe, START, world, SpikeGuard())
+        done = train_step(module, optimizer, text, step, recipe, START, world, SpikeGuard())
         found["losses"].append(done.loss)
         found["norms"].append(done.norm)
         found["tokens"], found["targets"] = done.tokens, done.targets
-    found["weights"] = {n: _full(p) for n, p in module.named_parameters()}
+    found["weights"] = weights(module)
     found["tie"] = module.model.lm_head.weight is module.model.model.embed_tokens.weight
     found["buffers"] = {n: b.numpy().copy() for n, b in module.named_buffers()}
     found["forwards"], found["mesh"] = len(runs), tuple(found_mesh)
@@ -104,15 +95,15 @@ def _half_precision(folder: Path, world: Any) -> dict[str, Any]:
     seen = []
     block = blocks(module.model)[0]
     block.self_attn.q_proj.register_forward_hook(lambda m, x, y: seen.append((m.weight.dtype, y.dtype)))
-    before = _full(module.model.lm_head.weight)
+    before = full(module.model.lm_head.weight)
     optimizer = make_optimizer(module, recipe)
-    done = train_step(module, optimizer, _mixture(folder), 0, recipe, START, world, SpikeGuard())
+    done = train_step(module, optimizer, mixture(folder), 0, recipe, START, world, SpikeGuard())
     state = [v.dtype for values in optimizer.state.values() for k, v in values.items() if k.startswith("exp_avg")]
     return {
         "loss": done.loss,
         "computed": {str(t) for pair in seen for t in pair},
         "kept": {str(p.dtype) for p in module.parameters()} | {str(t) for t in state},
-        "moved": float(np.abs(_full(module.model.lm_head.weight) - before).max()),
+        "moved": float(np.abs(full(module.model.lm_head.weight) - before).max()),
     }
 
 
@@ -142,7 +133,7 @@ def _all_cases(rank: int, size: int, folder: Path, ports: list[int]) -> dict[int
 
 def _plain(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """The same updates by the book: whole batch, whole model, mean over all targets of the step."""
-    recipe, mixture = _recipe(case), _mixture(folder)
+    recipe, text = _recipe(case), mixture(folder)
     source = folder / ("tied" if case["tied"] else "untied")
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").train()
     matrices = [p for p in model.parameters() if p.ndim >= 2]
@@ -153,17 +144,17 @@ def _plain(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     found: dict[str, Any] = {"losses": [], "norms": [], "gradients": []}
     for step in range(STEPS):
-        inputs, labels = mixture.rows(list(range(step * recipe.sequences, (step + 1) * recipe.sequences)))
+        inputs, labels = text.rows(list(range(step * recipe.sequences, (step + 1) * recipe.sequences)))
         logits = model(input_ids=inputs, position_ids=positions(inputs, START), use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCAB), labels[:, 1:].reshape(-1), ignore_index=-100)
         optimizer.zero_grad()
         loss.backward()
         found["losses"].append(float(loss.detach()))
         found["targets"] = int((labels[:, 1:] != -100).sum())
-        found["gradients"].append({"model." + n: _full(p.grad) for n, p in model.named_parameters()})
+        found["gradients"].append({"model." + n: full(p.grad) for n, p in model.named_parameters()})
         found["norms"].append(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
         optimizer.step()
-    found["weights"] = {"model." + n: _full(p) for n, p in model.named_parameters()}
+    found["weights"] = {"model." + n: full(p) for n, p in model.named_parameters()}
     found["buffers"] = {"model." + n: b.numpy().copy() for n, b in model.named_buffers()}
     return found
 
@@ -197,7 +188,7 @@ def _equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: 
 
 @pytest.mark.parametrize("size", PLACES)
 def test_the_ranks_of_the_cases_have_unequal_numbers_of_targets(folder: Path, size: int) -> None:
-    _, labels = _mixture(folder).rows(list(range(6)))
+    _, labels = mixture(folder).rows(list(range(6)))
     targets = [int((labels[rank::size, 1:] != -100).sum()) for rank in range(size)]
     assert len(set(targets)) > 1, "the data would not notice a mean over ranks"
 
