@@ -208,7 +208,7 @@ def _difference(row: Row) -> str:
     if "test_target_difference" not in row:
         return "–"
     found = row["test_target_difference"]
-    return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]" if found else "other text"
+    return f"{found['mean']:+z.4f} [{found['low']:+z.4f}, {found['high']:+z.4f}]" if found else "other text"
 
 
 def _share(row: Row) -> str:

@@ -126,10 +126,10 @@ def _cell(one: Figure | Absent | None, gap: Figure | Absent | None = None) -> st
     if one.low is None or one.high is None:
         text = f"{one.value:.0f}" if one.value == int(one.value) else f"{one.value:.3f}"
     else:
-        text = f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        text = f"{one.value:z.3f} [{one.low:z.3f}, {one.high:z.3f}]"
     if isinstance(gap, Figure):
         clear = gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
-        text += f" ({gap.value:+.3f}{'*' if clear else ''})"
+        text += f" ({gap.value:+z.3f}{'*' if clear else ''})"
     return text
 
 

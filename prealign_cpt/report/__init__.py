@@ -35,7 +35,7 @@ def write_report(
 
     Args:
         run: a run folder. Stages that are not done yet leave their figures absent, with the reason.
-        control: run folder of the control: the same training from subword-mean rows and without the lexicon.
+        control: run folder of the control: the same text without the method.
         others: further runs, to be shown beside the first.
         evaluation: folder of `prealign eval`; by default `run/evaluation`, if it is there and the run is the only one.
         out: folder to write to; by default `run/report`, for several runs `report`.

@@ -23,7 +23,7 @@ ALIGN_ARMS = ("base", "mean", "static", "aligned")
 
 ARMS = (*ALIGN_ARMS, "final", "control")
 
-_FREE_KEYS = ("name", "out", "evaluate.arms")
+_FREE_KEYS = ("name", "out", "evaluate.arms", "train.composition_lr")
 _FREE_SECTIONS = ("align.", "codeswitch.", "lexicon.")
 """Recipe keys in which a control may differ: they are what it is the control of."""
 

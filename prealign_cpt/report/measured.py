@@ -235,7 +235,7 @@ def _interval(one: Figure | Absent | None, otherwise: str = table.MISSING) -> st
 
 def _rounded(value: float) -> str:
     """Without the sign of a zero: a bound may be 1e-17 below it."""
-    return f"{round(value, 3) + 0.0:.3f}"
+    return f"{value:z.3f}"
 
 
 def _change(one: Figure | Absent | None) -> str:
@@ -243,4 +243,4 @@ def _change(one: Figure | Absent | None) -> str:
     if not isinstance(one, Figure):
         return table.MISSING
     clear = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
-    return f"{one.value:+.3f}{'*' if clear else ''} {_interval(one, '')}".strip()
+    return f"{one.value:+z.3f}{'*' if clear else ''} {_interval(one, '')}".strip()

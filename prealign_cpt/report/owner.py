@@ -19,13 +19,15 @@ Digests = tuple[str, str]
 def named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[dict[str, str], tuple[str, ...]]:
     """What to call the subjects of an evaluation, by the names that it gives them; a line for each that is no run's.
 
-    A subject has a run's name only if it is the run's export.
+    A subject has a run's name only if it is the run's export. The base beside a run needs no line: it is what the run
+    is compared with.
 
     Args:
         runs: the run folders of the page by name.
     """
     exports = {name: digests_of(run / "export") for name, run in runs.items()}
     unknown = [name for name, found in exports.items() if found is None]
+    compared = any(found in exports.values() for found in subjects.values())
     labels: list[str] = []
     lines: list[tuple[int, str]] = []
     for number, (own, found) in enumerate(subjects.items()):
@@ -36,6 +38,8 @@ def named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[di
         extended = next((name for name, run in runs.items() if _base(run) == found), "")
         if extended:
             labels.append(f"{own} (base)")
+            if compared:
+                continue
             line = f"figures of the base of {extended}, not of {extended} itself"
         elif unknown:
             labels.append(f"{own} (not checked)")

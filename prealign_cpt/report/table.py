@@ -17,7 +17,7 @@ LABELS = {
     "static": "our static rows",
     "aligned": "after the contrastive stage",
     "final": "after CPT",
-    "control": "control (subword-mean rows, no lexicon)",
+    "control": "control (plain subword-mean rows)",
 }
 
 DIGITS = 3
@@ -94,7 +94,7 @@ def warning(record: Record) -> list[str]:
         return []
     return [
         f"Caution: the control's recipe also differs in {', '.join(record.control_differs)}, "
-        "so the difference is not due to rows and lexicon alone."
+        "so the difference is not due to the method alone."
     ]
 
 
@@ -123,7 +123,7 @@ def result_json(record: Record) -> str:
 def difference(value: float, other: float, digits: int = DIGITS) -> str:
     """`value` minus `other`, both as printed, with a sign."""
     gap = round(round(value, digits) - round(other, digits), digits)
-    return f"{gap + 0.0:+.{digits}f}"
+    return f"{gap:+z.{digits}f}"
 
 
 def _against(value: float, name: str, other: Figure) -> str:

@@ -36,6 +36,13 @@ def test_the_runs_base(run: Path, tmp_path: Path) -> None:
     assert line == "mine (base): figures of the base of mine, not of mine itself."
 
 
+def test_the_base_beside_the_run_needs_no_caution(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    for name, model in (("english", tmp_path / "english"), ("mine", run / "export")):
+        add_evaluation(folder / name, {"mexa": 0.5}, model)
+    assert subjects(folder, run) == (["english (base)", "mine"], "")
+
+
 def test_another_model(run: Path, tmp_path: Path) -> None:
     text = write_report(run, evaluation=add_evaluation(tmp_path / "mine", {"mexa": 0.5}, None))
     line = "mine (another model): figures of another model than the export of mine; `prealign eval RUN` measures a run."
