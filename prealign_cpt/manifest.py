@@ -29,7 +29,7 @@ FORMAT = 2
 
 NAME = "MANIFEST.json"
 
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, len(os.sched_getaffinity(0)))
 """Files that are hashed at once; hashing holds no lock of the interpreter."""
 
 

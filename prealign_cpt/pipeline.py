@@ -11,7 +11,6 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -21,11 +20,11 @@ from prealign_cpt.align.build import INVITATION, build_align, join_align
 from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError, StorageError
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, start_token_id
 from prealign_cpt.export import build_export
-from prealign_cpt.fetch.base import check_base, resolve_base
+from prealign_cpt.fetch.base import resolve_base
+from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.manifest import atomic_write, sha256, verify
 from prealign_cpt.recipe import Recipe
@@ -99,15 +98,15 @@ def prepare(run: Run, world: World, until: str) -> None:
     lexicon_path = recipe.path(recipe.lexicon.path)
     lexicon = run.stage(
         "lexicon",
-        {"file": sha256(lexicon_path)} | _values(recipe, "lexicon", "seed"),
+        {"file": sha256(lexicon_path)} | values(recipe, "lexicon", "seed"),
         lambda out: _fill_lexicon(recipe, lexicon_path, out),
     )
     if until == "lexicon":
         return
-    base_digest = _base_digest(base)
+    of_base = base_digest(base)
     vocab = run.stage(
         "vocab",
-        {"base": base_digest, "texts": file_digests(texts)} | _values(recipe, "vocab") | _given_tokenizer(recipe),
+        {"base": of_base, "texts": file_digests(texts)} | values(recipe, "vocab") | given_tokenizer(recipe),
         lambda out: build_vocab(recipe, base, out),
     )
     if until == "vocab":
@@ -116,13 +115,13 @@ def prepare(run: Run, world: World, until: str) -> None:
     align = run.stage(
         "align",
         {
-            "base": base_digest,
+            "base": of_base,
             "lexicon": folder_digest(lexicon),
             "vocab": folder_digest(vocab),
-            "texts": file_digests(texts + evaluation_files(recipe) + question_files(recipe) + _parallel_files(recipe)),
-            "rows": file_digests(_rows_files(recipe)),
+            "texts": file_digests(texts + evaluation_files(recipe) + question_files(recipe) + parallel_files(recipe)),
+            "rows": file_digests(rows_files(recipe)),
         }
-        | _values(recipe, "base", "align", "evaluate", "seed", "train.precision", "data.mixed_tokenization"),
+        | values(recipe, "base", "align", "evaluate", "seed", "train.precision", "data.mixed_tokenization"),
         lambda out: build_align(recipe, base, vocab, pairs, heldout, world.device, out, world),
     )
     if until == "align":
@@ -134,7 +133,7 @@ def prepare(run: Run, world: World, until: str) -> None:
             "lexicon": folder_digest(lexicon),
             "texts": file_digests(texts),
         }
-        | _values(recipe, "data", "codeswitch", "base.start_token", "seed", "train.steps", "train.sequences"),
+        | values(recipe, "data", "codeswitch", "base.start_token", "seed", "train.steps", "train.sequences"),
         lambda out: build_data(recipe, base, align, pairs, out),
     )
 
@@ -145,7 +144,7 @@ def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> N
     inputs = {
         "align": folder_digest(recipe.run / "align"),
         "data": folder_digest(recipe.run / "data"),
-        **_decisive(recipe),
+        **decisive(recipe),
     }
     summary = folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["inputs"] == inputs:
@@ -199,7 +198,7 @@ def finish(run: Run, device: torch.device, until: str) -> None:
             "model": folder_digest(export),
             "texts": file_digests(evaluation_files(recipe) + question_files(recipe)),
         }
-        | _values(recipe, "evaluate", "base.start_token", "seed"),
+        | values(recipe, "evaluate", "base.start_token", "seed"),
         lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),
     )
 
@@ -225,81 +224,6 @@ def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device
     say(f"eval: target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte")
 
 
-def check_inputs(recipe: Recipe) -> Path:
-    """Look at everything the recipe names before any work is done; return the base model's folder.
-
-    Raises:
-        MissingInputError, DataError, RecipeError: an input is not there or not usable; it is named.
-    """
-    base = resolve_base(recipe.base.model)
-    check_base(base)
-    start_token_id(AutoTokenizer.from_pretrained(base, local_files_only=True), recipe)
-    named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
-    for path in named:
-        next(iter(read_documents([path])))
-    if not recipe.path(recipe.lexicon.path).is_file():
-        raise MissingInputError(
-            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
-        )
-    for path in question_files(recipe):
-        if not path.is_file():
-            raise MissingInputError(f"{path}: no such file; see evaluate.clka and evaluate.transfer_* of the recipe")
-    for path in _rows_files(recipe):
-        if not path.is_file():
-            raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
-    test = {sha256(path) for path in evaluation_files(recipe)}
-    for path in recipe.paths(recipe.text.target + recipe.text.english):
-        if sha256(path) in test:
-            raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
-    return base
-
-
-def _given_tokenizer(recipe: Recipe) -> dict[str, str]:
-    """The digest of a ready grown tokenizer, if the vocabulary stage reads one."""
-    if not (recipe.vocab.tokenizer and recipe.vocab.size):
-        return {}
-    path = recipe.path(recipe.vocab.tokenizer) / "tokenizer.json"
-    if not path.is_file():
-        raise MissingInputError(f"vocab.tokenizer: {path}: no such file; name the folder of a grown tokenizer")
-    return {"tokenizer": sha256(path)}
-
-
-def _parallel_files(recipe: Recipe) -> list[Path]:
-    """The parallel text, if the alignment reads it."""
-    used = recipe.align.unit == "sentence" and recipe.align.steps and recipe.align.weight
-    return recipe.paths((recipe.text.parallel_english, recipe.text.parallel_target)) if used else []
-
-
-def _rows_files(recipe: Recipe) -> list[Path]:
-    return [recipe.path(recipe.align.rows)] if recipe.align.rows else []
-
-
-def _base_digest(base: Path) -> dict[str, str]:
-    """Weights by size and the small files by content: hashing a large base at every start would take minutes."""
-    small = {p.name: sha256(p) for p in sorted(base.glob("*.json"))}
-    return small | {p.name: str(p.stat().st_size) for p in sorted(base.glob("*.safetensors"))}
-
-
-def _decisive(recipe: Recipe) -> dict[str, Any]:
-    """What of the training section decides the weights; the rest may change between starts."""
-    free = {"eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas"}
-    values = _values(recipe, "train", "data.english_share", "codeswitch", "base.start_token", "seed")
-    return {key: value for key, value in values.items() if key.removeprefix("train.") not in free}
-
-
-def _values(recipe: Recipe, *names: str) -> dict[str, Any]:
-    """Values of the recipe by their dotted keys; a name is a section or a single key."""
-    found: dict[str, Any] = {}
-    for name in names:
-        section, _, key = name.partition(".")
-        value = as_dict(recipe)[section]
-        if key:
-            found[name] = value[key]
-        else:
-            found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return found
-
-
 def _agree(recipe: Recipe, world: World) -> None:
     """Compare the recipe with that of rank 0, whose file may be another on another node.
 
@@ -319,7 +243,7 @@ class _all_cores:  # noqa: N801
 
     def __init__(self, device: torch.device) -> None:
         self._threads = torch.get_num_threads()
-        self._wanted = os.cpu_count() or 1 if device.type == "cpu" else self._threads
+        self._wanted = len(os.sched_getaffinity(0)) if device.type == "cpu" else self._threads
 
     def __enter__(self) -> None:
         torch.set_num_threads(self._wanted)

@@ -66,7 +66,7 @@ def _written(path: Path) -> int:
 
 def _wait(line: list[str], num_processes: int) -> int:
     """The exit code of a process; a signal to this one stops it first."""
-    threads = str(max(1, (os.cpu_count() or 1) // num_processes))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // num_processes))
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
     library = ctypes.CDLL(None)
 

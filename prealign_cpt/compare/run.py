@@ -16,8 +16,8 @@ from prealign_cpt.compare.budget import plan
 from prealign_cpt.compare.results import FINISHED, status, write_points
 from prealign_cpt.compare.table import write_table
 from prealign_cpt.errors import PrealignError, RecipeError
+from prealign_cpt.inputs import check_inputs
 from prealign_cpt.manifest import NAME as MANIFEST
-from prealign_cpt.pipeline import check_inputs
 from prealign_cpt.recipe_file import as_toml, load_recipe
 from prealign_cpt.run import say, write_state
 

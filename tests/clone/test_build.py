@@ -55,7 +55,9 @@ def test_transfer_sentences_are_labelled_and_disjoint(clone_folder: Path, base_f
 
 def test_the_pipeline_runs_on_it(clone_folder: Path, tmp_path: Path, monkeypatch, capsys):
     """Up to the alignment stage, with oracle rows: English and clone are scored, and every question is asked."""
-    monkeypatch.setattr("prealign_cpt.pipeline.os.cpu_count", lambda: 1)  # threads only hinder a model this small
+    monkeypatch.setattr(
+        "prealign_cpt.pipeline.os.sched_getaffinity", lambda _: {0}
+    )  # threads only hinder a model this small
     recipe = clone_folder / "recipe.toml"
     assert load_recipe(recipe).vocab.tokenizer == "tokenizer"
     flags = ["--out", str(tmp_path), "--device", "cpu", "--train.precision", "fp32", "--align.steps", "0"]

@@ -23,7 +23,7 @@ def in_process(line: list[str], num_processes: int) -> int:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     STARTED.clear()
     monkeypatch.setattr(torchrun, "_wait", in_process)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # matrices this small only wait for a second thread
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # matrices this small only wait for a second thread
     return STARTED
 
 
