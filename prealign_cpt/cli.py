@@ -63,7 +63,9 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--arms", type=Path, required=True, help="TOML: seeds, target_bytes, [[arm]] tables")
     add.add_argument("--nproc", type=int, default=1, help="processes of each training")
     add.add_argument("--out", type=Path, dest="points", help="file for the points of the curves (JSON lines)")
-    add.add_argument("--only", help="names of the arms to run, with commas between them")
+    add.add_argument("--only", type=_names, help="names of the arms to run, with commas between them")
+    add.add_argument("--seeds", type=_seeds, help="seeds of the arms file to run, with commas between them")
+    add.add_argument("--target-bytes", type=int, help="in place of the arms file's")
     add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
     add.set_defaults(work=_compare, takes_flags=True)
 
@@ -181,12 +183,27 @@ def _demo(options: argparse.Namespace) -> int:
     return demo(options.recipe, options.flags, options.nproc)
 
 
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
 def _compare(options: argparse.Namespace) -> int:
     from prealign_cpt.compare.run import compare
 
-    only = options.only.split(",") if options.only else None
     return compare(
-        options.recipes, options.arms, options.flags, options.nproc, options.points, only, options.table_only
+        options.recipes,
+        options.arms,
+        options.flags,
+        options.nproc,
+        options.points,
+        options.only,
+        options.seeds,
+        options.target_bytes,
+        options.table_only,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import check_stage, run_stage
@@ -25,8 +25,7 @@ from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 from prealign_cpt.signals import StoppedError
-from prealign_cpt.train.loss import check_head
-from prealign_cpt.train.shard import World
+from prealign_cpt.train.shard import World, load_whole
 from prealign_cpt.vocab.rows import grow_rows
 
 INVITATION, FAILED = "align", "align failed"
@@ -58,7 +57,6 @@ def build_align(
     """
     model, base_tokenizer, tokenizer = _load(recipe, base, vocab, device)
     _check_finite(model)
-    check_head(model)
     check_stage(recipe, model)
     arms: dict[str, Any] = {}
 
@@ -185,9 +183,7 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """The base model in the run's precision, its tokenizer and the grown one."""
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
-    )
+    model = load_whole(base, dtype)
     tokenizers = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (base, vocab))
     return (model.to(device).eval(), *tokenizers)
 

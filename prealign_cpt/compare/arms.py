@@ -6,6 +6,9 @@ budget = "bytes"                  # or "flops": as many steps as fit into the re
 reference = "subword"             # the arm that the others are measured against
 keep_checkpoints = true           # false: a finished run keeps its export, but not its training checkpoints
 
+[all]                             # recipe keys of all arms, for flags and arms to overrule
+train.lr = 1e-3
+
 [[arm]]
 name = "subword"
 switching = false                 # a label for the tables; left out, the recipe tells
@@ -51,6 +54,8 @@ class Grid:
     reference: str
     keep_checkpoints: bool
     """False saves most of the disk; the stages behind training cannot be redone then."""
+    changes: dict[str, Any]
+    """What all arms change in the recipe, by dotted key."""
     arms: tuple[Arm, ...]
 
 
@@ -78,8 +83,11 @@ class Job:
         return self.recipe.codeswitch.ratio > 0 and self.recipe.data.english_share > 0
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
     """Read an arms file.
+
+    Args:
+        target_bytes: in place of the file's.
 
     Raises:
         MissingInputError: no such file.
@@ -91,7 +99,7 @@ def read_grid(path: Path) -> Grid:
         raise MissingInputError(f"{path}: no such arms file; give one with --arms") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
-    known = ("seeds", "budget", "target_bytes", "reference", "keep_checkpoints", "arm")
+    known = ("seeds", "budget", "target_bytes", "reference", "keep_checkpoints", "all", "arm")
     for key in content:
         if key not in known:
             raise RecipeError(f"{path}: {key}: unknown key; known keys: {', '.join(known)}")
@@ -103,12 +111,15 @@ def read_grid(path: Path) -> Grid:
     budget = content.get("budget", "bytes")
     if budget not in ("bytes", "flops"):
         raise RecipeError(f"{path}: budget: {budget!r} is not one of 'bytes', 'flops'")
-    target_bytes = content.get("target_bytes")
+    target_bytes = content.get("target_bytes") if target_bytes is None else target_bytes
     if type(target_bytes) is not int or target_bytes < 1:
         raise RecipeError(f"{path}: target_bytes: expected a whole number above 0, got {target_bytes!r}")
     keep = content.get("keep_checkpoints", True)
     if not isinstance(keep, bool):
         raise RecipeError(f"{path}: keep_checkpoints: expected true or false, got {keep!r}")
+    shared = content.get("all", {})
+    if not isinstance(shared, dict):
+        raise RecipeError(f"{path}: all: expected a table [all] of recipe keys, got {shared!r}")
     tables = content.get("arm")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise RecipeError(f"{path}: arm: expected at least one table [[arm]]")
@@ -120,7 +131,7 @@ def read_grid(path: Path) -> Grid:
     reference = content.get("reference", "subword")
     if reference not in names:
         raise RecipeError(f"{path}: reference: {reference!r} is not the name of an arm; they are {', '.join(names)}")
-    return Grid(path, tuple(seeds), budget, target_bytes, reference, keep, arms)
+    return Grid(path, tuple(seeds), budget, target_bytes, reference, keep, _changes(path, "all", shared), arms)
 
 
 def _arm(path: Path, number: int, table: dict[str, Any]) -> Arm:
@@ -130,13 +141,17 @@ def _arm(path: Path, number: int, table: dict[str, Any]) -> Arm:
         raise RecipeError(f'{path}: arm {number}: name: expected a plain word such as "subword", got {name!r}')
     if switching is not None and not isinstance(switching, bool):
         raise RecipeError(f"{path}: arm {name}: switching: expected true or false, got {switching!r}")
+    return Arm(name, switching, _changes(path, f"arm {name}", table))
+
+
+def _changes(path: Path, where: str, table: dict[str, Any]) -> dict[str, Any]:
     changes = dict(_flat(table))
     for key in changes:
         if key in OURS:
-            raise RecipeError(f"{path}: arm {name}: {key}: is not for an arm to set, the comparison does; remove it")
+            raise RecipeError(f"{path}: {where}: {key}: is not for an arm to set, the comparison does; remove it")
         if key not in keys():
-            raise RecipeError(f"{path}: arm {name}: {key}: not a key of a recipe")
-    return Arm(name, switching, changes)
+            raise RecipeError(f"{path}: {where}: {key}: not a key of a recipe")
+    return changes
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -150,18 +165,19 @@ def jobs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[Job]:
     """Every arm and seed of a recipe, seed by seed, the reference first.
 
     Args:
-        flags: recipe keys for all arms; what an arm sets goes before them.
+        flags: recipe keys for all arms; they go before [all], and what an arm sets goes before them.
 
     Raises:
         RecipeError: an arm makes the recipe impossible; file, arm and key are named.
     """
+    flags = [*_as_flags(DEFAULTS | grid.changes), *flags]
     base = load_recipe(recipe_path, flags)
     ordered = sorted(grid.arms, key=lambda arm: arm.name != grid.reference)
     found = []
     for seed in grid.seeds:
         for arm in ordered:
             own: dict[str, Any] = {"name": f"{base.name}-{arm.name}-s{seed}", "seed": seed}
-            all_flags = [*_as_flags(DEFAULTS), *flags, *_as_flags(arm.changes | own)]
+            all_flags = [*flags, *_as_flags(arm.changes | own)]
             try:
                 recipe = load_recipe(recipe_path, all_flags)
             except PrealignError as error:

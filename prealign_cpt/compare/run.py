@@ -29,6 +29,8 @@ def compare(
     num_processes: int = 1,
     out: Path | None = None,
     only: list[str] | None = None,
+    seeds: list[int] | None = None,
+    target_bytes: int | None = None,
     table_only: bool = False,
 ) -> int:
     """Run a grid and print its table; 0, or 1 if one of the arms asked for is not finished.
@@ -40,17 +42,22 @@ def compare(
         num_processes: ranks of the training; more than one start torchrun.
         out: file for the points; by default RUNS/compare-NAME/points.jsonl.
         only: names of the arms to run; the table shows the others as they are.
+        seeds: those to run, in the same way.
+        target_bytes: in place of the arms file's.
         table_only: run nothing.
 
     Raises:
         RecipeError, MissingInputError, DataError: an input is wrong; nothing has been started then.
         StoppedError: a signal asked to stop; the run that was going on has kept what it had.
     """
-    grid = read_grid(arms)
+    grid = read_grid(arms, target_bytes)
     names = [arm.name for arm in grid.arms]
     for name in only or []:
         if name not in names:
             raise RecipeError(f"--only: {name!r} is no arm of {arms}; they are {', '.join(names)}")
+    for seed in seeds or []:
+        if seed not in grid.seeds:
+            raise RecipeError(f"--seeds: {seed} is no seed of {arms}; they are {', '.join(map(str, grid.seeds))}")
     every = {path: jobs(grid, path, flags) for path in recipes}
     bases = [found[0].base_name for found in every.values()]
     if len(set(bases)) != len(recipes):
@@ -61,7 +68,7 @@ def compare(
     points = out or folder / "points.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     all_jobs = [job for found in every.values() for job in found]
-    wanted = [job for job in all_jobs if not only or job.arm.name in only]
+    wanted = [job for job in all_jobs if (not only or job.arm.name in only) and (not seeds or job.recipe.seed in seeds)]
     if not table_only:
         torchrun.check_script()
         for found in every.values():

@@ -143,14 +143,14 @@ def _mesh(world: World, replicas: int) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def load_whole(folder: Path) -> PreTrainedModel:
-    """The model of a folder in fp32 on the CPU, from safetensors only.
+def load_whole(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model of a folder on the CPU, from safetensors only.
 
     Raises:
         RecipeError: its logits are not made as `check_head` wants them.
     """
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )
     check_head(model)
     return model

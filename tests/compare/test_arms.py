@@ -44,7 +44,35 @@ def test_an_arm_may_ask_for_its_stages_to_be_scored(recipe_file: Path, arms_file
     assert [job.recipe.evaluate.arms for job in jobs(grid, recipe_file, [])][:2] == [True, False]
 
 
+def test_what_all_arms_change_gives_way_to_flags_and_arms(recipe_file: Path, arms_file: Callable[[str], Path]):
+    shared = '[all]\nname = "grid"\ntrain.lr = 5e-4\n"codeswitch.ratio" = 0.5\nevaluate.arms = true\n[[arm]]'
+    path = arms_file(GOOD.replace("[[arm]]", shared, 1))
+    subword, ours = (job.recipe for job in jobs(read_grid(path), recipe_file, ["--codeswitch.ratio", "0.1"])[:2])
+    assert subword.name == "grid-subword-s3"
+    assert (subword.train.lr, subword.codeswitch.ratio, subword.evaluate.arms) == (5e-4, 0.1, True)
+    assert (ours.train.lr, ours.codeswitch.ratio) == (5e-4, 0.25)
+
+
+def test_the_budget_may_be_given_beside_the_file(arms_file: Callable[[str], Path]):
+    path = arms_file(GOOD)
+    assert (read_grid(path).target_bytes, read_grid(path, 77).target_bytes) == (1000, 77)
+    with pytest.raises(RecipeError, match="target_bytes: expected a whole number above 0, got 0"):
+        read_grid(path, 0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arms"), [("german", "bakeoff/arms"), ("russian", "bakeoff/arms"), ("german", "bakeoff/long")]
+)
+def test_grids_that_ship(recipe: str, arms: str):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    grid = read_grid(folder / f"{arms}.toml")
+    assert len(jobs(grid, folder / "bakeoff" / f"{recipe}.toml", [])) == len(grid.arms) * len(grid.seeds)
+
+
 BAD = {
+    "all no table": ("target_bytes", "all = 3\ntarget_bytes", r"all: expected a table .* got 3"),
+    "all unknown key": ("target_bytes", "all.lr = 1\ntarget_bytes", r"all: lr: not a key of"),
+    "all derived key": ("target_bytes", "all.seed = 1\ntarget_bytes", r"all: seed: is not for an"),
     "not TOML": ("seeds = [3, 0]", "seeds = [3, 0", r"arms\.toml: not valid TOML"),
     "unknown key": ("seeds = [3, 0]", "seeds = [0]\nseed = 1", r"arms\.toml: seed: unknown key; known keys: seeds"),
     "no seeds": ("seeds = [3, 0]", "", r"arms\.toml: seeds: expected a list of whole numbers .* got None"),

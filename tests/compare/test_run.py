@@ -134,10 +134,11 @@ def test_a_grid_with_a_failing_arm(
     assert started == [] and (folder / "table.md").read_text() == text
     assert [p for p in _points(folder) if p["run"] != "other"] == points and len(_points(folder)) == len(points) + 1
 
-    # Another budget is refused by the runs that are there, not mixed with them.
-    arms.write_text(arms.read_text().replace("2400", "4000").replace("[0, 1]", "[0]"))
-    assert _compare(recipe_file, arms, "--only", "base") == 1
-    assert "made from other inputs" in _table(folder)["base"]["not_finished"]["0"]
+    # Another budget is refused by the runs that are there, not mixed with them; other seeds are left alone.
+    assert _compare(recipe_file, arms, "--only", "base", "--seeds", "0", "--target-bytes", "4000") == 1
+    base = _table(folder)["base"]
+    assert "made from other inputs" in base["not_finished"].pop("0")
+    assert base["seeds"] == [1] and not base["not_finished"]
 
 
 def _read_from_disk(run: Path, budget: Plan) -> int:
@@ -220,6 +221,7 @@ def test_what_is_wrong_is_said_before_anything_starts(
     (recipe_file.parent / "lexicon.tsv").rename(recipe_file.parent / "elsewhere.tsv")
     for flags, code, message in (
         (["--only", "base,other"], 78, "--only: 'other' is no arm"),
+        (["--seeds", "0,7"], 78, "--seeds: 7 is no seed of"),
         (["--train.stepz", "3"], 78, "--train.stepz: unknown key"),
         (["--name", "a/b"], 78, "name: 'a/b' must be a plain folder name"),
         ([], 66, "lexicon.tsv: no such file"),

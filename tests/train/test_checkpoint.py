@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
-from torch.distributed.tensor import DTensor
 
 from prealign_cpt import __version__, manifest
 from prealign_cpt.errors import DataError, RecipeError, StorageError
@@ -25,6 +25,7 @@ from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import World, load_whole, process_group, sharded
 from tests.conftest import make_model
 from tests.faults.ranks import start
+from tests.train.conftest import weights
 
 VOCAB = 67
 INPUTS = {"align": "a", "data": "d", "recipe": "r"}
@@ -46,13 +47,8 @@ def _update(module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> None
     optimizer.zero_grad()
 
 
-def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in module.named_parameters()}
-    return {name: value.detach().clone() for name, value in whole.items()}
-
-
-def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def _flip(path: Path) -> None:
@@ -116,22 +112,22 @@ def test_a_checkpoint_is_published_whole_and_pointed_to(three: Path) -> None:
 def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, world: World) -> None:
     module, optimizer = _trainer(base, world)
     path = checkpoint.save(folder, 5, module, optimizer, {"inputs": INPUTS}, world)
-    at_5 = _weights(module)
+    at_5 = weights(module)
     _update(module, optimizer)
-    at_6 = _weights(module)
+    at_6 = weights(module)
     other = sharded(base, world, "fp32")
     other_optimizer = make_optimizer(other, RECIPE)
     assert checkpoint.load(path, other, other_optimizer) == 5
-    assert _same(_weights(other), at_5)
+    assert _same(weights(other), at_5)
     assert other.model.lm_head.weight is other.model.model.embed_tokens.weight
     _update(other, other_optimizer)
-    assert _same(_weights(other), at_6) and not _same(at_5, at_6)
+    assert _same(weights(other), at_6) and not _same(at_5, at_6)
 
 
 def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trainer: Any) -> None:
     module = LanguageModelLoss(load_whole(base))
     checkpoint.load_weights(three / "step-0000000003", module)
-    assert _same(_weights(module), _weights(trainer[0]))
+    assert _same(weights(module), weights(trainer[0]))
     assert module.model.lm_head.weight is module.model.model.embed_tokens.weight
 
 

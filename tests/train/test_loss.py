@@ -1,5 +1,7 @@
 """The chunked loss against the plain one, and documents that do not see each other."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 from prealign_cpt.errors import RecipeError
 from prealign_cpt.train import loss
 from prealign_cpt.train.loss import LanguageModelLoss, check_head, chunked_nll, summed_nll
+from prealign_cpt.train.shard import load_whole
 from tests.conftest import make_model
 
 VOCAB = 50
@@ -252,9 +255,10 @@ SMALL = {
     ],
     ids=["soft cap", "factor"],
 )
-def test_a_head_that_does_more_than_multiply_is_refused(model: torch.nn.Module):
+def test_a_head_that_does_more_than_multiply_is_refused(model: torch.nn.Module, tmp_path: Path):
+    model.save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match=f"base.model: {type(model).__name__} does more to its logits"):
-        check_head(model.eval())
+        load_whole(tmp_path)
 
 
 def test_a_head_with_a_bias_is_refused_and_one_without_is_not():
