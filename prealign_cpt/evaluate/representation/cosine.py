@@ -1,9 +1,10 @@
 """Who is near whom: cosines of vectors of two languages, CSLS, and the rank of a translation.
 
     x [N, D], y [M, D] --cosines | centred, product--> [N, M] --csls--> [N, M] --nearest | ranks--> [N]
+    hits of every layer [L, N] --crossed--> the layer that judges each word [N]
 
 Equal scores are no find, so vectors that collapsed into one point find nothing.
-Shapes: N and M vectors, D numbers each.
+Shapes: N and M vectors, D numbers each, L layers.
 """
 
 import numpy as np
@@ -68,3 +69,18 @@ def ranks(score_NM: Tensor, gold: list[list[int]]) -> np.ndarray:  # noqa: N803
         best = row_M[right].max()
         found.append(int((row_M >= best - TIE).sum()) - int((row_M[right] >= best - TIE).sum()))
     return np.array(found)
+
+
+def crossed(hits_LN: np.ndarray) -> np.ndarray:  # noqa: N803
+    """For each word the layer that finds most of the words of the other half, int64 [N]; the halves take turns.
+
+    So no word has a say in the layer that judges it. Words of the training half cannot choose: of rows that were copied
+    from a lexicon they know the table itself best, where words that are not listed find nothing.
+
+    Args:
+        hits_LN: bool; whether a layer finds a word.
+    """
+    layers_N = np.empty(hits_LN.shape[1], dtype=np.int64)  # noqa: N806
+    for half in (0, 1):
+        layers_N[half::2] = hits_LN[:, 1 - half :: 2].sum(axis=1).argmax()
+    return layers_N

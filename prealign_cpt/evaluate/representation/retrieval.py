@@ -2,8 +2,8 @@
 
     split lexicon --draw--> words without context --every layer--> vectors, centred per language --cosine--> P@1
 
-`prealign eval` measures the same at length (words.py); this is what training watches. The layer that is reported is the
-best one on a sample of *training* pairs, so nothing is chosen on held-out words.
+`prealign eval` measures the same at length (words.py); this is what training watches. Each half of the held-out words
+is judged at the layer that is best for the other half.
 Shapes: S words that ask, C candidates, L+1 layers (embeddings, then every block), D hidden size.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.words import encode_words, vectors_of
-from prealign_cpt.evaluate.representation.cosine import centred, ranks
+from prealign_cpt.evaluate.representation.cosine import centred, crossed, ranks
 from prealign_cpt.lexicon.pairs import Pair
 
 Gold = dict[str, set[str]]
@@ -29,7 +29,9 @@ class Retrieval:
     words: int
     candidates: int
     layer: int
+    """The best one for all held-out words; 0 is the embeddings."""
     seen_p1: float
+    """Of words of training pairs, at that layer."""
 
 
 def word_retrieval(
@@ -68,13 +70,14 @@ def word_retrieval(
         [ranks(centred(x) @ centred(y).T, right) == 0 for x, y in zip(source_LSD, target_LCD, strict=True)]
     )
     is_held_S = np.array([source in held for source in sources])  # noqa: N806
-    layer = int(hits_LS[:, ~is_held_S].mean(axis=1).argmax())
+    held_LS, seen_LS = hits_LS[:, is_held_S], hits_LS[:, ~is_held_S]  # noqa: N806
+    layer = int(held_LS.sum(axis=1).argmax())
     return Retrieval(
-        p1=round(float(hits_LS[layer, is_held_S].mean()), 4),
+        p1=round(float(held_LS[crossed(held_LS), np.arange(held_LS.shape[1])].mean()), 4),
         words=int(is_held_S.sum()),
         candidates=len(candidates),
         layer=layer,
-        seen_p1=round(float(hits_LS[layer, ~is_held_S].mean()), 4),
+        seen_p1=round(float(seen_LS[layer].mean()), 4),
     )
 
 

@@ -1,7 +1,7 @@
 """Bilingual lexicon induction: is a word's nearest word of the other language its translation? (BLI)
 
     held-out words, training words, other words --every layer--> vectors, centred per language
-    --cosine, CSLS--> rank of the best translation --> P@1, P@5 at the layer that is best on *training* words
+    --cosine, CSLS--> rank of the best translation --> P@1, P@5, each half of the words at the other half's best layer
 
 Words stand alone after a space (align/words.py): the mean over their tokens, the start token left out.
 Shapes: S words that ask, C candidates, L+1 layers (embeddings, then every block), D hidden size.
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from prealign_cpt.align.words import encode_words, vectors_of
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
-from prealign_cpt.evaluate.representation.cosine import centred, csls, ranks
+from prealign_cpt.evaluate.representation.cosine import centred, crossed, csls, ranks
 from prealign_cpt.evaluate.representation.retrieval import Gold, draw, translations
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.text.tokenizer import words_of
@@ -25,8 +25,8 @@ from prealign_cpt.evaluate.work import Work
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_pairs
 
-CHOOSING = 300
-"""Training words on which the layer is chosen."""
+SEEN = 300
+"""Training words that are asked, at most."""
 
 POOL = 3
 """Of each language so many times `max_items` words are compared, where there are so many: all translations, then other
@@ -58,11 +58,12 @@ def measure(subject: Subject, work: Work) -> Result:
     `WAY/p1_csls`, `p5_csls`, `p1_nn`, `p5_nn`: share of the held-out words that the tokenizer can write with a
         translation among their 1 or 5 nearest, by CSLS and by plain cosine; `WAY/p1_csls_all`: over all held-out words,
         those that the tokenizer cannot write counted as wrong; `WAY/coverage`: share of those it can;
-    `WAY/p1_csls_seen`: the same of the training words that chose the layer;
-    `WAY/layer`: that layer, 0 is the embeddings; `WAY/candidates`: words among which is searched;
+        Each half of the words is judged at the layer that finds most of the other half by CSLS;
+    `WAY/layer`: the layer that is best for all of them, 0 is the embeddings; there are measured:
+    `WAY/p1_csls_seen`: P@1 of training words;
     `WAY/hub_nn`, `hub_csls`: how many words have the most frequent nearest word as theirs, by words that ask;
-    `WAY/layer/N/p1_csls`, `p1_nn`: the figures of each layer.
-    `WAY/p1_csls_identical`: over pairs of equal spelling, which the figures above leave out; absent if there are none.
+    `WAY/p1_csls_identical`: P@1 of pairs of equal spelling, which the others leave out; absent if there are none.
+    `WAY/layer/N/p1_csls`, `p1_nn`: the figures of each layer; `WAY/candidates`: words among which is searched.
 
     Raises:
         NoDataError: a half of the lexicon is not given.
@@ -120,7 +121,7 @@ def _golds(heldout: list[Pair], train: list[Pair], flip: bool, work: Work) -> di
     """The words to look up in one direction: held out, seen in training, and held out but spelt like a translation."""
     return {
         "held": draw(translations(heldout, flip), work.max_items, work.seed),
-        "seen": draw(translations(train, flip), min(CHOOSING, work.max_items), work.seed),
+        "seen": draw(translations(train, flip), min(SEEN, work.max_items), work.seed),
         "same": draw(translations(heldout, flip, identical=True), work.max_items, work.seed),
     }
 
@@ -153,24 +154,30 @@ def _layer(scores: dict[str, Tensor], asked: dict[str, Asked]) -> Layer:
     )
 
 
-def _figures(layers: list[Layer], asked: Asked, held: list[str], candidates: int) -> Result:
-    """The figures of one direction, of all layers and of the one that is best on training words."""
-    layer = max(range(len(layers)), key=lambda at: float((layers[at].ranks["seen/csls"] == 0).mean()))
+def _figures(layers: list[Layer], asked: Asked, words: list[str], candidates: int) -> Result:
+    """The figures of one direction."""
+    hits_LS = np.array([one.ranks["held/csls"] == 0 for one in layers])  # noqa: N806
+    layer, at_S = int(hits_LS.sum(axis=1).argmax()), crossed(hits_LS)  # noqa: N806
+    held = {
+        kind: np.array([one.ranks[f"held/{kind}"] for one in layers])[at_S, np.arange(len(at_S))]
+        for kind in ("csls", "nn")
+    }
+    chosen = " and ".join(map(str, sorted(set(at_S.tolist()))))
+    note, there = f"{candidates} candidates, layer {chosen}", f"{candidates} candidates, layer {layer}"
     best = layers[layer].ranks
-    note = f"{candidates} candidates, layer {layer}"
-    at_rank = dict(zip(asked.words, best["held/csls"], strict=True))
+    at_rank = dict(zip(asked.words, held["csls"], strict=True))
     result: Result = {
-        "p1_csls": share(best["held/csls"] == 0, note),
-        "p5_csls": share(best["held/csls"] < 5, note),
-        "p1_nn": share(best["held/nn"] == 0, note),
-        "p5_nn": share(best["held/nn"] < 5, note),
-        "p1_csls_all": share(np.array([at_rank.get(word, 1) == 0 for word in held]), note),
-        "coverage": share(np.array([word in at_rank for word in held])),
-        "p1_csls_seen": share(best["seen/csls"] == 0, note),
-        "p1_csls_identical": share(best["same/csls"] == 0, note)
+        "p1_csls": share(held["csls"] == 0, note),
+        "p5_csls": share(held["csls"] < 5, note),
+        "p1_nn": share(held["nn"] == 0, note),
+        "p5_nn": share(held["nn"] < 5, note),
+        "p1_csls_all": share(np.array([at_rank.get(word, 1) == 0 for word in words]), note),
+        "coverage": share(np.array([word in at_rank for word in words])),
+        "p1_csls_seen": share(best["seen/csls"] == 0, there),
+        "p1_csls_identical": share(best["same/csls"] == 0, there)
         if "same/csls" in best
         else Absent("no held-out pair of equal spelling"),
-        "layer": Figure(layer, note=f"of {len(layers) - 1}; best on training words"),
+        "layer": Figure(layer, note=f"of {len(layers) - 1}; best for held-out words"),
         "candidates": Figure(candidates),
         **layers[layer].hubs,
     }

@@ -63,8 +63,8 @@ def test_the_sample_is_bounded_and_fixed(cloned):
     assert found[0] == found[1] and found[0].words == 5 and found[0].candidates == 12
 
 
-def test_the_layer_is_chosen_on_training_words(cloned, monkeypatch: pytest.MonkeyPatch):
-    """Layer 0 knows the held-out words alone, layer 1 the training words alone: layer 1 must be reported."""
+def test_training_words_do_not_choose_the_layer(cloned, monkeypatch: pytest.MonkeyPatch):
+    """Layer 0 knows the held-out words alone, layer 1 the training words alone: layer 0 must be reported."""
     known = [set(WORDS[12:]), set(WORDS[:12])]
 
     def crafted(model: object, encoded: list[list[int]], start_id: int) -> Tensor:
@@ -81,7 +81,7 @@ def test_the_layer_is_chosen_on_training_words(cloned, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(retrieval, "vectors_of", crafted)
     found = word_retrieval(make_model(len(cloned)), cloned, CLONES[:12], CLONES[12:], 0, seed=0)
-    assert (found.layer, found.seen_p1, found.p1) == (1, 1.0, 0.0)
+    assert (found.layer, found.seen_p1, found.p1) == (0, 0.0, 1.0)
 
 
 def test_languages_are_centred(cloned):

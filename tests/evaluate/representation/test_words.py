@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.errors import DataError, NumericError
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.evaluate.representation.cosine import centred, csls, ranks
+from prealign_cpt.evaluate.representation.cosine import centred, crossed, csls, ranks
 from prealign_cpt.evaluate.representation.words import WAYS, measure
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
@@ -55,6 +55,16 @@ def test_csls_undoes_a_hub():
 def test_ranks_by_hand():
     scores = torch.tensor([[0.9, 0.5, 0.7, 0.1], [0.2, 0.2, 0.2, 0.2], [0.1, 0.8, 0.9, 0.0]])
     assert ranks(scores, [[1], [0], [1, 2]]).tolist() == [2, 3, 0], "equal scores are no find; any translation counts"
+
+
+def test_no_word_has_a_say_in_the_layer_that_judges_it():
+    even = np.arange(9) % 2 == 0
+    # Layer 0 finds the even words, layer 1 the odd ones: what is best for either half finds nothing of the other.
+    layers = crossed(np.array([even, ~even, np.zeros(9, dtype=bool)]))
+    assert layers.tolist() == [1, 0, 1, 0, 1, 0, 1, 0, 1]
+    # Where the halves agree, their words are judged at the layer that is best for both.
+    assert crossed(np.array([np.zeros(9), np.arange(9) > 5, np.arange(9) > 3], dtype=bool)).tolist() == [2] * 9
+    assert crossed(np.array([[True], [True]])).tolist() == [0]
 
 
 def test_equal_vectors_become_nothing():
