@@ -19,6 +19,11 @@ from prealign_cpt import signals
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
 
+RANKS = multiprocessing.get_context("forkserver")
+"""Ranks are forked from one server that has imported what they need, and where nothing has run: as clean as new
+processes, without the ten seconds of imports each."""
+RANKS.set_forkserver_preload(["tests.faults.runs"])
+
 ENGLISH = [
     "The old house stands near the river. A small dog sleeps in front of the house.\nThe water is cold and clear.",
     "In the morning the children walk to school. They carry bread and water.\nThe road is long.",
@@ -166,10 +171,9 @@ def free_port() -> int:
 
 def run_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Run `work(rank, size, *arguments)` in real processes with torchrun's environment; results in rank order."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = RANKS.Queue()
     port = free_port()
-    processes = [context.Process(target=_rank, args=(rank, size, port, queue, work, arguments)) for rank in range(size)]
+    processes = [RANKS.Process(target=_rank, args=(rank, size, port, queue, work, arguments)) for rank in range(size)]
     for process in processes:
         process.start()
     found = dict(queue.get(timeout=240) for _ in processes)

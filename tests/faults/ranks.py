@@ -1,12 +1,8 @@
 """Ranks that may die: forked from one warm process, so that a start costs a fraction of a second, not ten.
 
-    start(2, work, ..., faults="kill@step:rank=1") --> [Ended(exit code, value), ...]
-
-Importing torch and transformers happens once, in the server process that all ranks are forked from; nothing has run
-there, so a fork of it is as clean as a new process.
+start(2, work, ..., faults="kill@step:rank=1") --> [Ended(exit code, value), ...]
 """
 
-import multiprocessing
 import os
 import signal
 import time
@@ -20,10 +16,7 @@ from typing import Any
 import torch
 
 from prealign_cpt import faults, signals
-from tests.conftest import free_port
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.faults.runs"])
+from tests.conftest import RANKS, free_port
 
 
 @dataclass(frozen=True)
@@ -46,8 +39,8 @@ class Ranks:
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(size):
-            mine, theirs = CONTEXT.Pipe(duplex=False)
-            process = CONTEXT.Process(target=_rank, args=(rank, size, port, theirs, fault, work, arguments))
+            mine, theirs = RANKS.Pipe(duplex=False)
+            process = RANKS.Process(target=_rank, args=(rank, size, port, theirs, fault, work, arguments))
             process.start()
             theirs.close()
             self.pipes.append(mine)
