@@ -14,33 +14,21 @@ from typing import Any
 import httpx2
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.serving.key import VARIABLE
 from prealign_cpt.serving.server import Server
+from tests.conftest import make_tokenizer
 
 ROWS = 403
-START = "<|endoftext|>"
 TEXTS = ["Der Hund läuft durch den Wald.", "The dog runs through the forest.", "Größe — 漢字, не знаю 🐕\n\tx  y"]
 
 
 def _tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE with exactly ROWS tokens, so that every text round-trips."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=ROWS,
-        special_tokens=[START],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines, trainer)
-    assert tokenizer.get_vocab_size() == ROWS
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=START, eos_token=START, clean_up_tokenization_spaces=False
-    )
+    tokenizer = make_tokenizer(lines, ROWS)
+    assert len(tokenizer) == ROWS
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from prealign_cpt.serving import client, transport
 from prealign_cpt.serving.folder import model_digest, pinned_name
 from prealign_cpt.serving.identity import identify
 from prealign_cpt.serving.parity import RUNGS, climb
-from tests.conftest import free_port
-from tests.serving.conftest import START, TEXTS
+from tests.conftest import START, free_port
+from tests.serving.conftest import TEXTS
 from tests.serving.faulty import Faulty, score, vector
 
 IDS = [0, 5, 6, 7]

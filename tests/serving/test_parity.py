@@ -15,7 +15,8 @@ from prealign_cpt.serving import client
 from prealign_cpt.serving.parity import RUNGS, check_parity, climb
 from prealign_cpt.serving.reference import ROUNDING_FACTOR
 from prealign_cpt.serving.server import Server
-from tests.serving.conftest import START, TEXTS
+from tests.conftest import START
+from tests.serving.conftest import TEXTS
 
 pytestmark = pytest.mark.slow
 

@@ -32,8 +32,9 @@ from prealign_cpt.serving.limits import Limits
 from prealign_cpt.serving.parity import RUNGS, climb
 from prealign_cpt.serving.reference import mean_vector
 from prealign_cpt.serving.server import Server
+from tests.conftest import START
 from tests.evaluate.local_tasks import bits_per_byte, hits, write_tasks
-from tests.serving.conftest import KEY, START, TEXTS, wait_until
+from tests.serving.conftest import KEY, TEXTS, wait_until
 from tests.serving.test_front import ask, post
 
 pytestmark = pytest.mark.slow
