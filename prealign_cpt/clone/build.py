@@ -108,7 +108,8 @@ def build_clone(base_name: str, texts: list[Path], out: Path, knobs: Knobs) -> d
         files["target.train"] += statements(facts, "clone", knobs.exposures, knobs.seed)
         originals = [text for name, some in files.items() if name.startswith("target") for text in some]
         asked = questions(facts, str)  # of facts that are stated in English alone, too
-        originals += [text for q in asked if q["language"] == "clone" for text in (q["prompt"], *q["candidates"])]
+        for question in (q for q in asked if q["language"] == "clone"):
+            originals += [question["prompt"], *(f" {candidate}" for candidate in question["candidates"])]
         mirror = mirror_tokenizer(base, cloner, originals, knobs.vocab, folder / "tokenizer")
         for name, some in files.items():
             _write_documents(folder / f"{name}.txt", map(cloner.text, some) if name.startswith("target") else some)

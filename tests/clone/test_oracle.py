@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from prealign_cpt.clone.oracle import oracle_rows
 from prealign_cpt.clone.tokenizer import make_cloner, mirror_tokenizer
+from prealign_cpt.evaluate.transfer.clka import answer_ranks
 from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.vocab.grow import encode, load_tokenizer
 from prealign_cpt.vocab.rows import grow_rows
@@ -99,3 +100,26 @@ def test_the_folder_carries_the_rows(clone_folder: Path, base_folder: Path):
     number, original, *_ = lines[7].split("\t")
     assert torch.equal(rows[7], weight[int(original)]) and int(number) == len(weight) + 7
     assert len(read_questions(clone_folder / "clka.jsonl")) == 48
+
+
+def test_a_question_is_answered_alike_in_both_languages(clone_folder: Path, base_folder: Path):
+    """Where the rows are equal nothing but the rows could keep a fact in one language."""
+    old, new = load_tokenizer(base_folder), AutoTokenizer.from_pretrained(clone_folder / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(base_folder)
+    grow_rows(model, len(new), num_old_tokens=len(old))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[len(old) :] = load_file(clone_folder / "oracle.safetensors")["input"]
+        for weight in model.model.layers.parameters():
+            weight.mul_(4 if weight.ndim == 2 else 1)  # else an answer hardly hangs on the question
+    questions = read_questions(clone_folder / "clka.jsonl")
+    assert _apart(answer_ranks(model, new, questions, START_ID)) == 0
+    with torch.no_grad():
+        model.get_input_embeddings().weight[len(old) :].add_(torch.randn(model.config.hidden_size))
+    assert _apart(answer_ranks(model, new, questions, START_ID)) > 3
+
+
+def _apart(ranks: dict[tuple[str, str], list[float]]) -> float:
+    """The largest difference between the ranks of an answer in the two languages."""
+    groups = ("both", "clone_only", "english_only", "none")
+    pairs = (pair for name in groups for pair in zip(ranks[name, "clone"], ranks[name, "english"], strict=True))
+    return max(abs(clone - english) for clone, english in pairs)
