@@ -1,4 +1,4 @@
-# make demo   set up, then the whole story: train, control, serve, query, report (about half an hour on two cores)
+# make demo   set up, then the whole story: train, control, serve, query, report (46 minutes of CPU time)
 # make test   set up, then all tests
 # make checks formatting, lint, types
 PYTHON ?= python3.11
