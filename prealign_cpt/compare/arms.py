@@ -170,8 +170,12 @@ def jobs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[Job]:
     Raises:
         RecipeError: an arm makes the recipe impossible; file, arm and key are named.
     """
+    load_recipe(recipe_path, flags)  # what is wrong with a flag is not the arms file's fault
     flags = [*_as_flags(DEFAULTS | grid.changes), *flags]
-    base = load_recipe(recipe_path, flags)
+    try:
+        base = load_recipe(recipe_path, flags)
+    except PrealignError as error:
+        raise RecipeError(f"{grid.path}: all: {error}") from error
     ordered = sorted(grid.arms, key=lambda arm: arm.name != grid.reference)
     found = []
     for seed in grid.seeds:

@@ -72,6 +72,7 @@ def test_grids_that_ship(recipe: str, arms: str):
 BAD = {
     "all no table": ("target_bytes", "all = 3\ntarget_bytes", r"all: expected a table .* got 3"),
     "all unknown key": ("target_bytes", "all.lr = 1\ntarget_bytes", r"all: lr: not a key of"),
+    "all out of bounds": ("target_bytes", "all.align.steps = -1\ntarget_bytes", r"toml: all: align\.steps: -1 is too"),
     "all derived key": ("target_bytes", "all.seed = 1\ntarget_bytes", r"all: seed: is not for an"),
     "not TOML": ("seeds = [3, 0]", "seeds = [3, 0", r"arms\.toml: not valid TOML"),
     "unknown key": ("seeds = [3, 0]", "seeds = [0]\nseed = 1", r"arms\.toml: seed: unknown key; known keys: seeds"),
