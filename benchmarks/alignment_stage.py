@@ -22,9 +22,10 @@ from prealign_cpt.compare.arms import jobs, read_grid
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
-from prealign_cpt.evaluate.scores import score_texts, start_token_id
+from prealign_cpt.evaluate.scores import score_texts
 from prealign_cpt.fetch import resolve_base
 from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.vocab.rows import grow_rows

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.evaluate.transfer.clka import QUESTIONS, score_facts
 from prealign_cpt.evaluate.transfer.questions import read_questions
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.train.shard import load_whole
 

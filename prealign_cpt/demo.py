@@ -21,10 +21,10 @@ from prealign_cpt import torchrun
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.bits import windows
-from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.fetch import fetch_bible, resolve_base
 from prealign_cpt.inputs import check_inputs
 from prealign_cpt.manifest import atomic_write, new_folder, read_manifest
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import load_recipe
 from prealign_cpt.report import write_report

@@ -7,9 +7,10 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import MissingInputError, RecipeError
-from prealign_cpt.evaluate.scores import evaluation_files, question_files, start_token_id
+from prealign_cpt.evaluate.scores import evaluation_files, question_files
 from prealign_cpt.fetch.base import check_base, resolve_base
 from prealign_cpt.manifest import sha256
+from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_dict
 
@@ -22,7 +23,9 @@ def check_inputs(recipe: Recipe) -> Path:
     """
     base = resolve_base(recipe.base.model)
     check_base(base)
-    start_token_id(AutoTokenizer.from_pretrained(base, local_files_only=True), recipe)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    start_token_id(tokenizer, recipe)
+    end_token_id(tokenizer, recipe)
     named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
     for path in named:
         next(iter(read_documents([path])))

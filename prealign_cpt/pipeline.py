@@ -21,12 +21,13 @@ from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError, StorageError
-from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, start_token_id
+from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all
 from prealign_cpt.export import build_export
 from prealign_cpt.fetch.base import resolve_base
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.manifest import atomic_write, sha256, verify
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_dict
 from prealign_cpt.run import ORDER, Run, changes, file_digests, folder_digest, say

@@ -31,6 +31,9 @@ class Base:
     start_token: str
     """Separates documents and starts every text, alike in training, evaluation and parity. Choose it by measurement:
     the tokenizer's own BOS is not always what the model was trained with."""
+    end_token: str = ""
+    """Ends every document of the training text and is learned, so that the model stops where a text does; empty: the
+    tokenizer's EOS. Where it is the start token, that token before the next document is the end of the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,10 @@ from prealign_cpt.align.stage import check_stage, run_stage
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import NumericError
-from prealign_cpt.evaluate.scores import score_all, score_texts, start_token_id
+from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 from prealign_cpt.signals import StoppedError

@@ -23,8 +23,8 @@ from prealign_cpt.align.ranks import rank_and_size, sum_gradients, total
 from prealign_cpt.align.terms import Term, make_terms, parallel_pairs
 from prealign_cpt.align.trainable import Trainable, check_blocks, trainable
 from prealign_cpt.errors import NumericError
-from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Align, Recipe
 from prealign_cpt.train.shard import World
 

@@ -24,9 +24,9 @@ from prealign_cpt.data.pack import Packed, encode_many, pack
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.data.words import Documents
 from prealign_cpt.errors import DataError
-from prealign_cpt.evaluate.scores import start_token_id
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 

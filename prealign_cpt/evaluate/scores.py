@@ -11,7 +11,6 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.evaluate.bits import Batch, Score, batches, score_windows, windows
 from prealign_cpt.evaluate.generation.mixed_output import mixed_output
 from prealign_cpt.evaluate.read import read_labelled
@@ -20,26 +19,11 @@ from prealign_cpt.evaluate.transfer.clka import score_facts
 from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.evaluate.transfer.zero_shot import zero_shot_transfer
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.train.loss import LanguageModelLoss
 
 SETS = ("valid", "test", "general")
-
-
-def start_token_id(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:
-    """Id of the recipe's start token.
-
-    Raises:
-        RecipeError: the tokenizer does not have it.
-    """
-    token = recipe.base.start_token
-    found = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:
-        raise RecipeError(
-            f"base.start_token: {token!r} is not a token of this tokenizer; its special tokens are "
-            + ", ".join(map(repr, tokenizer.all_special_tokens))
-        )
-    return found
 
 
 def held_out(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Batch]]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from prealign_cpt.errors import MissingInputError, RecipeError
-from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, score_texts, start_token_id
+from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe_file import load_recipe
 from tests.conftest import ENGLISH, PAIRS, START, TARGET, make_model
 

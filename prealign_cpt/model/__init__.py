@@ -1,0 +1,1 @@
+"""What is known about a base model: which tokens begin and end a text."""
