@@ -22,7 +22,7 @@ from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.errors import MissingInputError, PrealignError, RecipeError, StorageError
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all
-from prealign_cpt.export import build_export
+from prealign_cpt.export import Probe, build_export
 from prealign_cpt.fetch.base import resolve_base
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
@@ -134,7 +134,9 @@ def prepare(run: Run, world: World, until: str) -> None:
             "lexicon": folder_digest(lexicon),
             "texts": file_digests(texts),
         }
-        | values(recipe, "data", "codeswitch", "base.start_token", "seed", "train.steps", "train.sequences"),
+        | values(
+            recipe, "data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"
+        ),
         lambda out: build_data(recipe, base, align, pairs, out),
     )
 
@@ -189,7 +191,9 @@ def finish(run: Run, device: torch.device, until: str) -> None:
     export = run.stage(
         "export",
         {"checkpoint": folder_digest(step), "align": folder_digest(folder / "align")},
-        lambda out: build_export(recipe, folder / "align", step, summary["probe"], out),
+        lambda out: build_export(
+            recipe, folder / "align", step, Probe(**summary["probe"]), out, "export" in run.accept
+        ),
     )
     if until == "export":
         return

@@ -35,6 +35,9 @@ ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
 ACCEPTABLE = ("train.steps", "train.warmup", "train.decay")
 """Recipe keys that a started run may change with --accept, if the steps done so far would have been the same."""
 
+EXPORT = "export"
+"""Stands among the keys of --accept for an export whose function is not the trainer's within rounding."""
+
 _NONE = object()
 
 
@@ -60,9 +63,9 @@ class Run:
         self._lenders = sorted(path for path in borrow.iterdir() if path.is_dir()) if borrow else []
         if redo is not None and redo not in ORDER:
             raise RecipeError(f"--redo: {redo!r} is not a stage; the stages are {', '.join(ORDER)}")
-        wrong = sorted(set(accept) - set(ACCEPTABLE))
+        wrong = sorted(set(accept) - {*ACCEPTABLE, EXPORT})
         if wrong:
-            raise RecipeError(f"--accept: {', '.join(wrong)} may not change; {', '.join(ACCEPTABLE)} may")
+            raise RecipeError(f"--accept: {', '.join(wrong)} may not change; {', '.join(ACCEPTABLE)} may, and {EXPORT}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "run.lock").open("a+")

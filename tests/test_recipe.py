@@ -44,7 +44,8 @@ align.anchor_tokens align.blocks align.calibrate align.distill_tokens align.dist
 align.init align.layers align.lexicon_weight align.lr align.match_norm align.max_english_increase align.pooling
 align.queue
 align.rows align.shrink align.steps align.switch_tokens align.switch_weight align.symmetric align.target_tokens
-align.temperature align.trains align.unit align.weight align.words base.end_token base.model base.start_token codeswitch.curriculum
+align.temperature align.trains align.unit align.weight align.words base.end_token base.model base.start_token
+codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
 data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.clka evaluate.max_bytes evaluate.mixed_prompts
 evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.data.pack import encode
+from prealign_cpt.data.pack import encode_many
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.errors import DataError, RecipeError
 from prealign_cpt.fetch.base import resolve_base
 from prealign_cpt.manifest import atomic_write, sha256
+from prealign_cpt.model.tokens import frame
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.train.composition import step_flops
 
@@ -117,11 +118,11 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
 
 
 def bytes_per_token(recipe: Recipe) -> float:
-    """UTF-8 bytes of target training text per packed token (start tokens are tokens too), as the arm spells it."""
+    """UTF-8 bytes of target training text per packed token, start and end tokens included, as the arm spells it."""
     files = tuple(recipe.paths(recipe.text.target))
-    grown = _tokens_per_byte(recipe.run / "align", files)
+    grown = _tokens_per_byte(recipe, recipe.run / "align", files)
     share = recipe.data.mixed_tokenization
-    old = _tokens_per_byte(resolve_base(recipe.base.model), files) if share else 0.0
+    old = _tokens_per_byte(recipe, resolve_base(recipe.base.model), files) if share else 0.0
     return 1.0 / ((1 - share) * grown + share * old)
 
 
@@ -129,13 +130,13 @@ _MEASURED: dict[tuple[str, tuple[Path, ...]], float] = {}
 """Tokens per byte by tokenizer and texts: most arms share theirs."""
 
 
-def _tokens_per_byte(folder: Path, files: tuple[Path, ...]) -> float:
+def _tokens_per_byte(recipe: Recipe, folder: Path, files: tuple[Path, ...]) -> float:
     key = sha256(folder / "tokenizer.json"), files
     if key not in _MEASURED:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         every = max(1, math.ceil(sum(file.stat().st_size for file in files) / SAMPLE_BYTES))
         sample = [document for i, document in enumerate(read_documents(files)) if i % every == 0]
-        tokens = sum(len(ids) + 1 for ids in encode(sample, tokenizer))
+        tokens = sum(len(documents.ids) for documents in encode_many(sample, tokenizer, *frame(tokenizer, recipe)))
         _MEASURED[key] = tokens / sum(len(document.encode()) for document in sample)
     return _MEASURED[key]
 

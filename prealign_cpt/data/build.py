@@ -26,7 +26,7 @@ from prealign_cpt.data.words import Documents
 from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.tokens import frame
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 
@@ -91,7 +91,7 @@ def _pack_target(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase, out: Path
 ) -> dict[str, Packed]:
     documents = read_documents(recipe.paths(recipe.text.target))
-    encoded = encode_many(documents, tokenizer, start_token_id(tokenizer, recipe))
+    encoded = encode_many(documents, tokenizer, *frame(tokenizer, recipe))
     length, share = recipe.data.sequence_length, recipe.data.mixed_tokenization
     if share == 0:
         return {"target": pack(map(Switched.unchanged, encoded), length, out / "target")}
@@ -109,7 +109,7 @@ def _pack_english(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], out: Path
 ) -> dict[str, Packed]:
     documents = read_documents(recipe.paths(recipe.text.english))
-    kept = list(encode_many(documents, tokenizer, start_token_id(tokenizer, recipe)))
+    kept = list(encode_many(documents, tokenizer, *frame(tokenizer, recipe)))
     switcher = Switcher(tokenizer, pairs, recipe.codeswitch.ratio, recipe.codeswitch.labels)
     length, wanted = recipe.data.sequence_length, math.ceil(_total(recipe) * recipe.data.english_share)
     falls = recipe.codeswitch.curriculum == "falling"

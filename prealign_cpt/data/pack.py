@@ -1,6 +1,6 @@
 """Token ids of documents to packed sequences on disk.
 
-    documents -> token ids, the start token before each -> (switched) -> end to end -> rows of `sequence_length`
+    documents -> token ids, framed by start and end token -> (switched) -> end to end -> rows of `sequence_length`
 
 A packed text is a pair of ordinary `.npy` files, int32 [sequences, sequence_length], opened as memory maps:
 `NAME.inputs.npy`, and `NAME.labels.npy` only where labels differ from inputs. A row may begin inside a document; there
@@ -100,12 +100,15 @@ def encode(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iter
         yield from (np.array(ids, dtype=np.int32) for ids in batch)
 
 
-def encode_many(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, start_id: int) -> Iterator[Documents]:
-    """Token ids of some documents at a time, `start_id` before each."""
+def encode_many(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, start_id: int, end_id: int | None = None
+) -> Iterator[Documents]:
+    """Token ids of some documents at a time, `start_id` before each and `end_id`, if there is one, behind it."""
+    end = [] if end_id is None else [end_id]
     for batch in _batches(documents, tokenizer):
-        borders = np.cumsum([0, *(len(ids) + 1 for ids in batch)])
-        ids = np.fromiter(chain.from_iterable([start_id, *ids] for ids in batch), np.int32, borders[-1])
-        yield Documents(ids, borders)
+        framed = [[start_id, *ids, *end] for ids in batch]
+        borders = np.cumsum([0, *map(len, framed)])
+        yield Documents(np.fromiter(chain.from_iterable(framed), np.int32, borders[-1]), borders)
 
 
 def _batches(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:

@@ -4,5 +4,6 @@ cpt/step-… + align/ (config, tokenizer) --folder.py--> export/ --gate.py--> pa
 """
 
 from prealign_cpt.export.folder import build_export
+from prealign_cpt.export.gate import Probe
 
-__all__ = ["build_export"]
+__all__ = ["Probe", "build_export"]

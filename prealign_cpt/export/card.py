@@ -23,7 +23,7 @@ with input-only code-switching and English replay.
 - Start every text with `{recipe.base.start_token}`: training and evaluation did.
 - {recipe.train.steps} steps of {recipe.train.sequences} sequences of {recipe.data.sequence_length} tokens.
 - Reloaded, this folder gives the trainer's log-probabilities on {parity["tokens"]} tokens
-  (mean difference {parity["mean_difference"]:.2g} nats, largest {parity["largest_difference"]:.2g}).
+  (mean difference {parity["mean"]:.2g} nats).
 - The licence is that of the base model and of the texts it was trained on.
 
 ## Recipe

@@ -3,14 +3,15 @@
 cpt/step-… + align/ (config, tokenizer) --> export/: safetensors, tokenizer, README.md, MANIFEST.json
 """
 
-import json
+import os
+import shutil
 from pathlib import Path
 
-import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
+from prealign_cpt.errors import NumericError
+from prealign_cpt.export import gate
 from prealign_cpt.export.card import model_card
-from prealign_cpt.export.gate import compare
 from prealign_cpt.manifest import atomic_write
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.train.checkpoint import load_weights
@@ -18,27 +19,44 @@ from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.shard import load_whole
 
 
-def build_export(recipe: Recipe, align: Path, step_folder: Path, probe: dict[str, list[float]], out: Path) -> None:
+def build_export(
+    recipe: Recipe, align: Path, step_folder: Path, probe: gate.Probe, out: Path, accept: bool = False
+) -> None:
     """Fill `out` with the model to serve.
 
     Args:
         align: the stage folder that training started from.
         step_folder: a verified checkpoint.
-        probe: the trainer's negative log-likelihoods per token, of the first validation batch of each language.
+        probe: what the trainer gave for held-out text.
+        accept: publish the folder although its function is not the trainer's within rounding.
 
     Raises:
-        DataError: the reloaded export does not give the trainer's log-probabilities; nothing is exported.
+        DataError: the folder does not hold the trained weights; nothing is exported.
+        NumericError: the reloaded folder does not compute what the trainer did; it is kept as `RUN/export.rejected`.
     """
-    module = LanguageModelLoss(load_whole(align))
-    load_weights(step_folder, module)
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    model = module.model.to(dtype)
+    dtype = gate.EXACT[recipe.train.precision][0]
+    model = _trained(align, step_folder).to(dtype)
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     model.generation_config.do_sample = False
     for name in ("temperature", "top_p", "top_k"):
         setattr(model.generation_config, name, None)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    parity = compare(recipe, out, probe)
-    atomic_write(out / "parity.json", json.dumps(parity, indent=1))
-    atomic_write(out / "README.md", model_card(recipe, parity))
+    del model
+    gate.check_weights(out, _trained(align, step_folder).state_dict(), dtype)
+    found = gate.compare(recipe, out, probe)
+    gate.write(out, found, accept)
+    atomic_write(out / "README.md", model_card(recipe, found.figures))
+    rejected = recipe.run / "export.rejected"
+    if rejected.exists():
+        shutil.rmtree(rejected)
+    if found.faults and not accept:
+        os.rename(out, rejected)
+        raise NumericError(gate.rejection(rejected, found))
+
+
+def _trained(align: Path, step_folder: Path) -> PreTrainedModel:
+    """The trained model, fp32."""
+    module = LanguageModelLoss(load_whole(align))
+    load_weights(step_folder, module)
+    return module.model

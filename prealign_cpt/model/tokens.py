@@ -27,6 +27,11 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int | No
     return _token_id(tokenizer, token, "base.end_token")
 
 
+def frame(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int | None]:
+    """Ids of what stands before and behind every document of the training text."""
+    return start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe)
+
+
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str, key: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:

@@ -130,7 +130,11 @@ def train(
                     f"{_why()} after step {step}, saved at step {step}; the same command continues"
                 )
     bar.close()
-    probe = {name: token_nats(module, batches[0], world) for name, batches in valid.items()}
+    probe = {
+        "nats": {name: token_nats(module, batches[0], world) for name, batches in valid.items()},
+        "device": world.device.type,
+        "threads": torch.get_num_threads(),
+    }
     return {**summarize(log, clock, world), "save": saver.figures(), "probe": probe}
 
 

@@ -175,12 +175,16 @@ def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMes
             there is a GPU.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    # To gather and round weights a second time, for the backward pass, costs a CPU more than to keep them.
+    on_cpu = mesh is not None and mesh.device_type == "cpu"
+    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False if on_cpu else None)
     assert isinstance(module, FSDPModule)
     # The loss is divided by the global number of targets; a mean over ranks would weigh ranks, not tokens.
     # Gloo cannot scale while it reduces, so the sum is forced and the factor is one.
     module.set_force_sum_reduction_for_comms(True)
-    module.set_gradient_divide_factor(1.0)
+    if mesh is None or mesh.size() > 1:  # a single rank would make a pass over memory to divide by one
+        module.set_gradient_divide_factor(1.0)
 
 
 def _fill(module: nn.Module, source: nn.Module | None, world: World) -> None:
