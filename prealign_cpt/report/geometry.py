@@ -3,16 +3,18 @@
 from html import escape
 
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.report import table
-from prealign_cpt.report.markup import details, html_table, missing
+from prealign_cpt.report.markup import Section, details, html_table, missing, not_done
 from prealign_cpt.report.rows import Rows
 from prealign_cpt.report.scatter import scatter
+from prealign_cpt.report.verdict import MISSING
+
+TITLE = "New tokens among English ones"
 
 
-def geometry(rows: Rows | Absent) -> str:
-    """The section, or one line if there are no rows to show."""
+def geometry(rows: Rows | Absent) -> Section:
+    """The section, or why there are no rows to show."""
     if isinstance(rows, Absent):
-        return f"<h2>New tokens among English ones</h2>{missing(rows.reason)}"
+        return not_done(TITLE, rows.reason)
     clouds = [
         ("English tokens", [(spot.text, spot.x, spot.y) for spot in rows.english]),
         ("new tokens", [(spot.text, spot.x, spot.y) for spot in rows.new]),
@@ -32,12 +34,23 @@ def geometry(rows: Rows | Absent) -> str:
         ("middle of the plot, up", *(_middle([spot.y for spot in cloud]) for cloud in (rows.english, rows.new))),
     ]
     listed = [
-        (f"{one.text} ({one.meaning})" if one.meaning else one.text, _near(one.neighbours), one.row or table.MISSING)
+        (
+            f"{one.text} ({one.meaning})" if one.meaning else one.text,
+            _near(one.neighbours),
+            _near(one.before),
+            one.row or MISSING,
+        )
         for one in rows.listed
     ]
+    when = "after training" if rows.model == "export" else "before training"
     words = (
         html_table(
-            ("new token (lexicon)", "nearest English tokens (cosine)", "row made from"),
+            (
+                "new token (lexicon)",
+                f"nearest English tokens, {when} (cosine)",
+                "before training",
+                "row made from",
+            ),
             listed,
             "A sample of new tokens of four letters or more that begin a word, frequent ones first",
             kind="prose",
@@ -46,22 +59,20 @@ def geometry(rows: Rows | Absent) -> str:
         else missing("no new token of four letters or more begins a word")
     )
     drawn = f"<figure><h3>Two principal components</h3>{scatter(clouds, label)}</figure>"
-    return "\n".join(
-        [
-            "<h2>New tokens among English ones</h2>",
-            f'<div class="pair">{drawn}<div>{html_table(("", "English", "new"), summary, "The same in numbers")}'
-            f'<p class="note">{escape(note)}</p></div></div>',
-            details("Nearest English tokens of new tokens", words, opened=True),
-            '<p class="note">Nearest by CSLS, which discounts English tokens that are near to everything. An input '
-            "row is what the model reads, before any context: a word may be understood well although its row is near "
-            "to its own spelling.</p>",
-        ]
-    )
+    parts = [
+        f'<div class="pair">{drawn}<div>{html_table(("", "English", "new"), summary, "The same in numbers")}'
+        f'<p class="note">{escape(note)}</p></div></div>',
+        details("Nearest English tokens of new tokens", words),
+        '<p class="note">Nearest by CSLS, which discounts English tokens that are near to everything. An input '
+        "row is what the model reads, before any context: a word may be understood well although its row is near "
+        "to its own spelling.</p>",
+    ]
+    return Section(TITLE, "\n".join(parts))
 
 
 def _middle(values: list[float]) -> str:
-    return f"{sum(values) / len(values):+.3f}" if values else table.MISSING
+    return f"{sum(values) / len(values):+.3f}" if values else MISSING
 
 
 def _near(neighbours: tuple[tuple[str, float], ...]) -> str:
-    return ", ".join(f"{text} {cosine:.2f}" for text, cosine in neighbours)
+    return ", ".join(f"{text} {cosine:.2f}" for text, cosine in neighbours) or MISSING

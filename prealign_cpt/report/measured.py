@@ -1,17 +1,19 @@
 """The page's sections on what `prealign eval` measured: an overview, the layers, and a table for every measure."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from html import escape
 
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
 from prealign_cpt.evaluate.results import Outcome
 from prealign_cpt.evaluate.suite import MEASURES
-from prealign_cpt.report import table
 from prealign_cpt.report.bars import Bar, bars
 from prealign_cpt.report.evaluation import Evaluation
 from prealign_cpt.report.heat import heat_map
-from prealign_cpt.report.markup import details, html_table, missing, side_by_side
+from prealign_cpt.report.markup import Section, details, html_table, missing, side_by_side
 from prealign_cpt.report.plot import COLOURS
+from prealign_cpt.report.record import BASE
+from prealign_cpt.report.verdict import MISSING
 
 HEADLINES = (
     ("language_model", "target/*/bits_per_byte", "Target text: bits per byte (less is better)"),
@@ -39,34 +41,37 @@ OPEN = ("transfer", "clka", "mixed", "bitext", "generation", "lm_eval", "mteb")
 """Measures whose tables are open at first: they are what the others are for."""
 
 
-def measured(evaluation: Evaluation | Absent) -> str:
-    """The sections, or one line if nothing was measured."""
-    if isinstance(evaluation, Absent):
-        return f"<h2>Evaluation</h2>{missing(evaluation.reason)}"
-    return "\n".join(
-        [
-            "<h2>Evaluation</h2>",
-            *(f'<p class="caution">{escape(line)}</p>' for line in evaluation.cautions),
-            _overview(evaluation),
-            _layers(evaluation),
-            "<h3>Every figure</h3>",
-            _tables(evaluation),
-        ]
-    )
+def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> Section:
+    """The section.
+
+    Args:
+        styles: colours of the page's models by name.
+    """
+    parts = [
+        *(f'<p class="caution">{escape(line)}</p>' for line in evaluation.cautions),
+        _overview(evaluation, styles),
+        _layers(evaluation),
+        "<h3>Every figure</h3>",
+        _tables(evaluation),
+    ]
+    return Section("Evaluation", "\n".join(parts))
 
 
-def _overview(evaluation: Evaluation) -> str:
+def _overview(evaluation: Evaluation, styles: Mapping[str, int | None]) -> str:
+    others = (name for name in evaluation.subjects if name not in styles)
+    taken = max((style or 0 for style in styles.values()), default=-1) + 1
+    styles = {**styles, **{name: (taken + number) % COLOURS for number, name in enumerate(others)}}
     groups: list[tuple[str, list[Bar]]] = []
     for measure, pattern, title in HEADLINES:
         name = _first(evaluation, measure, pattern)
         found: list[Bar] = []
-        for style, (subject, outcomes) in enumerate(evaluation.subjects.items()):
+        for subject, outcomes in evaluation.subjects.items():
             result: Result = outcomes[measure].result if measure in outcomes else {}
             base = result.get(f"base/{name}")
             if isinstance(base, Figure) and not found:
-                found.append(Bar("base", base.value, base.low, base.high))
+                found.append(Bar(BASE, base.value, base.low, base.high))
             if isinstance(one := result.get(name), Figure):
-                found.append(Bar(subject, one.value, one.low, one.high, style % COLOURS))
+                found.append(Bar(subject, one.value, one.low, one.high, styles[subject]))
         groups.append((title, found))
     groups = [(title, found) for title, found in groups if found]
     half = -(-len(groups) // 2)
@@ -105,7 +110,7 @@ def _layers(evaluation: Evaluation) -> str:
     several = len(evaluation.subjects) > 1
     head = ("layer", *(f"{title} ({subject})" if several else title for title, subject, _ in columns))
     layers = sorted({layer for _, _, line in columns for layer in line})
-    rows = [(str(n), *(f"{line[n]:.3f}" if n in line else table.MISSING for _, _, line in columns)) for n in layers]
+    rows = [(str(n), *(f"{line[n]:.3f}" if n in line else MISSING for _, _, line in columns)) for n in layers]
     return "\n".join(
         [
             side_by_side(
@@ -175,7 +180,7 @@ def _single(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         if not _listed(name) or not isinstance(one, Figure):
             continue
         middle = [_number(result.get(f"base/{name}"))] * based + [_change(result.get(f"change/{name}"))] * changed
-        items = f"{one.n:,}" if one.n is not None else table.MISSING
+        items = f"{one.n:,}" if one.n is not None else MISSING
         rows.append((_readable(name), _number(one), _interval(one), items, *middle, one.note))
     return head, rows
 
@@ -222,12 +227,12 @@ def _readable(name: str) -> str:
 
 def _number(one: Figure | Absent | None) -> str:
     if not isinstance(one, Figure):
-        return table.MISSING
+        return MISSING
     # Counts and numbers of layers have no interval.
     return f"{one.value:,.0f}" if one.low is None and one.value == int(one.value) else f"{one.value:.3f}"
 
 
-def _interval(one: Figure | Absent | None, otherwise: str = table.MISSING) -> str:
+def _interval(one: Figure | Absent | None, otherwise: str = MISSING) -> str:
     if not isinstance(one, Figure) or one.low is None or one.high is None:
         return otherwise
     return f"[{_rounded(one.low)}, {_rounded(one.high)}]"
@@ -241,6 +246,6 @@ def _rounded(value: float) -> str:
 def _change(one: Figure | Absent | None) -> str:
     """A difference with a sign; `*` if its interval leaves 0 out."""
     if not isinstance(one, Figure):
-        return table.MISSING
+        return MISSING
     clear = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
     return f"{one.value:+z.3f}{'*' if clear else ''} {_interval(one, '')}".strip()

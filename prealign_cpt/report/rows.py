@@ -1,6 +1,7 @@
 """Where a model's new rows lie among its English ones: a projection to two dimensions, and nearest neighbours.
 
     RUN/export (else RUN/align) model.safetensors, tokenizer.json --+
+    RUN/align model.safetensors (the rows before training)          |
     RUN/vocab/new_tokens.tsv  RUN/align/rows.tsv                    +--> Rows
     RUN/lexicon/{clean,heldout}.tsv (what a word means)           --+
 
@@ -47,6 +48,8 @@ class NewToken:
     meaning: str
     """A translation in the lexicon; empty if it has none."""
     neighbours: tuple[tuple[str, float], ...]
+    before: tuple[tuple[str, float], ...]
+    """Those of the row before training, among the base's; empty if that is not kept."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,25 @@ def read_rows(run: Path) -> Rows | Absent:
     english_ED, new_ND = (embedding_VD[list(ids)].float() for ids in (english, new))
     if not (english_ED.isfinite().all() and new_ND.isfinite().all()):
         return Absent(f"{folder.name}: the embedding holds numbers that are not finite")
-    return _rows(folder, run, english, english_ED, new, new_ND)
+    before_VD = _embedding(run / "align") if folder.name != "align" else None
+    before = None
+    if before_VD is not None and before_VD.shape == embedding_VD.shape:
+        before = _units(before_VD[list(english)].float(), before_VD[list(new)].float())
+    return _rows(folder, run, english, english_ED, new, new_ND, before)
 
 
 def _rows(
-    folder: Path, run: Path, english: dict[int, str], english_ED: Tensor, new: dict[int, str], new_ND: Tensor
+    folder: Path,
+    run: Path,
+    english: dict[int, str],
+    english_ED: Tensor,
+    new: dict[int, str],
+    new_ND: Tensor,
+    before: tuple[Tensor, Tensor] | None,
 ) -> Rows:
     texts_E, texts_N = list(english.values()), list(new.values())
     drawn_E, drawn_N = (_spread(count, DRAWN) for count in (len(english), len(new)))
-    # All rows of a model share a large common part; with it, every cosine would be high.
-    mean_D = english_ED.mean(0)
-    unit_ED, unit_ND = (torch.nn.functional.normalize(rows - mean_D, dim=1) for rows in (english_ED, new_ND))
+    unit_ED, unit_ND = _units(english_ED, new_ND)
     plane_S2, explained = project(torch.cat([unit_ED[drawn_E], unit_ND[drawn_N]]))
     spots = [
         Spot(text, x, y)
@@ -123,11 +134,8 @@ def _rows(
     own_SE[torch.arange(len(drawn_E)), drawn_E] = -math.inf
     words = [i for i, text in enumerate(texts_N) if text.startswith(" ") and len(text) > 4 and text[1:].isalpha()]
     asked = [words[i] for i in _spread(len(words), ASKED)]
-    # CSLS (Conneau et al. 2018, 1710.04087, section 2.3) but for the term that is equal for all English tokens.
-    hub_E = (unit_ED @ unit_ND[drawn_N].T).topk(min(10, len(drawn_N)), dim=1).values.mean(1)
-    cosines_SE = unit_ND[asked] @ unit_ED.T
-    ids_SK = (2 * cosines_SE - hub_E).topk(min(NEAREST, len(english)), dim=1).indices
-    cosines_SK = cosines_SE.gather(1, ids_SK)
+    near = [_near(unit_ED, unit_ND, asked, drawn_N, texts_E)]
+    near.append(_near(*before, asked, drawn_N, texts_E) if before else [()] * len(asked))
     origin, meaning = _table(run / "align/rows.tsv"), _meanings(run)
     ids_N = list(new)
     listed = tuple(
@@ -135,9 +143,10 @@ def _rows(
             texts_N[i].strip(),
             origin.get(ids_N[i], ["", ""])[1],
             meaning.get(texts_N[i].strip().lower(), ""),
-            tuple((texts_E[k], cosine) for k, cosine in zip(ids, cosines, strict=True)),
+            after,
+            untrained,
         )
-        for i, ids, cosines in zip(asked, ids_SK.tolist(), cosines_SK.tolist(), strict=True)
+        for i, after, untrained in zip(asked, *near, strict=True)
     )
     return Rows(
         model=folder.name,
@@ -149,6 +158,29 @@ def _rows(
         nearest=(float(own_SE.amax(1).mean()), float((unit_ND[drawn_N] @ unit_ED.T).amax(1).mean())),
         listed=listed,
     )
+
+
+def _units(english_ED: Tensor, new_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows at length 1, less the mean English row: all rows of a model share a large common part, with which every
+    cosine would be high."""
+    mean_D = english_ED.mean(0)
+    english, new = (torch.nn.functional.normalize(rows - mean_D, dim=1) for rows in (english_ED, new_ND))
+    return english, new
+
+
+def _near(
+    unit_ED: Tensor, unit_ND: Tensor, asked: list[int], drawn: list[int], texts_E: list[str]
+) -> list[tuple[tuple[str, float], ...]]:
+    """The English tokens nearest to those asked, by CSLS (Conneau et al. 2018, 1710.04087, section 2.3) but for the
+    term that is equal for all English tokens."""
+    hub_E = (unit_ED @ unit_ND[drawn].T).topk(min(10, len(drawn)), dim=1).values.mean(1)
+    cosines_SE = unit_ND[asked] @ unit_ED.T
+    ids_SK = (2 * cosines_SE - hub_E).topk(min(NEAREST, len(texts_E)), dim=1).indices
+    cosines_SK = cosines_SE.gather(1, ids_SK)
+    return [
+        tuple((texts_E[k], cosine) for k, cosine in zip(ids, cosines, strict=True))
+        for ids, cosines in zip(ids_SK.tolist(), cosines_SK.tolist(), strict=True)
+    ]
 
 
 def project(rows_SD: Tensor) -> tuple[Tensor, tuple[float, float]]:

@@ -1,12 +1,12 @@
 """A scatter plot as inline SVG: two clouds of points with tool tips and a legend. No dependency, no script.
 
-The clouds differ in shape as well as in colour: circles lie below, diamonds above.
+The clouds differ in shape as well as in colour: grey circles lie below, diamonds in the run's colour above.
 """
 
 from collections.abc import Sequence
 from html import escape
 
-from prealign_cpt.report.plot import text_at
+from prealign_cpt.report.plot import colour, text_at
 
 SIZE, MARGIN, LEGEND = 410, 14, 30
 
@@ -45,4 +45,4 @@ def _mark(x: float, y: float, style: int, r: float) -> str:
         shape = f"M{x:.1f} {y - r * 1.2:.1f}l{r} {r * 1.2:.1f}l{-r} {r * 1.2:.1f}l{-r} {-r * 1.2:.1f}z"
     else:
         shape = f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
-    return f'<path class="spot s{style}" d="{shape}"'
+    return f'<path class="spot {colour(0 if style else None)}" d="{shape}"'

@@ -24,7 +24,15 @@ def test_a_new_row_lies_where_the_english_row_lies_that_it_copies(make: Make) ->
     (haus,) = rows.listed
     assert (haus.text, haus.row, haus.meaning) == ("Haus", "lexicon", "house")
     assert haus.neighbours[0] == ("house", pytest.approx(1.0))
-    assert len(haus.neighbours) == len(ROWS)
+    assert len(haus.neighbours) == len(haus.before) == len(ROWS)
+    assert haus.before[0] == ("king", pytest.approx(1.0)), "the row before training"
+
+
+def test_without_the_rows_before_training_there_is_one_column(make: Make) -> None:
+    run = add_model(make("run", 1.8))
+    (run / "align/model.safetensors").unlink()
+    rows = read_rows(run)
+    assert isinstance(rows, Rows) and rows.listed[0].before == ()
 
 
 def test_means_of_cosines_leave_out_the_token_itself(make: Make) -> None:
@@ -47,6 +55,7 @@ def test_projection_keeps_distances_in_a_plane() -> None:
 @pytest.mark.parametrize("part", ["export/model.safetensors", "export/tokenizer.json", "vocab/new_tokens.tsv"])
 def test_what_is_not_there_is_said(make: Make, part: str) -> None:
     run = add_model(make("run", 1.8))
+    (run / "align/model.safetensors").unlink()
     (run / part).unlink()
     assert isinstance(read_rows(run), Absent)
 
