@@ -5,7 +5,7 @@ their weights         --rows-------> Rows       --+
 `prealign eval`       --evaluation-> Evaluation --+   (owner: whose it is)
                                      Record     --+-page-> index.html
                                                      (text: learning, samples, measured, geometry, stages;
-                                                      plots: plot, bars, heat, scatter)
+                                                      plots: plot, bars)
 """
 
 from collections.abc import Sequence

@@ -99,7 +99,6 @@ def collect(run: Path, controls: Sequence[Path] = (), name: str = OURS, style: i
         tokens=summary.number("tokens"),
         tokens_per_second=summary.number("tokens_per_second"),
         fertility={when: _measured(vocab, f"fertility_{when}") for when in ("before", "after")},
-        bytes_per_token={when: _measured(vocab, f"bytes_per_token_{when}") for when in ("before", "after")},
         english_changed=_measured(vocab, "english_changed_share", "english_lines"),
         align=align,
         vocab=vocab,
@@ -171,7 +170,7 @@ def _scores(document: Document, *keys: str) -> Scores:
     arm = document.at(*keys)
     if keys[:1] == ("arms",) and document.at("arms") == {}:
         none = Absent("arms before CPT were not scored (recipe key evaluate.arms)")
-        return Scores(none, none, none, none, none, none, none, (none,) * 3, {"target": none, "english": none})
+        return Scores(none, none, none, none, none, none, none, none, {"target": none, "english": none})
     # A second domain is optional in a recipe: one reason for all arms then, not one for each.
     unscored = isinstance(arm, dict) and not {"general", "general_absent"} & arm.keys()
 
@@ -188,7 +187,7 @@ def _scores(document: Document, *keys: str) -> Scores:
         valid_target=number("valid", "target_bpb"),
         valid_english=number("valid", "english_bpb"),
         retrieval=number("retrieval", "p1"),
-        setting=(number("retrieval", "words"), number("retrieval", "candidates"), number("retrieval", "layer")),
+        words=number("retrieval", "words"),
         windows={
             language: _windows(document, (*keys, "test", "windows", language)) for language in ("target", "english")
         },
@@ -211,14 +210,13 @@ def _windows(document: Document, keys: tuple[str, ...]) -> NDArray[np.float64] |
 def _stage(folder: Path, name: str, summary: Document) -> Stage:
     if not folder.is_dir():
         reason = Absent(f"stage {name} has not been done")
-        return Stage(reason, reason, reason)
+        return Stage(reason, reason)
     if (folder / NAME).is_file():
         manifest = Document(f"{name}/{NAME}", read_manifest(folder))
     else:
         manifest = Document(f"{name}/{NAME}", Absent(f"{name}/{NAME} is not there"))
-    version = manifest.at("about", "version")
     costs = [summary.number(key) if name == "cpt" else manifest.number("about", key) for key in ("seconds", "peak_mb")]
-    return Stage(costs[0], costs[1], version if isinstance(version, Absent) else str(version))
+    return Stage(*costs)
 
 
 def _recipe(run: Path) -> tuple[str | Absent, Document]:

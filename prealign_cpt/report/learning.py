@@ -26,7 +26,7 @@ def learning(records: Sequence[Record]) -> Section:
         (first.language, "target", base.valid_target),
         ("English", "english", base.valid_english),
     ):
-        lines = [Series(model.name, _line(model, key, by_text), model.style or 0) for model in curves]
+        lines = [Series(model.name, _line(model, key, by_text), model.style) for model in curves]
         levels = [Level("", line.points[-1][1], line.style) for line in lines if line.points][len(records) :]
         if not isinstance(level, Absent) and same:
             levels.append(Level(first.base.name, level))

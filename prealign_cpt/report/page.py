@@ -17,13 +17,13 @@ from prealign_cpt.report.document import is_number
 from prealign_cpt.report.evaluation import Evaluation
 from prealign_cpt.report.geometry import geometry
 from prealign_cpt.report.learning import learning
-from prealign_cpt.report.markup import Section, framed, html_table, lowered, missing, not_done, show
+from prealign_cpt.report.markup import Section, framed, html_table, lowered, missing, not_done
 from prealign_cpt.report.measured import measured
 from prealign_cpt.report.plot import colour
 from prealign_cpt.report.record import Model, Record
 from prealign_cpt.report.rows import Rows
 from prealign_cpt.report.samples import samples
-from prealign_cpt.report.stages import contrast, cost, training_data, vocabulary
+from prealign_cpt.report.stages import contrast, cost, counters
 from prealign_cpt.report.style import STYLE
 from prealign_cpt.report.verdict import coverage, verdict
 
@@ -117,8 +117,8 @@ def _about(record: Record, rows: Rows | Absent, measured: list[Section]) -> list
         if isinstance(recipe, Absent)
         else Section("Recipe", f"<pre>{escape(recipe)}</pre>")
     )
-    folded = [geometry(rows), contrast(record), vocabulary(record), training_data(record), cost(record)]
-    return _sections([learning([record]), samples(record), *measured], [*folded, _retrieval(record), shown, _origin()])
+    folded = [geometry(rows), contrast(record), *counters(record), cost(record)]
+    return _sections([learning([record]), samples(record), *measured], [*folded, shown, _origin()])
 
 
 def _sections(opened: Iterable[Section], folded: Iterable[Section]) -> list[str]:
@@ -129,25 +129,10 @@ def _sections(opened: Iterable[Section], folded: Iterable[Section]) -> list[str]
     return parts + [missing(f"{one.title}: {one.absent}") for one in (*opened, *folded) if one.absent]
 
 
-def _retrieval(record: Record) -> Section:
-    title = "How words were retrieved"
-    settings = [
-        (model.label, *map(show, model.scores.setting))
-        for model in record.models
-        if any(is_number(value) for value in model.scores.setting)
-    ]
-    if not settings:
-        return not_done(title, "no word was asked for")
-    return Section(title, html_table(("", "words asked", "candidates", "layer"), settings))
-
-
 def _origin() -> Section:
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
     versions = [("prealign-cpt", __version__), ("Python", platform.python_version())]
-    for name in PACKAGES:
-        try:
-            versions.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions += [(name, installed[name]) for name in PACKAGES if name in installed]
     versions.append(("platform", f"{platform.system()} {platform.machine()}"))
     now = datetime.now(UTC)
     written = f'<p class="note">Written <time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time></p>'

@@ -40,8 +40,8 @@ class Series:
 
     name: str
     points: tuple[tuple[float, float], ...]
-    style: int = 0
-    """Number of the colour and dash."""
+    style: int | None = 0
+    """Number of the colour and dash; None: the base's grey."""
 
 
 def line_chart(
@@ -77,7 +77,7 @@ def line_chart(
         return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     named = [level for level in levels if level.name]
-    entries = [(shortened(one.name, 40), f"line s{one.style}") for one in lines]
+    entries = [(shortened(one.name, 40), f"line {colour(one.style)}") for one in lines]
     entries += [(level.name, f"level {colour(level.style)}") for level in named]
     legend, rise = _legend(entries) if len(entries) > 1 else ([], 0)
     parts = [f'<svg viewBox="0 {-rise} {WIDTH} {HEIGHT + rise}" role="img" aria-label="{escape(label)}">', *legend]
@@ -96,12 +96,12 @@ def line_chart(
         parts.append(f'<path class="level {colour(level.style)}" d="{place}"/>')
     for one in lines:
         path = "L".join(f"{x_at(x):.1f} {y_at(y):.1f}" for x, y in one.points)
-        parts.append(f'<path class="line s{one.style}" d="M{path}"/>')
+        parts.append(f'<path class="line {colour(one.style)}" d="M{path}"/>')
         for x, y in one.points if marks or len(one.points) == 1 else ():
             tip = f"<title>{escape(f'{one.name}: {y:.3f} at {_short(x)}')}</title>"
             place = f'cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="2.5"'
-            parts.append(f'<circle class="dot s{one.style}" {place}>{tip}</circle>')
-    ends = [(y_at(one.points[-1][1]), f"{one.points[-1][1]:.3f}", f"end s{one.style}") for one in lines]
+            parts.append(f'<circle class="dot {colour(one.style)}" {place}>{tip}</circle>')
+    ends = [(y_at(one.points[-1][1]), f"{one.points[-1][1]:.3f}", f"end {colour(one.style)}") for one in lines]
     ends += [(y_at(level.y), f"{level.y:.3f}", f"end {colour(level.style)}") for level in named]
     for height, text, kind in _spread(ends):
         parts.append(text_at(WIDTH - RIGHT + 7, height + 4, text, kind, "start"))
@@ -121,7 +121,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def colour(style: int | None) -> str:
     """Class of a model's colour; None: the base's grey."""
-    return "sb" if style is None else f"s{style}"
+    return "sb" if style is None else f"s{style % COLOURS}"
 
 
 def _is_finite(point: tuple[float, float]) -> bool:

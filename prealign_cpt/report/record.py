@@ -24,8 +24,8 @@ class Scores:
     valid_english: Figure
     retrieval: Figure
     """P@1 of held-out lexicon words."""
-    setting: tuple[Figure, Figure, Figure]
-    """Of the retrieval: words asked, candidates to choose from, layer."""
+    words: Figure
+    """Of the retrieval: words asked."""
     windows: dict[str, NDArray[np.float64] | Absent]
     """By language, nats and bytes of each window of the test text, [W, 2]."""
 
@@ -62,7 +62,6 @@ class Stage:
 
     seconds: Figure
     peak_mb: Figure
-    version: str | Absent
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,6 @@ class Record:
     tokens_per_second: Figure
     fertility: dict[str, Figure]
     """Tokens per word of the target text, `before` and `after` the vocabulary grew."""
-    bytes_per_token: dict[str, Figure]
     english_changed: Figure
     """Share of the English lines that are tokenized otherwise than before."""
     align: Document

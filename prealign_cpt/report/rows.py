@@ -1,4 +1,4 @@
-"""Where a model's new rows lie among its English ones: a projection to two dimensions, and nearest neighbours.
+"""How near a model's new rows lie to its English ones: nearest neighbours, before training and after.
 
     RUN/export (else RUN/align) model.safetensors, tokenizer.json --+
     RUN/align model.safetensors (the rows before training)          |
@@ -29,7 +29,7 @@ MOST_ENGLISH = 20_000
 """English tokens among which neighbours are looked for. Byte pairs are numbered from the most frequent on."""
 
 DRAWN = 500
-"""Tokens of each kind in the projection."""
+"""Tokens of each kind in the means."""
 
 ASKED, NEAREST = 24, 5
 """New tokens whose neighbours are listed, and how many of these."""
@@ -38,27 +38,22 @@ WORD_STARTS = ("Ġ", "▁")
 """What stands for a space before a token in byte-level and in SentencePiece vocabularies."""
 
 
+Neighbours = tuple[tuple[str, float], ...]
+"""English tokens nearest to a row by CSLS, nearest first, with their cosines."""
+
+
 @dataclass(frozen=True)
 class NewToken:
-    """A new token and the English tokens nearest to it by CSLS, nearest first, with their cosines."""
+    """A new token and its nearest English tokens."""
 
     text: str
     row: str
     """How its row was made before training, such as "lexicon"; empty if not known."""
     meaning: str
     """A translation in the lexicon; empty if it has none."""
-    neighbours: tuple[tuple[str, float], ...]
-    before: tuple[tuple[str, float], ...]
+    neighbours: Neighbours
+    before: Neighbours
     """Those of the row before training, among the base's; empty if that is not kept."""
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A token in the plane of the projection."""
-
-    text: str
-    x: float
-    y: float
 
 
 @dataclass(frozen=True)
@@ -69,10 +64,6 @@ class Rows:
     """Name of the folder in the run."""
     counts: tuple[int, int]
     """English tokens compared, and new tokens."""
-    english: tuple[Spot, ...]
-    new: tuple[Spot, ...]
-    explained: tuple[float, float]
-    """Shares of the drawn rows' variance along the two axes."""
     lengths: tuple[float, float]
     """Median Euclidean length of the English and of the new rows."""
     nearest: tuple[float, float]
@@ -104,38 +95,18 @@ def read_rows(run: Path) -> Rows | Absent:
     english_ED, new_ND = (embedding_VD[list(ids)].float() for ids in (english, new))
     if not (english_ED.isfinite().all() and new_ND.isfinite().all()):
         return Absent(f"{folder.name}: the embedding holds numbers that are not finite")
-    before_VD = _embedding(run / "align") if folder.name != "align" else None
-    before = None
-    if before_VD is not None and before_VD.shape == embedding_VD.shape:
-        before = _units(before_VD[list(english)].float(), before_VD[list(new)].float())
-    return _rows(folder, run, english, english_ED, new, new_ND, before)
-
-
-def _rows(
-    folder: Path,
-    run: Path,
-    english: dict[int, str],
-    english_ED: Tensor,
-    new: dict[int, str],
-    new_ND: Tensor,
-    before: tuple[Tensor, Tensor] | None,
-) -> Rows:
     texts_E, texts_N = list(english.values()), list(new.values())
     drawn_E, drawn_N = (_spread(count, DRAWN) for count in (len(english), len(new)))
     unit_ED, unit_ND = _units(english_ED, new_ND)
-    plane_S2, explained = project(torch.cat([unit_ED[drawn_E], unit_ND[drawn_N]]))
-    spots = [
-        Spot(text, x, y)
-        for text, (x, y) in zip(
-            [texts_E[i] for i in drawn_E] + [texts_N[i] for i in drawn_N], plane_S2.tolist(), strict=True
-        )
-    ]
     own_SE = unit_ED[drawn_E] @ unit_ED.T
     own_SE[torch.arange(len(drawn_E)), drawn_E] = -math.inf
     words = [i for i, text in enumerate(texts_N) if text.startswith(" ") and len(text) > 4 and text[1:].isalpha()]
     asked = [words[i] for i in _spread(len(words), ASKED)]
-    near = [_near(unit_ED, unit_ND, asked, drawn_N, texts_E)]
-    near.append(_near(*before, asked, drawn_N, texts_E) if before else [()] * len(asked))
+    near: list[list[Neighbours]] = [_near(unit_ED, unit_ND, asked, drawn_N, texts_E), [()] * len(asked)]
+    before_VD = None if folder.name == "align" else _embedding(run / "align")
+    if before_VD is not None and before_VD.shape == embedding_VD.shape and before_VD.isfinite().all():
+        before = _units(*(before_VD[list(ids)].float() for ids in (english, new)))
+        near[1] = _near(*before, asked, drawn_N, texts_E)
     origin, meaning = _table(run / "align/rows.tsv"), _meanings(run)
     ids_N = list(new)
     listed = tuple(
@@ -151,9 +122,6 @@ def _rows(
     return Rows(
         model=folder.name,
         counts=(len(english), len(new)),
-        english=tuple(spots[: len(drawn_E)]),
-        new=tuple(spots[len(drawn_E) :]),
-        explained=explained,
         lengths=(float(english_ED.norm(dim=1).median()), float(new_ND.norm(dim=1).median())),
         nearest=(float(own_SE.amax(1).mean()), float((unit_ND[drawn_N] @ unit_ED.T).amax(1).mean())),
         listed=listed,
@@ -168,9 +136,7 @@ def _units(english_ED: Tensor, new_ND: Tensor) -> tuple[Tensor, Tensor]:
     return english, new
 
 
-def _near(
-    unit_ED: Tensor, unit_ND: Tensor, asked: list[int], drawn: list[int], texts_E: list[str]
-) -> list[tuple[tuple[str, float], ...]]:
+def _near(unit_ED: Tensor, unit_ND: Tensor, asked: list[int], drawn: list[int], texts_E: list[str]) -> list[Neighbours]:
     """The English tokens nearest to those asked, by CSLS (Conneau et al. 2018, 1710.04087, section 2.3) but for the
     term that is equal for all English tokens."""
     hub_E = (unit_ED @ unit_ND[drawn].T).topk(min(10, len(drawn)), dim=1).values.mean(1)
@@ -181,19 +147,6 @@ def _near(
         tuple((texts_E[k], cosine) for k, cosine in zip(ids, cosines, strict=True))
         for ids, cosines in zip(ids_SK.tolist(), cosines_SK.tolist(), strict=True)
     ]
-
-
-def project(rows_SD: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """The two principal components, [S, 2], and their shares of the variance; signs are fixed, so it repeats.
-
-    Args:
-        rows_SD: fp32, S > 1, D > 1.
-    """
-    centred_SD = rows_SD - rows_SD.mean(0)
-    u_SK, s_K, v_KD = torch.linalg.svd(centred_SD, full_matrices=False)
-    largest_2 = v_KD[:2].gather(1, v_KD[:2].abs().argmax(1, keepdim=True)).sign().squeeze(1)
-    share_K = s_K.square() / s_K.square().sum().clamp(min=1e-30)
-    return u_SK[:, :2] * s_K[:2] * largest_2, (float(share_K[0]), float(share_K[1]))
 
 
 def _embedding(folder: Path) -> Tensor | None:

@@ -52,12 +52,9 @@ svg .line{fill:none;stroke:var(--own);stroke-width:2.25;stroke-linejoin:round}
 svg .line.s1{stroke-dasharray:7 4}svg .line.s2{stroke-dasharray:2 3}svg .line.s3{stroke-dasharray:10 3 2 3}
 svg .line.s4{stroke-dasharray:4 2}svg .line.s5{stroke-dasharray:12 5}
 svg .level{fill:none;stroke:var(--own);stroke-width:1;opacity:.6}svg .level.sb{stroke-width:2;opacity:1}
-svg :is(.dot,.end,.bar,.spot){fill:var(--own)}
+svg :is(.dot,.end,.bar){fill:var(--own)}
 svg .end{font-weight:600}
 svg .strong{font-weight:600}
-svg .heat{fill:var(--text)}
-svg .spot{fill-opacity:.55}svg .spot:hover{fill-opacity:1}
-svg .frame{fill:var(--panel);stroke:var(--rule)}
 svg .bar{fill-opacity:.75}
 svg .whisker{fill:none;stroke:var(--text);stroke-width:1.5}
 details{margin:.5rem 0}

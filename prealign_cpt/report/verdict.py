@@ -60,13 +60,13 @@ def verdict(record: Record) -> list[str]:
 
 
 def coverage(record: Record) -> str:
-    """What the intervals cover, in one sentence."""
-    windows = record.ours.scores.windows["target"]
+    """What the intervals cover, and how many words were asked."""
+    windows, words = record.ours.scores.windows["target"], record.ours.scores.words
     count = "" if isinstance(windows, Absent) else f" ({len(windows)} windows of {record.language})"
     return (
         f"In brackets: 95 % t intervals of the difference, paired over the windows of the test text{count}. They cover "
         "the choice of text and not the training seed: another seed may give another difference."
-    )
+    ) + ("" if isinstance(words, Absent) else f" P@1 is over {words:,.0f} words.")
 
 
 def _against(ours: Model, other: Model, what: str) -> str:

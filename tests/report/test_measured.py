@@ -46,16 +46,17 @@ def test_one_subject_has_intervals_base_and_change(run: Path) -> None:
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
     assert re.findall("<td>(.*?)</td>", row[1]) == [
-        "0.450", "[0.400, 0.500]", "7", "0.300", "+0.450* [0.400, 0.500]", "of mexa"
+        "0.300 [0.400, 0.500]", "0.450 [0.400, 0.500]", "+0.450* [0.400, 0.500]", "7", "of mexa"
     ]  # fmt: skip
     assert "sentences: anc: too few sentences" in page
     assert "not measured: tokenizer" in page and "caution" not in page
 
 
-def test_layers_are_drawn_and_listed(run: Path) -> None:
-    page = show(run, {"mexa": 0.45})
-    assert [float(x) for x in re.findall(r'class="heat"[^>]*fill-opacity="([\d.]+)"', page)] == [0.06, 0.53, 1.0]
-    assert '<th scope="row">2</th><td>0.500</td>' in page
+def test_layers_are_drawn_in_the_models_own_colour(run: Path) -> None:
+    (chart,) = [svg for svg in re.findall("<svg.*?</svg>", show(run, {"mexa": 0.45}), flags=re.S) if "by layer" in svg]
+    assert re.findall(r'class="dot s0".*?<title>(.*?)</title>', chart) == [
+        f"mine: {n / 4:.3f} at {n}" for n in range(3)
+    ]
 
 
 def test_several_subjects_have_paired_differences(run: Path, make: Make) -> None:
@@ -66,7 +67,7 @@ def test_several_subjects_have_paired_differences(run: Path, make: Make) -> None
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
     assert re.findall("<td>(.*?)</td>", row[1]) == [
-        "0.450 [0.400, 0.500]", "0.600 [0.400, 0.500]", "+0.150* [0.100, 0.200]"
+        "0.450 [0.400, 0.500]", "0.600 [0.400, 0.500]", "+0.150* [0.100, 0.200]", "7", "of mexa"
     ]  # fmt: skip
     assert "other less mine" in page and "second" not in page, "by the runs' names on this page"
 
