@@ -74,21 +74,22 @@ def collect(run: Path, controls: Sequence[Path] = (), name: str = OURS, style: i
     own, others = _trained(run, ""), [_trained(folder, f"{folder.name}: ") for folder in controls]
     kinds = [_kind(one.recipe) for one in others]
     named = [_named(kind) for kind in kinds]
+    labels = unique([label for _, label in named])
     base = _base(_scores(align, "arms", "base"), [own, *others])
     summary = read_document(run, "cpt", "summary.json")
     vocab = read_document(run, "vocab", "report.json")
     names = unique([BASE, BEFORE, name, *(short for short, _ in named)])[3:]
-    label = f"extended, after training ({name})" if own.extended else f"the base's own tokens, trained ({name})"
+    own_label = f"extended, after training ({name})" if own.extended else f"the base's own tokens, trained ({name})"
     return Record(
         name=recipe_name(run),
         language=_text(own.recipe.at("language")) or "the target language",
         recipe=_recipe(run)[0],
         base=Model(BASE, BASE, None, base),
         before=Model(BEFORE, BEFORE, None, _scores(align, "arms", "aligned")) if own.extended else None,
-        ours=Model(name, label, style, own.scores, own.curve, own.curve_absent),
+        ours=Model(name, own_label, style, own.scores, own.curve, own.curve_absent),
         controls=tuple(
             Model(short, label, offset + number, one.scores, one.curve, one.curve_absent)
-            for number, (short, (_, label), one) in enumerate(zip(names, named, others, strict=True))
+            for number, (short, label, one) in enumerate(zip(names, labels, others, strict=True))
         ),
         kinds=tuple(kinds),
         cautions=tuple(

@@ -12,7 +12,8 @@ from prealign_cpt.report.record import Model, Point, Record
 def learning(records: Sequence[Record]) -> Section:
     """The curves of runs and their controls, each model once."""
     first = records[0]
-    models = {model.name: model for record in records for model in (record.ours, *record.controls)}
+    controls = {model.name: model for record in records for model in record.controls}
+    models = {record.ours.name: record.ours for record in records} | controls
     curves = [model for model in models.values() if model.curve]
     if not curves:
         return not_done("Learning curve", first.ours.curve_absent)
@@ -27,7 +28,7 @@ def learning(records: Sequence[Record]) -> Section:
         ("English", "english", base.valid_english),
     ):
         lines = [Series(model.name, _line(model, key, by_text), model.style) for model in curves]
-        levels = [Level("", line.points[-1][1], line.style) for line in lines if line.points][len(records) :]
+        levels = [Level("", one.points[-1][1], one.style) for one in lines if one.points and one.name in controls]
         if not isinstance(level, Absent) and same:
             levels.append(Level(first.base.name, level))
         else:

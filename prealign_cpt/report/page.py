@@ -47,7 +47,7 @@ def page(records: dict[str, Record], rows: dict[str, Rows | Absent], evaluation:
         parts = [_side_by_side(records)]
         parts += _sections([learning(list(records.values())), *found], [])
         for one, its in records.items():
-            inner = [f"<h2>{escape(one)}: result</h2>", _result(its), *_about(its, rows[one], [])]
+            inner = [_result(its), *_about(its, rows[one], [])]
             opened = " open" if one == name else ""
             parts.append(
                 f'<details class="run"{opened}><summary><h2>{escape(one)}</h2></summary>'
@@ -93,16 +93,16 @@ def _unbroken(line: str) -> str:
 
 
 def _side_by_side(records: dict[str, Record]) -> str:
-    """The final models of several runs in one table, and the verdicts on those that can be compared."""
+    """The final models of several runs and their controls in one table, and the first line of each verdict."""
     first = next(iter(records.values()))
     head = ("", *(title for n, title in enumerate(table.columns(first)) if n != 1))
+    shown = [*((record, record.ours) for record in records.values()), *((first, model) for model in first.controls)]
     cells = (
-        (record.ours.name, (_head(record, record.ours), *map(table.cell, table.figures(record.ours.scores))))
-        for record in records.values()
+        (model.name, (_head(record, model), *map(table.cell, table.figures(model.scores)))) for record, model in shown
     )
     parts = [framed(head, cells, "Test texts, after training", "cards"), f'<p class="note">{table.NOTE}</p>']
     parts += [
-        f"<p><b>{escape(name)}</b>: {escape(verdict(record)[0])}</p>"
+        f"<p><b>{escape(name)}</b>: {_unbroken(verdict(record)[0])}</p>"
         for name, record in records.items()
         if any(is_number(model.scores.target) for model in (record.base, *record.controls))
     ]

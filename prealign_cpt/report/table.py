@@ -41,9 +41,9 @@ def reasons(record: Record) -> list[str]:
     found: dict[str, list[str]] = {}
     for model in record.models:
         for value in figures(model.scores):
-            if isinstance(value, Absent) and model.label not in found.setdefault(value.reason, []):
-                found[value.reason].append(model.label)
-    return [f"{', '.join(rows)}: {reason}" for reason, rows in found.items()]
+            if isinstance(value, Absent) and model.name not in found.setdefault(value.reason, []):
+                found[value.reason].append(model.name)
+    return [f"{'; '.join(rows)}: {reason}" for reason, rows in found.items()]
 
 
 def text_table(record: Record) -> str:

@@ -65,7 +65,7 @@ def coverage(record: Record) -> str:
     count = "" if isinstance(windows, Absent) else f" ({len(windows)} windows of {record.language})"
     return (
         f"In brackets: 95 % t intervals of the difference, paired over the windows of the test text{count}. They cover "
-        "the choice of text and not the training seed: another seed may give another difference."
+        "which passages of such text were taken, not the training seed: another seed moves the difference too."
     ) + ("" if isinstance(words, Absent) else f" P@1 is over {words:,.0f} words.")
 
 

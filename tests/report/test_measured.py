@@ -11,7 +11,7 @@ from prealign_cpt.report import write_report
 from prealign_cpt.report.evaluation import Evaluation, read_evaluation
 from prealign_cpt.report.measured import measured
 
-from .conftest import add_evaluation, add_model, read, write
+from .conftest import add_controls, add_evaluation, add_model, read, write
 from .test_page import check
 
 Make = Callable[[str, float], Path]
@@ -99,6 +99,16 @@ def test_folders_without_results_and_damaged_ones(tmp_path: Path) -> None:
     write(add_evaluation(tmp_path / "one", {}, None) / "sentences.json", "{")
     with pytest.raises(DataError, match=r"sentences\.json"):
         read_evaluation(tmp_path / "one", {})
+
+
+def test_runs_on_one_page_share_their_controls(make: Make, tmp_path: Path) -> None:
+    runs = [make("run", 1.812), make("other", 1.777)]
+    write_report(runs[0], add_controls(tmp_path), others=runs[1:], out=tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    for name, style in (("run", "s0"), ("other", "s1"), ("base, trained", "s2"), ("subword-mean rows, trained", "s3")):
+        assert f'<i class="key {style}"></i>{name}<' in page.split('<details class="run"')[0]
+    first = re.findall("<svg.*?</svg>", page, flags=re.S)[0]
+    assert re.findall(r'class="level (\w+)" d="M66 ', first)[-3:] == ["s2", "s3", "sb"], "controls and the base only"
 
 
 def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prealign_cpt.cli import main
 from prealign_cpt.report import write_report
 from prealign_cpt.report.collect import collect
 from prealign_cpt.report.table import text_table
@@ -43,6 +44,14 @@ def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     assert result["stages"]["cpt"] == {"seconds": 3700, "peak_mb": 900}
     assert result["tokens_per_second"] == 512.5
     assert result["parity"]["max_logprob_difference"] == 2e-6
+
+
+def test_the_command_takes_several_controls(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, controls = make("run", 1.812), add_controls(tmp_path)
+    flags = [word for one in controls for word in ("--control", str(one))]
+    assert main(["report", str(run), *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "not extended: the base's own tokens, same text" in shown and "subword-mean rows, same text" in shown
 
 
 def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
@@ -92,7 +101,7 @@ def test_an_arm_that_was_not_scored_has_its_reason(make: Make) -> None:
     report = read(run / "align/report.json")
     report["arms"] = {}
     write(run / "align/report.json", report)
-    reason = "- base, extended, before training: arms before CPT were not scored (recipe key evaluate.arms)"
+    reason = "- base; extended, before training: arms before CPT were not scored (recipe key evaluate.arms)"
     assert reason in text_table(collect(run)).splitlines()
 
 
