@@ -116,7 +116,9 @@ def _run(arguments: list[str]) -> int:
 
     add = commands.add_parser("report", help="tables and one page about runs")
     add.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    add.add_argument("--control", type=Path, help="the run folder of the control")
+    add.add_argument(
+        "--control", type=Path, action="append", default=[], help="run folder of a control on the same text; repeatable"
+    )
     add.add_argument("--eval", type=Path, dest="evaluation", help="folder of `prealign eval`; else RUN/evaluation")
     add.add_argument("--out", type=Path, help="folder to write to; RUN/report for one run, else ./report")
     add.set_defaults(work=_report)

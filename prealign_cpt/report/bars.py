@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from prealign_cpt.report.plot import shortened, text_at
+from prealign_cpt.report.plot import colour, shortened, text_at
 
 WIDTH, VALUE, ROW, HEAD, LETTER = 410, 56, 24, 26, 7.6
 """Of the view box, the numbers behind the bars, a bar with its gap, a group's heading, and a letter."""
@@ -47,7 +47,7 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]], label: str, digits: int = 
         for bar in group:
             short = shortened(bar.name, letters)
             tip = f"{name}, {bar.name}: {bar.value:.{digits}f}"
-            kind = "muted" if bar.style is None else f"s{bar.style}"
+            kind = colour(bar.style)
             parts.append(text_at(0, y + 14, short, "tick", "start"))
             parts.append(
                 f'<rect class="bar {kind}" x="{left:.1f}" y="{y + 2:.0f}" width="{bar.value * scale:.1f}" '

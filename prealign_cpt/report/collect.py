@@ -1,154 +1,157 @@
-"""Read the finished stages of a run, and of its control, into one frozen record.
+"""Read the finished stages of a run, and of its controls, into one frozen record.
 
     RUN/{lexicon,vocab,align,data,eval}/report.json  --+
     RUN/cpt/summary.json  RUN/serve/result.json        +--> Record --> table.py, page.py
     RUN/metrics.jsonl  RUN/*/MANIFEST.json  recipe.toml |
-    RUN2/eval/report.json  metrics.jsonl  recipe.toml  --+
+    CONTROL/{eval,vocab}/report.json  metrics.jsonl    |
+    CONTROL/recipe.toml                              --+
 
-A figure is a number or the reason why there is none. Nothing is estimated, carried over or filled in.
+A figure is a number or the reason why there is none. Nothing is carried over or filled in.
+Shapes: W windows.
 """
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.evaluate.compare import unique
 from prealign_cpt.manifest import NAME, read_manifest
-from prealign_cpt.report.document import Absent, Document, Figure, flat, is_number, loads, read_document
+from prealign_cpt.report.document import Absent, Document, Figure, flat, read_document
+from prealign_cpt.report.log import read_curve
+from prealign_cpt.report.record import BASE, BEFORE, OURS, Model, Point, Record, Scores, Stage
 from prealign_cpt.run import ORDER
 
-ALIGN_ARMS = ("base", "mean", "static", "aligned")
-"""Arms that the alignment stage scores, from worst informed rows to best."""
+INITS = {"subword": "subword-mean", "mean": "all-at-the-mean"}
+"""What the names of controls call some values of align.init; the others as they are."""
 
-ARMS = (*ALIGN_ARMS, "final", "control")
+_FREE_KEYS = (
+    *("name", "out", "evaluate.arms", "train.composition_lr"),
+    *("train.steps", "train.eval_every", "train.save_every", "train.keep"),
+)
+_FREE_SECTIONS = ("vocab.", "align.", "codeswitch.", "lexicon.", "serve.")
+"""Recipe keys in which a control may differ: they are what it is the control of, or follow from it. Whether it read as
+much text is asked of its log."""
 
-_FREE_KEYS = ("name", "out", "evaluate.arms", "train.composition_lr")
-_FREE_SECTIONS = ("align.", "codeswitch.", "lexicon.")
-"""Recipe keys in which a control may differ: they are what it is the control of."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One arm. Bits per byte of the test texts, of the second domain, and of the texts watched while training."""
-
-    target: Figure
-    english: Figure
-    general_target: Figure
-    general_english: Figure
-    valid_target: Figure
-    valid_english: Figure
-    retrieval: Figure
-    """P@1 of held-out lexicon words."""
-    setting: tuple[Figure, Figure, Figure]
-    """Of the retrieval: words asked, candidates to choose from, layer."""
+MOST_TEXT = 0.05
+"""Share by which the text that a control read may differ from the run's."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """A line of the training log that carries a validation."""
+class _Trained:
+    """What is read of a run and of a control alike."""
 
-    step: int
-    tokens: int
-    target: float | None
-    english: float | None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage cost."""
-
-    seconds: Figure
-    peak_mb: Figure
-    version: str | Absent
-
-
-@dataclass(frozen=True)
-class Record:
-    """A run and its control."""
-
-    name: str
-    language: str
-    recipe: str | Absent
-    """Text of the recipe, with defaults and flags."""
-    scores: dict[str, Scores]
-    """Keys: `ARMS`."""
+    recipe: Document
+    scores: Scores
     curve: tuple[Point, ...]
-    control_curve: tuple[Point, ...]
     curve_absent: str
-    control_curve_absent: str
     broken_lines: int
-    """Lines of the training logs that are not JSON: a process died while it wrote them."""
-    stages: dict[str, Stage]
-    """Keys: the stages' folders."""
-    tokens: Figure
-    """Tokens of the continual pretraining."""
-    tokens_per_second: Figure
-    fertility: dict[str, Figure]
-    """Tokens per word of the target text, `before` and `after` the vocabulary grew."""
-    bytes_per_token: dict[str, Figure]
-    english_changed: Figure
-    """Share of the English lines that are tokenized otherwise than before."""
-    align: Document
-    vocab: Document
-    lexicon: Document
-    data: Document
-    serve: Document
-    control: Path | None
-    control_differs: tuple[str, ...]
-    """Recipe keys in which the control differs although it should not; empty as well if a recipe is absent."""
+
+    @property
+    def extended(self) -> bool:
+        return self.recipe.at("vocab", "size") != 0
 
 
-def collect(run: Path, control: Path | None = None) -> Record:
-    """Read a run folder and, if given, that of its control.
+def collect(run: Path, controls: Sequence[Path] = (), name: str = OURS, style: int = 0, offset: int = 1) -> Record:
+    """Read a run folder and those of its controls.
+
+    Args:
+        name, style: what the run's model is called, and its colour.
+        offset: colour of the first control.
 
     Raises:
         MissingInputError: a folder is not there, or holds nothing of a run.
         DataError: a file is there but damaged; it is named.
     """
-    for folder in (run, control):
-        if folder is not None:
-            _check_folder(folder)
+    for folder in controls:
+        _check_folder(folder)
     align = read_document(run, "align", "report.json")
-    final = read_document(run, "eval", "report.json")
-    if control is None:
-        other = Document("eval/report.json", Absent("no control run was given (--control)"))
-    else:
-        other = read_document(control, "eval", "report.json", "the control's ")
-    scores = {arm: _scores(align, "arms", arm) for arm in ALIGN_ARMS}
-    scores["final"] = _scores(final, "scores")
-    scores["control"] = _scores(other, "scores")
-    curve, absent, broken = _curve(run, "")
-    control_curve, control_absent, control_broken = (
-        _curve(control, "the control's ") if control else ((), "no control run was given (--control)", 0)
-    )
+    own, others = _trained(run, ""), [_trained(folder, f"{folder.name}: ") for folder in controls]
+    kinds = [_kind(one.recipe) for one in others]
+    named = [_named(kind) for kind in kinds]
+    labels = unique([label for _, label in named])
+    base = _base(_scores(align, "arms", "base"), [own, *others])
     summary = read_document(run, "cpt", "summary.json")
     vocab = read_document(run, "vocab", "report.json")
-    text, recipe = _recipe(run)
+    names = unique([BASE, BEFORE, name, *(short for short, _ in named)])[3:]
+    own_label = f"extended, after training ({name})" if own.extended else f"the base's own tokens, trained ({name})"
     return Record(
-        name=_text(recipe.at("name")) or run.resolve().name,
-        language=_text(recipe.at("language")) or "the target language",
-        recipe=text,
-        scores=scores,
-        curve=curve,
-        control_curve=control_curve,
-        curve_absent=absent,
-        control_curve_absent=control_absent,
-        broken_lines=broken + control_broken,
-        stages={name: _stage(run / name, name, summary) for name in ORDER},
+        name=recipe_name(run),
+        language=_text(own.recipe.at("language")) or "the target language",
+        recipe=_recipe(run)[0],
+        base=Model(BASE, BASE, None, base),
+        before=Model(BEFORE, BEFORE, None, _scores(align, "arms", "aligned")) if own.extended else None,
+        ours=Model(name, own_label, style, own.scores, own.curve, own.curve_absent),
+        controls=tuple(
+            Model(short, label, offset + number, one.scores, one.curve, one.curve_absent)
+            for number, (short, label, one) in enumerate(zip(names, labels, others, strict=True))
+        ),
+        kinds=tuple(kinds),
+        cautions=tuple(
+            f"{short}: {line}" for short, one in zip(names, others, strict=True) for line in _differences(own, one)
+        ),
+        broken_lines=sum(one.broken_lines for one in (own, *others)),
+        stages={stage: _stage(run / stage, stage, summary) for stage in ORDER},
         tokens=summary.number("tokens"),
         tokens_per_second=summary.number("tokens_per_second"),
         fertility={when: _measured(vocab, f"fertility_{when}") for when in ("before", "after")},
-        bytes_per_token={when: _measured(vocab, f"bytes_per_token_{when}") for when in ("before", "after")},
         english_changed=_measured(vocab, "english_changed_share", "english_lines"),
         align=align,
         vocab=vocab,
         lexicon=read_document(run, "lexicon", "report.json"),
         data=read_document(run, "data", "report.json"),
         serve=read_document(run, "serve", "result.json"),
-        control=control,
-        control_differs=_differences(recipe, _recipe(control)[1]) if control else (),
     )
+
+
+def recipe_name(run: Path) -> str:
+    """What a run calls itself.
+
+    Raises:
+        MissingInputError: the folder is not there, or holds nothing of a run.
+    """
+    _check_folder(run)
+    return _text(_recipe(run)[1].at("name")) or run.resolve().name
+
+
+def _trained(run: Path, whose: str) -> _Trained:
+    recipe = _recipe(run)[1]
+    share, size = recipe.number("data", "english_share"), None
+    if not isinstance(share, Absent):
+        measured = _measured(read_document(run, "vocab", "report.json"), "bytes_per_token_after")
+        size = None if isinstance(measured, Absent) else measured * (1 - share)
+    final = read_document(run, "eval", "report.json", whose)
+    return _Trained(recipe, _scores(final, "scores"), *read_curve(run, whose, size))
+
+
+def _kind(recipe: Document) -> str:
+    if recipe.at("vocab", "size") == 0:
+        return BASE
+    return _text(recipe.at("align", "init")) or "other"
+
+
+def _named(kind: str) -> tuple[str, str]:
+    """Name and label of a control."""
+    if kind == BASE:
+        return "base, trained", "not extended: the base's own tokens, same text"
+    rows = f"{INITS.get(kind, kind)} rows"
+    return f"{rows}, trained", f"{rows}, same text"
+
+
+def _base(scores: Scores, runs: Sequence[_Trained]) -> Scores:
+    """The base's scores; what the alignment stage did not score of it, the log of a run that does not extend has."""
+    starts = [one.curve[0] for one in runs if not one.extended and one.curve and one.curve[0].step == 0]
+    for point in starts[:1]:
+        if isinstance(scores.valid_target, Absent) and point.target is not None:
+            scores = replace(scores, valid_target=point.target)
+        if isinstance(scores.valid_english, Absent) and point.english is not None:
+            scores = replace(scores, valid_english=point.english)
+    return scores
 
 
 def _check_folder(folder: Path) -> None:
@@ -168,7 +171,7 @@ def _scores(document: Document, *keys: str) -> Scores:
     arm = document.at(*keys)
     if keys[:1] == ("arms",) and document.at("arms") == {}:
         none = Absent("arms before CPT were not scored (recipe key evaluate.arms)")
-        return Scores(none, none, none, none, none, none, none, (none, none, none))
+        return Scores(none, none, none, none, none, none, none, none, {"target": none, "english": none})
     # A second domain is optional in a recipe: one reason for all arms then, not one for each.
     unscored = isinstance(arm, dict) and not {"general", "general_absent"} & arm.keys()
 
@@ -185,51 +188,36 @@ def _scores(document: Document, *keys: str) -> Scores:
         valid_target=number("valid", "target_bpb"),
         valid_english=number("valid", "english_bpb"),
         retrieval=number("retrieval", "p1"),
-        setting=(number("retrieval", "words"), number("retrieval", "candidates"), number("retrieval", "layer")),
+        words=number("retrieval", "words"),
+        windows={
+            language: _windows(document, (*keys, "test", "windows", language)) for language in ("target", "english")
+        },
     )
 
 
-def _curve(run: Path, whose: str) -> tuple[tuple[Point, ...], str, int]:
-    """The validations of a training log by step, the reason if there are none, and the number of broken lines."""
-    path = run / "metrics.jsonl"
+def _windows(document: Document, keys: tuple[str, ...]) -> NDArray[np.float64] | Absent:
+    found = document.at(*keys)
+    if isinstance(found, Absent):
+        return found
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return (), f"{whose}metrics.jsonl is not there", 0
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check its permissions") from error
-    steps: dict[int, dict[str, Any]] = {}
-    broken = 0
-    for line in filter(str.strip, lines):
-        try:
-            entry = loads(line)
-            # A run that restarts from a checkpoint logs some steps again; the later ones are those that led on.
-            steps[int(entry["step"])] = entry
-        except (ValueError, TypeError, KeyError):
-            broken += 1
-    points = tuple(point for step in sorted(steps) if (point := _point(step, steps[step])) is not None)
-    return points, "" if points else f"{whose}metrics.jsonl holds no validation", broken
-
-
-def _point(step: int, entry: dict[str, Any]) -> Point | None:
-    valid, tokens = entry.get("valid"), entry.get("tokens", 0 if step == 0 else None)
-    if not isinstance(valid, dict) or tokens is None or not is_number(tokens):
-        return None
-    target, english = (valid.get(key) if is_number(valid.get(key)) else None for key in ("target_bpb", "english_bpb"))
-    return None if target is None and english is None else Point(step, int(tokens), target, english)
+        windows = np.array(found, dtype=np.float64)
+        if windows.ndim == 2 and windows.shape[1] == 2 and len(windows) and np.isfinite(windows).all():
+            return windows
+    except (ValueError, TypeError):
+        pass
+    return Absent(f"{document.name}: {'.'.join(keys)} is no list of nats and bytes")
 
 
 def _stage(folder: Path, name: str, summary: Document) -> Stage:
     if not folder.is_dir():
         reason = Absent(f"stage {name} has not been done")
-        return Stage(reason, reason, reason)
+        return Stage(reason, reason)
     if (folder / NAME).is_file():
         manifest = Document(f"{name}/{NAME}", read_manifest(folder))
     else:
         manifest = Document(f"{name}/{NAME}", Absent(f"{name}/{NAME} is not there"))
-    version = manifest.at("about", "version")
     costs = [summary.number(key) if name == "cpt" else manifest.number("about", key) for key in ("seconds", "peak_mb")]
-    return Stage(costs[0], costs[1], version if isinstance(version, Absent) else str(version))
+    return Stage(*costs)
 
 
 def _recipe(run: Path) -> tuple[str | Absent, Document]:
@@ -248,13 +236,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _differences(recipe: Document, other: Document) -> tuple[str, ...]:
-    if isinstance(recipe.content, Absent) or isinstance(other.content, Absent):
-        return ()
-    mine, theirs = dict(flat(recipe.content)), dict(flat(other.content))
-    changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-    return tuple(
-        f"{key} ({mine.get(key)!r}, control {theirs.get(key)!r})"
-        for key in changed
-        if key not in _FREE_KEYS and not key.startswith(_FREE_SECTIONS)
-    )
+def _differences(run: _Trained, control: _Trained) -> list[str]:
+    """Why a control's difference is not due to what it is the control of."""
+    if isinstance(run.recipe.content, Absent) or isinstance(control.recipe.content, Absent):
+        return []
+    mine, theirs = dict(flat(run.recipe.content)), dict(flat(control.recipe.content))
+    changed = [
+        f"{key} ({mine.get(key)!r}, there {theirs.get(key)!r})"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key) and key not in _FREE_KEYS and not key.startswith(_FREE_SECTIONS)
+    ]
+    lines = [f"its recipe also differs in {', '.join(changed)}"] if changed else []
+    read, other = (one.curve[-1].text if one.curve else None for one in (run, control))
+    if read and other is not None and abs(other / read - 1) > MOST_TEXT:
+        lines.append(f"it read {abs(other / read - 1):.0%} {'more' if other > read else 'less'} text")
+    return lines

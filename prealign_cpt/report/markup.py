@@ -1,35 +1,67 @@
-"""Building blocks of the page: tables, figures, values as people read them. All text passes `html.escape`."""
+"""Building blocks of the page: sections, tables, values as people read them. All text passes `html.escape`."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.report import table
 from prealign_cpt.report.document import Document, Figure, flat, is_number
+from prealign_cpt.report.verdict import DIGITS, MISSING
 
 
-def html_table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", mark: str = "", kind: str = ""
-) -> str:
-    """A table whose first column names the rows; the row called `mark` stands out.
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with its heading; where there is nothing to show, the reason instead."""
+
+    title: str
+    body: str
+    absent: str = ""
+
+    def open(self) -> str:
+        """For a part that everyone should see."""
+        return f"<h2>{escape(self.title)}</h2>\n{self.body}"
+
+    def folded(self) -> str:
+        """For a part that the reader opens."""
+        return f'<details class="part"><summary><h2>{escape(self.title)}</h2></summary>{self.body}</details>'
+
+
+def not_done(title: str, reason: str) -> Section:
+    """A section that is named and not shown."""
+    return Section(title, "", reason)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
+    """A table whose first column names the rows; on a narrow screen it scrolls in its box, and its edges show it.
 
     Args:
         kind: "prose": all cells may wrap; "noted": those of the last column may.
     """
+    return framed(head, ((row[0], [escape(row[0]), *map(escape, row[1:])]) for row in rows), caption, kind)
+
+
+def framed(
+    head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], caption: str = "", kind: str = "", mark: str = ""
+) -> str:
+    """The same of cells that are markup already, each row with its name; the row called `mark` stands out.
+
+    Args:
+        kind: besides "cards": on a narrow screen every row is a card, its cells below each other with their headings.
+    """
     label = escape(caption or ", ".join(filter(None, head)))
-    marks = f' class="{kind}"' if kind else ""
     parts = [
-        f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table{marks}>',
+        f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table class="{kind}">',
         f"<caption>{escape(caption)}</caption>" if caption else "",
+        "<thead><tr>",
+        *(f'<th scope="col">{escape(text)}</th>' if text else "<td></td>" for text in head),
+        "</tr></thead><tbody>",
     ]
-    parts.append("<thead><tr>")
-    parts += [f'<th scope="col">{escape(text)}</th>' if text else "<td></td>" for text in head]
-    parts.append("</tr></thead><tbody>")
-    for row in rows:
-        parts.append('<tr class="mark">' if mark and row[0] == mark else "<tr>")
-        parts.append(f'<th scope="row">{escape(row[0])}</th>')
-        parts += [f"<td>{escape(text)}</td>" for text in row[1:]]
+    for name, (first, *cells) in rows:
+        parts.append('<tr class="mark">' if mark and name == mark else "<tr>")
+        parts.append(f'<th scope="row">{first}</th>')
+        titles = (f' data-head="{escape(text)}"' if kind == "cards" else "" for text in head[1:])
+        parts += [f"<td{title}>{cell}</td>" for title, cell in zip(titles, cells, strict=True)]
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table></div>"])
 
@@ -60,15 +92,16 @@ def details(title: str, inner: str, opened: bool = False) -> str:
     return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{inner}</details>"
 
 
-def run_part(name: str, inner: str, opened: bool) -> str:
-    """The same for one run of several: a section of the page, with its heading."""
-    marks = " open" if opened else ""
-    return f'<details class="run"{marks}><summary><h2>{escape(name)}</h2></summary>{inner}</details>'
+def lowered(body: str) -> str:
+    """A body whose headings are one level lower, for a place inside a section."""
+    for level in (3, 2):
+        body = body.replace(f"<h{level}>", f"<h{level + 1}>").replace(f"</h{level}>", f"</h{level + 1}>")
+    return body
 
 
 def missing(reason: str) -> str:
     """The line that stands where something is absent."""
-    return f'<p class="note">{table.MISSING} {escape(reason)}</p>'
+    return f'<p class="note">{MISSING} {escape(reason)}</p>'
 
 
 def missing_once(values: Iterable[Figure]) -> list[str]:
@@ -79,13 +112,13 @@ def missing_once(values: Iterable[Figure]) -> list[str]:
 
 def optional(value: float | None) -> str:
     """Bits per byte, if there are any."""
-    return table.MISSING if value is None else f"{value:.{table.DIGITS}f}"
+    return MISSING if value is None else f"{value:.{DIGITS}f}"
 
 
 def seconds(value: Figure) -> str:
     """A time for people."""
     if isinstance(value, Absent):
-        return table.MISSING
+        return MISSING
     if value < 100:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -96,7 +129,7 @@ def seconds(value: Figure) -> str:
 def show(value: Any, decimals: int | None = None) -> str:
     """A value of any plain type for people: grouped integers, four significant digits, yes and no."""
     if value is None or isinstance(value, Absent):
-        return table.MISSING
+        return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not is_number(value):

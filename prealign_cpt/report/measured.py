@@ -1,17 +1,18 @@
 """The page's sections on what `prealign eval` measured: an overview, the layers, and a table for every measure."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from html import escape
 
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
 from prealign_cpt.evaluate.results import Outcome
 from prealign_cpt.evaluate.suite import MEASURES
-from prealign_cpt.report import table
 from prealign_cpt.report.bars import Bar, bars
 from prealign_cpt.report.evaluation import Evaluation
-from prealign_cpt.report.heat import heat_map
-from prealign_cpt.report.markup import details, html_table, missing, side_by_side
-from prealign_cpt.report.plot import COLOURS
+from prealign_cpt.report.markup import Section, details, html_table, missing, side_by_side
+from prealign_cpt.report.plot import Series, line_chart
+from prealign_cpt.report.record import BASE
+from prealign_cpt.report.verdict import MISSING
 
 HEADLINES = (
     ("language_model", "target/*/bits_per_byte", "Target text: bits per byte (less is better)"),
@@ -39,34 +40,37 @@ OPEN = ("transfer", "clka", "mixed", "bitext", "generation", "lm_eval", "mteb")
 """Measures whose tables are open at first: they are what the others are for."""
 
 
-def measured(evaluation: Evaluation | Absent) -> str:
-    """The sections, or one line if nothing was measured."""
-    if isinstance(evaluation, Absent):
-        return f"<h2>Evaluation</h2>{missing(evaluation.reason)}"
-    return "\n".join(
-        [
-            "<h2>Evaluation</h2>",
-            *(f'<p class="caution">{escape(line)}</p>' for line in evaluation.cautions),
-            _overview(evaluation),
-            _layers(evaluation),
-            "<h3>Every figure</h3>",
-            _tables(evaluation),
-        ]
-    )
+def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> Section:
+    """The section.
+
+    Args:
+        styles: colours of the page's models by name.
+    """
+    others = [name for name in evaluation.subjects if name not in styles]
+    taken = max((style or 0 for style in styles.values()), default=-1) + 1
+    colours = {**styles, **{name: taken + number for number, name in enumerate(others)}}
+    parts = [
+        *(f'<p class="caution">{escape(line)}</p>' for line in evaluation.cautions),
+        _overview(evaluation, colours),
+        _layers(evaluation, colours),
+        "<h3>Every figure</h3>",
+        _tables(evaluation),
+    ]
+    return Section("Evaluation", "\n".join(parts))
 
 
-def _overview(evaluation: Evaluation) -> str:
+def _overview(evaluation: Evaluation, styles: Mapping[str, int | None]) -> str:
     groups: list[tuple[str, list[Bar]]] = []
     for measure, pattern, title in HEADLINES:
         name = _first(evaluation, measure, pattern)
         found: list[Bar] = []
-        for style, (subject, outcomes) in enumerate(evaluation.subjects.items()):
+        for subject, outcomes in evaluation.subjects.items():
             result: Result = outcomes[measure].result if measure in outcomes else {}
             base = result.get(f"base/{name}")
             if isinstance(base, Figure) and not found:
-                found.append(Bar("base", base.value, base.low, base.high))
+                found.append(Bar(BASE, base.value, base.low, base.high))
             if isinstance(one := result.get(name), Figure):
-                found.append(Bar(subject, one.value, one.low, one.high, style % COLOURS))
+                found.append(Bar(subject, one.value, one.low, one.high, styles[subject]))
         groups.append((title, found))
     groups = [(title, found) for title, found in groups if found]
     half = -(-len(groups) // 2)
@@ -90,36 +94,22 @@ def _first(evaluation: Evaluation, measure: str, pattern: str) -> str:
     return pattern
 
 
-def _layers(evaluation: Evaluation) -> str:
-    values: dict[str, dict[str, dict[int, float]]] = {}
+def _layers(evaluation: Evaluation, styles: Mapping[str, int | None]) -> str:
+    charts = []
     for measure, part, name, title in LAYERED:
-        for subject, outcomes in evaluation.subjects.items():
-            result: Result = outcomes[measure].result if measure in outcomes else {}
-            line = _by_layer(result, part, name)
-            if line:
-                values.setdefault(title, {})[subject] = line
-    if not values:
-        return missing("no figure by layer: the measures words and sentences were not done")
-    label = "Alignment of the two languages, layer by layer, as a heat map; the table below it holds the numbers"
-    columns = [(title, subject, line) for title, models in values.items() for subject, line in models.items()]
-    several = len(evaluation.subjects) > 1
-    head = ("layer", *(f"{title} ({subject})" if several else title for title, subject, _ in columns))
-    layers = sorted({layer for _, _, line in columns for layer in line})
-    rows = [(str(n), *(f"{line[n]:.3f}" if n in line else table.MISSING for _, _, line in columns)) for n in layers]
-    return "\n".join(
-        [
-            side_by_side(
-                (
-                    f"{kind} by layer",
-                    heat_map({k[len(kind) + 2 :]: v for k, v in values.items() if k.startswith(kind)}, label),
-                )
-                for kind in ("Words", "Sentences")
-            ),
-            '<p class="note">MEXA: share of sentences whose translation is nearer than any other sentence. CKA and '
-            "ANC are high for few sentences by themselves; their tables hold the same for wrong translations.</p>",
-            details("Alignment by layer as a table", html_table(head, rows)),
+        lines = [
+            Series(subject, tuple(_by_layer(outcomes[measure].result, part, name).items()), styles[subject])
+            for subject, outcomes in evaluation.subjects.items()
+            if measure in outcomes
         ]
+        label = f"{title} by layer, 0 the embeddings"
+        charts.append((title, line_chart(lines, label, "layer", name.upper().partition("_")[0])))
+    note = (
+        '<p class="note">MEXA: share of sentences whose translation is nearer than any other sentence. CKA and ANC are '
+        "high for few sentences by themselves; their tables hold the same for wrong translations.</p>"
     )
+    drawn = side_by_side(charts)
+    return details("Alignment of the two languages, layer by layer", drawn + note) if drawn else ""
 
 
 def _by_layer(result: Result, part: str, name: str) -> dict[int, float]:
@@ -146,14 +136,11 @@ def _tables(evaluation: Evaluation) -> str:
         if not results:
             unmeasured.append(measure.replace("_", " "))
             continue
-        if len(evaluation.subjects) == 1:
-            (head, rows), kind = _single(next(iter(results.values())).result), "noted"
-        else:
-            (head, rows), kind = _several(evaluation, measure), ""
+        head, rows = _table(evaluation, measure)
         time = sum(outcome.seconds for outcome in results.values())
         if rows:
             title = f"{measure.replace('_', ' ')}: {len(rows)} figures, {time:.0f} s"
-            parts.append(details(title, html_table(head, rows, kind=kind), opened=measure in OPEN))
+            parts.append(details(title, html_table(head, rows, kind="noted"), opened=measure in OPEN))
         lines: dict[str, list[str]] = {}
         for name, outcome in results.items():
             failed = "failed: " if outcome.status == "failed" else ""
@@ -167,36 +154,29 @@ def _tables(evaluation: Evaluation) -> str:
     return "\n".join(parts)
 
 
-def _single(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    based, changed = (any(name.startswith(prefix) for name in result) for prefix in ("base/", "change/"))
-    head = ("figure", "value", "95 % interval", "items", *["base"] * based, *["change"] * changed, "note")
-    rows = []
-    for name, one in result.items():
-        if not _listed(name) or not isinstance(one, Figure):
-            continue
-        middle = [_number(result.get(f"base/{name}"))] * based + [_change(result.get(f"change/{name}"))] * changed
-        items = f"{one.n:,}" if one.n is not None else table.MISSING
-        rows.append((_readable(name), _number(one), _interval(one), items, *middle, one.note))
-    return head, rows
-
-
-def _several(evaluation: Evaluation, measure: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _table(evaluation: Evaluation, measure: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     results: dict[str, Result] = {
         name: found[measure].result if measure in found else {} for name, found in evaluation.subjects.items()
     }
     first, *others = results
     later = others if evaluation.differences else []
     gaps = evaluation.differences.get(measure, {})
-    # The base of all subjects is the same model, or there is none.
+    # The base of all subjects is the same model, or there is none; one subject's change from it has a column.
     based = any(name.startswith("base/") for name in results[first])
-    head = ("figure", *(("base",) if based else ()), *results, *(f"{name} less {first}" for name in later))
+    changed = not others and any(name.startswith("change/") for name in results[first])
+    less = (*["less base"] * changed, *(f"{name} less {first}" for name in later))
+    head = ("figure", *[BASE] * based, *results, *less, "items", "note")
     rows = []
     for figure in dict.fromkeys(name for result in results.values() for name in result):
-        if not _listed(figure) or not any(isinstance(result.get(figure), Figure) for result in results.values()):
+        shown = [result.get(figure) for result in results.values()]
+        some = next((one for one in shown if isinstance(one, Figure)), None)
+        if some is None or not _listed(figure):
             continue
-        before = (_number(results[first].get(f"base/{figure}")),) if based else ()
-        cells = (f"{_number(one)} {_interval(one, '')}".strip() for one in (r.get(figure) for r in results.values()))
-        rows.append((_readable(figure), *before, *cells, *(_change(gaps.get(figure, {}).get(name)) for name in later)))
+        values = [results[first].get(f"base/{figure}")] * based + shown
+        changes = [results[first].get(f"change/{figure}")] * changed
+        changes += [gaps.get(figure, {}).get(name) for name in later]
+        items = MISSING if some.n is None else f"{some.n:,}"
+        rows.append((_readable(figure), *map(_value, values), *map(_change, changes), items, some.note))
     return head, rows
 
 
@@ -220,17 +200,16 @@ def _readable(name: str) -> str:
     return name.replace("/", " / ").replace("_", " ")
 
 
-def _number(one: Figure | Absent | None) -> str:
+def _value(one: Figure | Absent | None) -> str:
     if not isinstance(one, Figure):
-        return table.MISSING
+        return MISSING
     # Counts and numbers of layers have no interval.
-    return f"{one.value:,.0f}" if one.low is None and one.value == int(one.value) else f"{one.value:.3f}"
+    number = f"{one.value:,.0f}" if one.low is None and one.value == int(one.value) else f"{one.value:.3f}"
+    return f"{number} {_interval(one)}".strip()
 
 
-def _interval(one: Figure | Absent | None, otherwise: str = table.MISSING) -> str:
-    if not isinstance(one, Figure) or one.low is None or one.high is None:
-        return otherwise
-    return f"[{_rounded(one.low)}, {_rounded(one.high)}]"
+def _interval(one: Figure) -> str:
+    return "" if one.low is None or one.high is None else f"[{_rounded(one.low)}, {_rounded(one.high)}]"
 
 
 def _rounded(value: float) -> str:
@@ -241,6 +220,6 @@ def _rounded(value: float) -> str:
 def _change(one: Figure | Absent | None) -> str:
     """A difference with a sign; `*` if its interval leaves 0 out."""
     if not isinstance(one, Figure):
-        return table.MISSING
+        return MISSING
     clear = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
-    return f"{one.value:+z.3f}{'*' if clear else ''} {_interval(one, '')}".strip()
+    return f"{one.value:+z.3f}{'*' if clear else ''} {_interval(one)}".strip()

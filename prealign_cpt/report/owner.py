@@ -11,6 +11,7 @@ from pathlib import Path
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.compare import unique
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
+from prealign_cpt.report.record import BASE
 
 Digests = tuple[str, str]
 """SHA-256 of a model (weights and configuration) and of its tokenizer."""
@@ -37,7 +38,7 @@ def named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[di
             continue
         extended = next((name for name, run in runs.items() if _base(run) == found), "")
         if extended:
-            labels.append(f"{own} (base)")
+            labels.append(BASE)
             if compared:
                 continue
             line = f"figures of the base of {extended}, not of {extended} itself"

@@ -6,6 +6,7 @@ and so on), so that they follow its light or dark scheme; dashes tell the lines 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -23,13 +24,24 @@ LABEL_GAP = 15.0
 
 
 @dataclass(frozen=True)
+class Level:
+    """A horizontal line."""
+
+    name: str
+    """Empty: neither in the legend nor labelled; the end of a line that is."""
+    y: float
+    style: int | None = None
+    """Number of the colour; None: the base's grey."""
+
+
+@dataclass(frozen=True)
 class Series:
     """A line. Points that are not finite are left out; the rest are joined in the order of x."""
 
     name: str
     points: tuple[tuple[float, float], ...]
-    style: int = 0
-    """Number of the colour and dash."""
+    style: int | None = 0
+    """Number of the colour and dash; None: the base's grey."""
 
 
 def line_chart(
@@ -37,23 +49,23 @@ def line_chart(
     label: str,
     x_label: str,
     y_label: str,
-    references: tuple[tuple[str, float], ...] = (),
+    levels: Sequence[Level] = (),
     marks: bool = True,
 ) -> str:
     """Draw the series that have points; an empty string if none has.
 
     Args:
         label: says what the chart shows to those who do not see it.
-        references: name and height of horizontal lines, such as the base model's score.
+        levels: horizontal lines, such as the base model's score.
         marks: a dot with a tool tip at every point; leave out for many points.
     """
     lines = [Series(one.name, tuple(sorted(filter(_is_finite, one.points))), one.style) for one in series]
     lines = [one for one in lines if one.points]
-    levels = [(name, y) for name, y in references if math.isfinite(y)]
+    levels = [level for level in levels if math.isfinite(level.y)]
     if not lines:
         return ""
     xs = [x for one in lines for x, _ in one.points]
-    ys = [y for one in lines for _, y in one.points] + [y for _, y in levels]
+    ys = [y for one in lines for _, y in one.points] + [level.y for level in levels]
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     x_low, x_high = x_ticks[0], x_ticks[-1]
     y_low, y_high = y_ticks[0], y_ticks[-1]
@@ -64,9 +76,9 @@ def line_chart(
     def y_at(y: float) -> float:
         return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-    entries = [(shortened(one.name, 40), f"line s{one.style}") for one in lines] + [
-        (name, "level") for name, _ in levels
-    ]
+    named = [level for level in levels if level.name]
+    entries = [(shortened(one.name, 40), f"line {colour(one.style)}") for one in lines]
+    entries += [(level.name, f"level {colour(level.style)}") for level in named]
     legend, rise = _legend(entries) if len(entries) > 1 else ([], 0)
     parts = [f'<svg viewBox="0 {-rise} {WIDTH} {HEIGHT + rise}" role="img" aria-label="{escape(label)}">', *legend]
     for y in y_ticks:
@@ -79,17 +91,18 @@ def line_chart(
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f'transform="translate(15 {middle:.1f}) rotate(-90)" text-anchor="middle"'
     parts.append(f'<text class="tick" {turned}>{escape(y_label)}</text>')
-    for _, y in levels:
-        parts.append(f'<path class="level" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
+    for level in levels:
+        place = f"M{LEFT} {y_at(level.y):.1f}H{WIDTH - RIGHT}"
+        parts.append(f'<path class="level {colour(level.style)}" d="{place}"/>')
     for one in lines:
         path = "L".join(f"{x_at(x):.1f} {y_at(y):.1f}" for x, y in one.points)
-        parts.append(f'<path class="line s{one.style}" d="M{path}"/>')
+        parts.append(f'<path class="line {colour(one.style)}" d="M{path}"/>')
         for x, y in one.points if marks or len(one.points) == 1 else ():
             tip = f"<title>{escape(f'{one.name}: {y:.3f} at {_short(x)}')}</title>"
             place = f'cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="2.5"'
-            parts.append(f'<circle class="dot s{one.style}" {place}>{tip}</circle>')
-    ends = [(y_at(one.points[-1][1]), f"{one.points[-1][1]:.3f}", f"end s{one.style}") for one in lines]
-    ends += [(y_at(y), f"{y:.3f}", "end muted") for _, y in levels]
+            parts.append(f'<circle class="dot {colour(one.style)}" {place}>{tip}</circle>')
+    ends = [(y_at(one.points[-1][1]), f"{one.points[-1][1]:.3f}", f"end {colour(one.style)}") for one in lines]
+    ends += [(y_at(level.y), f"{level.y:.3f}", f"end {colour(level.style)}") for level in named]
     for height, text, kind in _spread(ends):
         parts.append(text_at(WIDTH - RIGHT + 7, height + 4, text, kind, "start"))
     return "".join([*parts, "</svg>"])
@@ -104,6 +117,11 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, max(last, first + 1) + 1)]
+
+
+def colour(style: int | None) -> str:
+    """Class of a model's colour; None: the base's grey."""
+    return "sb" if style is None else f"s{style % COLOURS}"
 
 
 def _is_finite(point: tuple[float, float]) -> bool:

@@ -1,6 +1,7 @@
-"""Where a model's new rows lie among its English ones: a projection to two dimensions, and nearest neighbours.
+"""How near a model's new rows lie to its English ones: nearest neighbours, before training and after.
 
     RUN/export (else RUN/align) model.safetensors, tokenizer.json --+
+    RUN/align model.safetensors (the rows before training)          |
     RUN/vocab/new_tokens.tsv  RUN/align/rows.tsv                    +--> Rows
     RUN/lexicon/{clean,heldout}.tsv (what a word means)           --+
 
@@ -28,7 +29,7 @@ MOST_ENGLISH = 20_000
 """English tokens among which neighbours are looked for. Byte pairs are numbered from the most frequent on."""
 
 DRAWN = 500
-"""Tokens of each kind in the projection."""
+"""Tokens of each kind in the means."""
 
 ASKED, NEAREST = 24, 5
 """New tokens whose neighbours are listed, and how many of these."""
@@ -37,25 +38,22 @@ WORD_STARTS = ("Ġ", "▁")
 """What stands for a space before a token in byte-level and in SentencePiece vocabularies."""
 
 
+Neighbours = tuple[tuple[str, float], ...]
+"""English tokens nearest to a row by CSLS, nearest first, with their cosines."""
+
+
 @dataclass(frozen=True)
 class NewToken:
-    """A new token and the English tokens nearest to it by CSLS, nearest first, with their cosines."""
+    """A new token and its nearest English tokens."""
 
     text: str
     row: str
     """How its row was made before training, such as "lexicon"; empty if not known."""
     meaning: str
     """A translation in the lexicon; empty if it has none."""
-    neighbours: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A token in the plane of the projection."""
-
-    text: str
-    x: float
-    y: float
+    neighbours: Neighbours
+    before: Neighbours
+    """Those of the row before training, among the base's; empty if that is not kept."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,6 @@ class Rows:
     """Name of the folder in the run."""
     counts: tuple[int, int]
     """English tokens compared, and new tokens."""
-    english: tuple[Spot, ...]
-    new: tuple[Spot, ...]
-    explained: tuple[float, float]
-    """Shares of the drawn rows' variance along the two axes."""
     lengths: tuple[float, float]
     """Median Euclidean length of the English and of the new rows."""
     nearest: tuple[float, float]
@@ -101,33 +95,18 @@ def read_rows(run: Path) -> Rows | Absent:
     english_ED, new_ND = (embedding_VD[list(ids)].float() for ids in (english, new))
     if not (english_ED.isfinite().all() and new_ND.isfinite().all()):
         return Absent(f"{folder.name}: the embedding holds numbers that are not finite")
-    return _rows(folder, run, english, english_ED, new, new_ND)
-
-
-def _rows(
-    folder: Path, run: Path, english: dict[int, str], english_ED: Tensor, new: dict[int, str], new_ND: Tensor
-) -> Rows:
     texts_E, texts_N = list(english.values()), list(new.values())
     drawn_E, drawn_N = (_spread(count, DRAWN) for count in (len(english), len(new)))
-    # All rows of a model share a large common part; with it, every cosine would be high.
-    mean_D = english_ED.mean(0)
-    unit_ED, unit_ND = (torch.nn.functional.normalize(rows - mean_D, dim=1) for rows in (english_ED, new_ND))
-    plane_S2, explained = project(torch.cat([unit_ED[drawn_E], unit_ND[drawn_N]]))
-    spots = [
-        Spot(text, x, y)
-        for text, (x, y) in zip(
-            [texts_E[i] for i in drawn_E] + [texts_N[i] for i in drawn_N], plane_S2.tolist(), strict=True
-        )
-    ]
+    unit_ED, unit_ND = _units(english_ED, new_ND)
     own_SE = unit_ED[drawn_E] @ unit_ED.T
     own_SE[torch.arange(len(drawn_E)), drawn_E] = -math.inf
     words = [i for i, text in enumerate(texts_N) if text.startswith(" ") and len(text) > 4 and text[1:].isalpha()]
     asked = [words[i] for i in _spread(len(words), ASKED)]
-    # CSLS (Conneau et al. 2018, 1710.04087, section 2.3) but for the term that is equal for all English tokens.
-    hub_E = (unit_ED @ unit_ND[drawn_N].T).topk(min(10, len(drawn_N)), dim=1).values.mean(1)
-    cosines_SE = unit_ND[asked] @ unit_ED.T
-    ids_SK = (2 * cosines_SE - hub_E).topk(min(NEAREST, len(english)), dim=1).indices
-    cosines_SK = cosines_SE.gather(1, ids_SK)
+    near: list[list[Neighbours]] = [_near(unit_ED, unit_ND, asked, drawn_N, texts_E), [()] * len(asked)]
+    before_VD = None if folder.name == "align" else _embedding(run / "align")
+    if before_VD is not None and before_VD.shape == embedding_VD.shape and before_VD.isfinite().all():
+        before = _units(*(before_VD[list(ids)].float() for ids in (english, new)))
+        near[1] = _near(*before, asked, drawn_N, texts_E)
     origin, meaning = _table(run / "align/rows.tsv"), _meanings(run)
     ids_N = list(new)
     listed = tuple(
@@ -135,33 +114,39 @@ def _rows(
             texts_N[i].strip(),
             origin.get(ids_N[i], ["", ""])[1],
             meaning.get(texts_N[i].strip().lower(), ""),
-            tuple((texts_E[k], cosine) for k, cosine in zip(ids, cosines, strict=True)),
+            after,
+            untrained,
         )
-        for i, ids, cosines in zip(asked, ids_SK.tolist(), cosines_SK.tolist(), strict=True)
+        for i, after, untrained in zip(asked, *near, strict=True)
     )
     return Rows(
         model=folder.name,
         counts=(len(english), len(new)),
-        english=tuple(spots[: len(drawn_E)]),
-        new=tuple(spots[len(drawn_E) :]),
-        explained=explained,
         lengths=(float(english_ED.norm(dim=1).median()), float(new_ND.norm(dim=1).median())),
         nearest=(float(own_SE.amax(1).mean()), float((unit_ND[drawn_N] @ unit_ED.T).amax(1).mean())),
         listed=listed,
     )
 
 
-def project(rows_SD: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """The two principal components, [S, 2], and their shares of the variance; signs are fixed, so it repeats.
+def _units(english_ED: Tensor, new_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows at length 1, less the mean English row: all rows of a model share a large common part, with which every
+    cosine would be high."""
+    mean_D = english_ED.mean(0)
+    english, new = (torch.nn.functional.normalize(rows - mean_D, dim=1) for rows in (english_ED, new_ND))
+    return english, new
 
-    Args:
-        rows_SD: fp32, S > 1, D > 1.
-    """
-    centred_SD = rows_SD - rows_SD.mean(0)
-    u_SK, s_K, v_KD = torch.linalg.svd(centred_SD, full_matrices=False)
-    largest_2 = v_KD[:2].gather(1, v_KD[:2].abs().argmax(1, keepdim=True)).sign().squeeze(1)
-    share_K = s_K.square() / s_K.square().sum().clamp(min=1e-30)
-    return u_SK[:, :2] * s_K[:2] * largest_2, (float(share_K[0]), float(share_K[1]))
+
+def _near(unit_ED: Tensor, unit_ND: Tensor, asked: list[int], drawn: list[int], texts_E: list[str]) -> list[Neighbours]:
+    """The English tokens nearest to those asked, by CSLS (Conneau et al. 2018, 1710.04087, section 2.3) but for the
+    term that is equal for all English tokens."""
+    hub_E = (unit_ED @ unit_ND[drawn].T).topk(min(10, len(drawn)), dim=1).values.mean(1)
+    cosines_SE = unit_ND[asked] @ unit_ED.T
+    ids_SK = (2 * cosines_SE - hub_E).topk(min(NEAREST, len(texts_E)), dim=1).indices
+    cosines_SK = cosines_SE.gather(1, ids_SK)
+    return [
+        tuple((texts_E[k], cosine) for k, cosine in zip(ids, cosines, strict=True))
+        for ids, cosines in zip(ids_SK.tolist(), cosines_SK.tolist(), strict=True)
+    ]
 
 
 def _embedding(folder: Path) -> Tensor | None:

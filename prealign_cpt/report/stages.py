@@ -1,171 +1,71 @@
-"""The page's sections on the stages of one run: what each made, and what it cost."""
-
-import re
-from html import escape
+"""The page's folded sections on the stages of one run: what each counted, and what it cost."""
 
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.report import table
-from prealign_cpt.report.bars import Bar, bars
-from prealign_cpt.report.collect import Record
-from prealign_cpt.report.document import flat, is_number
+from prealign_cpt.report.document import is_number
 from prealign_cpt.report.markup import (
-    details,
+    Section,
     html_table,
     leaves,
     missing,
     missing_once,
-    optional,
+    not_done,
     seconds,
     show,
     side_by_side,
 )
 from prealign_cpt.report.plot import Series, line_chart
+from prealign_cpt.report.record import Record
+from prealign_cpt.report.verdict import MISSING
 
 MOST_POINTS = 100
 """Points in the curve of the contrastive stage; longer logs are averaged down to it."""
 
-GATE = {"before": "before", "after": "after", "limit": "largest increase allowed"}
-"""Figures of the gate on English, and what the page calls them."""
 
-
-def contrast(record: Record) -> str:
+def contrast(record: Record) -> Section:
     """The alignment stage: its losses, and what it did to English."""
-    parts = ["<h2>Contrastive stage</h2>"]
+    title = "Alignment"
+    if isinstance(record.align.content, Absent):
+        return not_done(title, record.align.content.reason)
     log = record.align.at("contrast")
     entries = [entry for entry in log if isinstance(entry, dict)] if isinstance(log, list) else []
     charts: list[tuple[str, str]] = []
-    lines: dict[str, tuple[tuple[float, float], ...]] = {}
-    for key, title in (("contrastive", "Contrastive loss (training)"), ("anchor", "English loss (training)")):
+    for key, name in (("contrastive", "Contrastive loss (training)"), ("anchor", "English loss (training)")):
         points = [(e["step"], e[key]) for e in entries if is_number(e.get("step")) and is_number(e.get(key))]
-        lines[key], size = _averaged(points)
-        chart = line_chart(
-            [Series(title, lines[key])],
-            f"{title} against step",
-            "step",
-            "nats",
-            marks=len(lines[key]) <= MOST_POINTS // 2,
-        )
-        charts.append((f"{title}, {size} steps a point" if size > 1 else title, chart))
-    if any(lines.values()):
-        parts.append(side_by_side(charts))
-        by_step: dict[float, dict[str, float]] = {}
-        for key, line in lines.items():
-            for step, value in line:
-                by_step.setdefault(step, {})[key] = value
-        rows = [
-            (f"{step:,.10g}", optional(row.get("contrastive")), optional(row.get("anchor")))
-            for step, row in sorted(by_step.items())
-        ]
-        parts.append(details("The same as a table", html_table(("step", "contrastive", "English"), rows)))
-    else:
-        parts.append(missing(log.reason if isinstance(log, Absent) else "no step of the contrastive stage was logged"))
-    gate = [(label, table.cell(record.align.number("english_gate", name))) for name, label in GATE.items()]
-    parts.append(html_table(("", "bpb"), gate, "English validation text around the contrastive stage"))
-    parts += missing_once([record.align.number("english_gate", name) for name in GATE])
-    return "\n".join(parts)
+        line, size = _averaged(points)
+        marks = len(line) <= MOST_POINTS // 2
+        chart = line_chart([Series(name, line, record.ours.style)], f"{name} by step", "step", "nats", marks=marks)
+        charts.append((f"{name}, {size} steps a point" if size > 1 else name, chart))
+    parts = [side_by_side(charts) or missing("no step of the contrastive stage was logged")]
+    parts.append(leaves(record.align, "english_gate", "English validation text around the stage, bits per byte"))
+    parts.append(leaves(record.align, "rows", "Where the new rows come from"))
+    return Section(title, "\n".join(parts))
 
 
-def vocabulary(record: Record) -> str:
-    """The tokenizer before and after, and the lexicon."""
-    vocab = record.vocab
-    changes = [("tokens per word", record.fertility), ("bytes per token", record.bytes_per_token)]
-    rows = [(label, show(change["before"]), show(change["after"])) for label, change in changes]
-    styles = {"before": None, "after": 0}
-    share = record.english_changed
-    facts = [
-        ("new tokens", show(vocab.number("new_tokens"))),
-        ("new tokens that no text reaches", show(vocab.number("unreachable"))),
-        ("English lines tokenized", show(vocab.number("english_lines"))),
-        ("of these, now tokenized otherwise", table.MISSING if isinstance(share, Absent) else f"{share * 100:.4g}%"),
-        ("texts not given back as they were", show(vocab.number("round_trip_failures"))),
-        ("the same with the base tokenizer", show(vocab.number("round_trip_failures_base"))),
+def counters(record: Record) -> list[Section]:
+    """What the stages before training counted, with their own names."""
+    documents = {"Vocabulary": record.vocab, "Lexicon": record.lexicon, "Training data": record.data}
+    return [
+        not_done(title, one.content.reason)
+        if isinstance(one.content, Absent)
+        else Section(title, leaves(one, "", title))
+        for title, one in documents.items()
     ]
-    lengths = html_table(("", "before", "after"), rows, f"{record.language} text, tokenizer before and after")
-    groups = [
-        (label, [Bar(when, v, style=styles[when]) for when, v in change.items() if not isinstance(v, Absent)])
-        for label, change in changes
-    ]
-    drawn = bars(groups, f"Tokens per word and bytes per token of {record.language} text, before and after")
-    figure = f"<figure>{drawn}</figure>" if drawn else ""
+
+
+def cost(record: Record) -> Section:
+    """Time and memory of every stage, and how near the server is to the model."""
+    start = record.serve.number("start_seconds")
+    rows = [(name, seconds(stage.seconds), show(stage.peak_mb, 0)) for name, stage in record.stages.items()]
+    rows.append(("server start", seconds(start), MISSING))
+    figures = [("tokens", show(record.tokens)), ("tokens per second", show(record.tokens_per_second))]
     parts = [
-        "<h2>Vocabulary and lexicon</h2>",
-        f'<div class="pair"><div>{figure}{lengths}',
-        f"{html_table(('', 'figure'), facts, 'Tokenizer')}</div>",
-        f"<div>{leaves(record.align, 'rows', 'Where the new rows come from')}",
-        f"{leaves(record.lexicon, '', 'Lexicon')}</div></div>",
-    ]
-    counts = ("new_tokens", "unreachable", "english_lines", "round_trip_failures", "round_trip_failures_base")
-    wanted = [vocab.number(key) for key in counts]
-    wanted += [share, *record.fertility.values(), *record.bytes_per_token.values()]
-    return "\n".join([*parts, *missing_once(wanted)])
-
-
-def training_data(record: Record) -> str:
-    """What was packed for the continual pretraining."""
-    words, switched = (record.data.number("english", key) for key in ("words", "switched"))
-    parts = ["<h2>Training data</h2>"]
-    if isinstance(record.data.content, Absent):
-        return "\n".join([*parts, missing(record.data.content.reason)])
-    sides = [record.data.at(side) for side in ("target", "english")]
-    columns = [dict(flat(side)) if isinstance(side, dict) else {} for side in sides]
-    rows = [
-        (key.replace("_", " "), *(show(column.get(key)) for column in columns))
-        for key in dict.fromkeys(key for column in columns for key in column)
-    ]
-    rows.append(("new tokens that occur as labels", show(record.data.number("new_tokens_labelled")), table.MISSING))
-    parts.append(html_table(("", record.language, "English"), rows, "Packed sequences"))
-    if not isinstance(words, Absent) and not isinstance(switched, Absent) and words:
-        parts.append(f'<p class="note">Switched share of the English words: {switched / words:.2%}</p>')
-    return "\n".join(parts)
-
-
-def cost(record: Record) -> str:
-    """Time and memory of every stage."""
-    rows = [
-        (
-            name,
-            seconds(stage.seconds),
-            show(stage.peak_mb, 0),
-            stage.version if isinstance(stage.version, str) else table.MISSING,
-        )
-        for name, stage in record.stages.items()
-    ]
-    rows.append(("server start", seconds(record.serve.number("start_seconds")), table.MISSING, table.MISSING))
-    parts = [
-        "<h2>Time and memory</h2>",
-        html_table(("stage", "time", "peak memory (MB)", "version"), rows),
-        html_table(
-            ("continual pretraining", "figure"),
-            [("tokens", show(record.tokens)), ("tokens per second", show(record.tokens_per_second))],
-        ),
-    ]
-    wanted = [value for stage in record.stages.values() for value in (stage.seconds, stage.peak_mb)]
-    wanted += [record.serve.number("start_seconds"), record.tokens, record.tokens_per_second]
-    return "\n".join([*parts, *missing_once(wanted)])
-
-
-def served(record: Record) -> str:
-    """Parity of the server, and sample generations."""
-    parts = [
-        "<h2>Served model and sample generations</h2>",
+        html_table(("stage", "time", "peak memory (MB)"), rows),
+        html_table(("continual pretraining", "figure"), figures),
         leaves(record.serve, "parity", "Parity of the server with the trained model"),
     ]
-    answers = record.serve.at("answers")
-    if isinstance(answers, Absent):
-        return "\n".join([*parts, missing(answers.reason)])
-    items = []
-    for entry in answers if isinstance(answers, list) else []:
-        if not isinstance(entry, dict):
-            continue
-        language, prompt, answer = (str(entry.get(key, "")) for key in ("language", "prompt", "answer"))
-        # Names such as "target" are no language tags, and a wrong tag makes a screen reader mispronounce the text.
-        lang = f' lang="{language}"' if re.fullmatch("[a-z]{2,3}", language) else ""
-        mark = f'<span class="muted">{escape(language)}</span> ' if language else ""
-        items.append(
-            f'<dt>{mark}<bdi{lang}>{escape(prompt)}</bdi></dt><dd{lang} dir="auto">{escape(answer) or "(empty)"}</dd>'
-        )
-    parts.append(f"<dl>{''.join(items)}</dl>" if items else missing("no prompt was asked"))
-    return "\n".join(parts)
+    wanted = [value for stage in record.stages.values() for value in (stage.seconds, stage.peak_mb)]
+    wanted += [start, record.tokens, record.tokens_per_second]
+    return Section("Time, memory, parity", "\n".join([*parts, *missing_once(wanted)]))
 
 
 def _averaged(points: list[tuple[float, float]]) -> tuple[tuple[tuple[float, float], ...], int]:

@@ -1,8 +1,10 @@
 """Made-up run folders: only the files that a report reads."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,12 +15,28 @@ from tokenizers import Tokenizer, models
 from prealign_cpt.evaluate.subject import model_digest, tokenizer_digest
 from prealign_cpt.run import ORDER
 
+WINDOWS = 10
+
+
+def windows(bpb: float, jitter: int) -> list[list[float]]:
+    """Windows that have this many bits per byte together; those of models with other scores differ by a little."""
+    sizes = [800 + 20 * n for n in range(WINDOWS)]
+    random = Random(round(bpb * 1e6) + jitter)
+    noise = [random.gauss(0, 0.01) * size for size in sizes]
+    shift = sum(noise) / sum(sizes)
+    hard = [0.2 * (n % 3 - 1) * size for n, size in enumerate(sizes)]
+    level = bpb - sum(hard) / sum(sizes)
+    return [
+        [((level - shift) * size + h + e) * math.log(2), size] for size, h, e in zip(sizes, hard, noise, strict=True)
+    ]
+
 
 def scores(target: float, english: float, p1: float) -> dict[str, Any]:
     """One arm as the alignment and evaluation stages write it."""
+    texts = {"target": windows(target, 0), "english": windows(english, 1)}
     return {
         "valid": {"target_bpb": target + 0.01, "english_bpb": english + 0.01},
-        "test": {"target_bpb": target, "english_bpb": english},
+        "test": {"target_bpb": target, "english_bpb": english, "windows": texts},
         "general": {"target_bpb": target + 0.2, "english_bpb": english + 0.2},
         "retrieval": {"p1": p1, "words": 40, "candidates": 400, "layer": 5},
     }
@@ -54,7 +72,7 @@ def fill(run: Path, final: float) -> Path:
     for stage in ORDER:
         about = {"stage": stage, "inputs": {}, "version": "0.1.0", "seconds": 2.5, "peak_mb": 300.0}
         write(run / stage / "MANIFEST.json", {"format": 1, "about": about, "files": {}})
-    arms = {"base": (2.986, 1.2), "mean": (3.5, 1.21), "static": (2.6, 1.205), "aligned": (2.4, 1.208)}
+    arms = {"base": (2.986, 1.2), "aligned": (2.4, 1.208)}
     write(
         run / "align/report.json",
         {
@@ -98,10 +116,26 @@ def fill(run: Path, final: float) -> Path:
         {
             "parity": {"max_logprob_difference": 2e-6, "tokens": 64},
             "start_seconds": 30.5,
-            "answers": [{"language": "German", "prompt": "Im Anfang", "answer": " war das Wort"}],
+            "answers": [
+                {
+                    "language": "German",
+                    "prompt": "Im Anfang",
+                    "greedy": {"text": " war das Wort", "finish_reason": "stop"},
+                    "sampled": {"text": " schuf Gott Himmel und Erde", "finish_reason": "length"},
+                    "base": {"text": " of the world"},
+                }
+            ],
         },
     )
-    write(run / "recipe.toml", f'name = "{run.name}"\nlanguage = "German"\n\n[train]\nsteps = 4\n')
+    recipe(run)
+    return run
+
+
+def recipe(run: Path, size: int = 100, init: str = "subword+lexicon", steps: int = 4, share: float = 0.25) -> Path:
+    """Give a run another recipe."""
+    parts = [f'name = "{run.name}"\nlanguage = "German"', f"[vocab]\nsize = {size}", f'[align]\ninit = "{init}"']
+    parts += [f"[data]\nenglish_share = {share}", f"[train]\nsteps = {steps}"]
+    write(run / "recipe.toml", "\n\n".join(parts) + "\n")
     return run
 
 
@@ -109,6 +143,17 @@ def fill(run: Path, final: float) -> Path:
 def make(tmp_path: Path) -> Callable[[str, float], Path]:
     """Make a finished run of some name and score."""
     return lambda name, final: fill(tmp_path / name, final)
+
+
+def add_controls(folder: Path, base: float = 1.75, subword: float = 1.83) -> list[Path]:
+    """A base trained on the same text, which needs more tokens for it, and plain subword rows."""
+    plain = recipe(fill(folder / "own-tokens", base), size=0)
+    vocab = read(plain / "vocab/report.json")
+    write(plain / "vocab/report.json", vocab | {"bytes_per_token_after": 2.0, "fertility_after": 3.1})
+    longer = [json.loads(line) for line in log(base).splitlines()]
+    longer[0]["valid"] = {"target_bpb": 2.996, "english_bpb": 1.21}
+    write(plain / "metrics.jsonl", "".join(json.dumps(e | {"tokens": e["step"] * 819}) + "\n" for e in longer))
+    return [plain, recipe(fill(folder / "subword", subword), init="subword")]
 
 
 ROWS = {"house": (1.0, 0.0, 0.1), "water": (0.0, 1.0, 0.1), "river": (-0.2, 0.9, -0.4), "king": (-1.0, -1.0, 0.3)}
@@ -122,6 +167,8 @@ def add_model(run: Path, embedding: str = "model.embed_tokens.weight") -> Path:
     export = run / "export"
     export.mkdir(exist_ok=True)
     save_file({embedding: torch.tensor(rows)}, export / "model.safetensors")
+    before = [(-1.0, -1.0, 0.3) if row is ROWS["house"] and n > 5 else row for n, row in enumerate(rows)]
+    save_file({embedding: torch.tensor(before)}, run / "align/model.safetensors")
     write(export / "config.json", {"model_type": "tiny"})
     Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, unk_token="<s>")).save(
         str(export / "tokenizer.json")

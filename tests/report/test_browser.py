@@ -12,7 +12,7 @@ import pytest
 
 from prealign_cpt.report import write_report
 
-from .conftest import add_evaluation, add_model
+from .conftest import add_controls, add_evaluation, add_model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -38,7 +38,8 @@ onload = () => {
     beyond: beyond.map(one => one.outerHTML.slice(0, 120)),
     scrolled: all(".wide").filter(one => one.scrollWidth > one.clientWidth).length,
     letters: Math.min(...all("svg text").map(size)),
-    links: all("nav a").map(one => page.getElementById(one.hash.slice(1)) !== null),
+    cards: all("table.cards td").filter(one => one.innerText && right(one) <= room).length,
+    hinted: all(".wide").filter(one => getComputedStyle(one).backgroundImage.includes("gradient")).length,
   });
 };
 </script>"""
@@ -59,7 +60,7 @@ def page(make: Callable[[str, float], Path], tmp_path: Path) -> Path:
     add_evaluation(
         run / "evaluation", {"mexa": 0.4321, "a figure with a long name / of many words": 0.5}, run / "export"
     )
-    write_report(run, make("control", 1.83))
+    write_report(run, add_controls(tmp_path))
     return run / "report/index.html"
 
 
@@ -67,12 +68,12 @@ def test_a_browser_shows_plots_and_tables_with_the_runs_own_numbers(page: Path, 
     body = browse(page, tmp_path / "profile")
     # What the parser moved out of its place, such as a table in a paragraph, would stand in another order.
     headings = re.findall(r"<h2[^>]*>([^<]*)</h2>", body)
-    assert headings[:4] == ["Result", "Learning curve", "Evaluation", "New tokens among English ones"]
+    assert headings[:4] == ["Learning curve", "Generated text", "Evaluation", "New tokens among English ones"]
     cells = set(map(html.unescape, re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", body)))
-    assert {"1.812", "1.830", "2.986", "0.432", "[0.400, 0.500]", "Haus (house)"} <= cells
+    assert {"1.812", "1.830", "2.986", "0.432 [0.400, 0.500]", "Haus (house)"} <= cells
     figures = re.findall(r"<svg.*?</svg>", body, flags=re.S)
-    assert len(figures) == 8, "two curves, two losses, lengths of tokens, main figures, layers, projection"
-    for kind in ('class="line s1"', 'class="bar s0"', 'class="whisker"', 'class="heat"', 'class="spot s1"'):
+    assert len(figures) == 6, "two curves, two losses, main figures, layers"
+    for kind in ('class="line s1"', 'class="bar s0"', 'class="whisker"'):
         assert any(kind in figure for figure in figures), kind
     assert "house 1.00" in body
 
@@ -86,4 +87,5 @@ def test_on_a_phone_tables_scroll_in_their_boxes_and_the_page_does_not(page: Pat
     assert found["page"] == found["room"] <= 390 and found["beyond"] == []
     assert found["scrolled"] >= 2, "some tables are wider than a phone, so the bound above is not idle"
     assert found["letters"] >= 11, "pixels, of the smallest text in a plot"
-    assert len(found["links"]) == 11 and all(found["links"])
+    assert found["cards"] == 5 * 6 - 1, "a phone shows the result's figures whole"
+    assert found["hinted"] > found["scrolled"], "an edge shows that there is more to scroll to"

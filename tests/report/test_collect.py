@@ -9,19 +9,55 @@ import pytest
 from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.report.collect import Absent, collect
 
-from .conftest import log, write
+from .conftest import add_controls, log, read, recipe, write
 
 Make = Callable[[str, float], Path]
 
 
-def test_reads_every_arm_and_stage(make: Make) -> None:
-    record = collect(make("run", 1.812), make("control", 1.83))
-    targets = [scores.target for scores in record.scores.values()]
-    assert targets == [2.986, 3.5, 2.6, 2.4, 1.812, 1.83]
+def test_reads_every_model_and_stage(make: Make, tmp_path: Path) -> None:
+    record = collect(make("run", 1.812), add_controls(tmp_path, base=1.75, subword=1.83))
+    assert [(model.name, model.scores.target) for model in record.models] == [
+        ("base", 2.986), ("extended, before training", 2.4), ("ours", 1.812),
+        ("base, trained", 1.75), ("subword-mean rows, trained", 1.83),
+    ]  # fmt: skip
+    assert [model.label for model in record.controls] == [
+        "not extended: the base's own tokens, same text", "subword-mean rows, same text"
+    ]  # fmt: skip
+    assert len({model.style for model in (record.base, record.ours, *record.controls)}) == 4
     assert record.language == "German" and record.name == "run"
     assert record.stages["vocab"].seconds == 2.5
     assert record.stages["cpt"].seconds == 3700 and record.stages["cpt"].peak_mb == 900, "from summary.json"
-    assert [point.tokens for point in record.curve] == [0, 1024, 2048]
+    assert [point.tokens for point in record.ours.curve] == [0, 1024, 2048]
+
+
+def test_a_run_that_does_not_extend_has_no_model_before_training(make: Make) -> None:
+    record = collect(recipe(make("run", 1.8), size=0))
+    assert record.before is None and [model.name for model in record.models] == ["base", "ours"]
+    assert record.ours.label == "the base's own tokens, trained (ours)"
+
+
+def test_controls_of_one_kind_keep_apart(make: Make) -> None:
+    controls = [recipe(make(f"c{n}", 1.9), init="focus") for n in range(2)]
+    assert [c.name for c in collect(make("run", 1.8), controls).controls] == [
+        "focus rows, trained", "focus rows, trained-2"
+    ]  # fmt: skip
+
+
+def test_the_bases_level_is_what_the_alignment_stage_scored_or_where_its_own_training_starts(make: Make) -> None:
+    run = make("run", 1.8)
+    assert collect(run).base.scores.valid_target == pytest.approx(2.996)
+    report = read(run / "align/report.json")
+    del report["arms"]["base"]["valid"]
+    write(run / "align/report.json", report)
+    assert isinstance(collect(run).base.scores.valid_target, Absent)
+    base = recipe(make("own", 1.7), size=0)
+    assert collect(run, [base]).base.scores.valid_target == 1.7 + 0.5, "its first line, at step 0"
+
+
+def test_text_read_counts_bytes_of_the_target_language(make: Make, tmp_path: Path) -> None:
+    record = collect(make("run", 1.8), add_controls(tmp_path)[:1])
+    assert record.ours.curve[-1].text == pytest.approx(2048 * 0.75 * 3.2)
+    assert record.controls[0].curve[-1].text == pytest.approx(4 * 819 * 0.75 * 2.0), "more tokens for as much text"
 
 
 def test_the_last_line_of_a_repeated_step_wins(make: Make) -> None:
@@ -29,21 +65,21 @@ def test_the_last_line_of_a_repeated_step_wins(make: Make) -> None:
     again = '{"step": 2, "tokens": 1024, "valid": {"target_bpb": 9.5, "english_bpb": 1.0}}\n'
     write(run / "metrics.jsonl", log(1.8) + '{"step": 3, "tok\n' + again)
     record = collect(run)
-    assert [(point.step, point.target) for point in record.curve][1] == (2, 9.5)
-    assert len(record.curve) == 3 and record.broken_lines == 1
+    assert [(point.step, point.target) for point in record.ours.curve][1] == (2, 9.5)
+    assert len(record.ours.curve) == 3 and record.broken_lines == 1
 
 
 def test_step_zero_needs_no_token_count(make: Make) -> None:
     run = make("run", 1.8)
     write(run / "metrics.jsonl", '{"step": 0, "valid": {"target_bpb": 2.0}}\n{"step": 1, "valid": {"target_bpb": 1}}\n')
-    assert [(point.tokens, point.target, point.english) for point in collect(run).curve] == [(0, 2.0, None)]
+    assert [(point.tokens, point.target, point.english) for point in collect(run).ours.curve] == [(0, 2.0, None)]
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "null", "true", '"2"', "1" + "0" * 400])
 def test_what_is_not_a_finite_number_is_absent(make: Make, text: str) -> None:
     run = make("run", 1.8)
     write(run / "eval/report.json", f'{{"scores": {{"test": {{"target_bpb": {text}, "english_bpb": 1}}}}}}')
-    final = collect(run).scores["final"]
+    final = collect(run).ours.scores
     assert isinstance(final.target, Absent) and "scores.test.target_bpb" in final.target.reason
     assert final.english == 1
 
@@ -51,7 +87,7 @@ def test_what_is_not_a_finite_number_is_absent(make: Make, text: str) -> None:
 def test_a_reason_given_by_a_stage_is_kept(make: Make) -> None:
     run = make("run", 1.8)
     write(run / "eval/report.json", {"scores": {"retrieval": None, "retrieval_absent": "no held-out word is known"}})
-    assert collect(run).scores["final"].retrieval == Absent("no held-out word is known")
+    assert collect(run).ours.scores.retrieval == Absent("no held-out word is known")
 
 
 def test_quotients_over_nothing_are_absent(make: Make) -> None:
@@ -70,8 +106,8 @@ def test_every_stage_may_be_absent(make: Make) -> None:
         shutil.rmtree(part) if part.is_dir() else part.unlink()
         collect(full)
     record = collect(full)
-    assert record.scores["final"].target == Absent("stage eval has not been done")
-    assert record.curve == () and record.curve_absent == "metrics.jsonl is not there"
+    assert record.ours.scores.target == Absent("stage eval has not been done")
+    assert record.ours.curve == () and record.ours.curve_absent == "metrics.jsonl is not there"
 
 
 def test_folders_that_are_no_runs(tmp_path: Path, make: Make) -> None:
@@ -81,7 +117,7 @@ def test_folders_that_are_no_runs(tmp_path: Path, make: Make) -> None:
     with pytest.raises(MissingInputError, match="empty"):
         collect(tmp_path / "empty")
     with pytest.raises(MissingInputError, match="nowhere"):
-        collect(make("run", 1.8), tmp_path / "nowhere")
+        collect(make("run", 1.8), [tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize("name", ["align/report.json", "cpt/summary.json", "vocab/MANIFEST.json", "recipe.toml"])
@@ -93,8 +129,19 @@ def test_damaged_files_are_named(make: Make, name: str, text: str) -> None:
         collect(run)
 
 
-def test_a_control_may_differ_only_in_what_it_controls(make: Make) -> None:
-    run, control = make("run", 1.8), make("control", 1.9)
-    assert collect(run, control).control_differs == ()
-    write(control / "recipe.toml", 'name = "c"\nlanguage = "German"\n[align]\nsteps = 0\n[train]\nsteps = 3\n')
-    assert collect(run, control).control_differs == ("train.steps (4, control 3)",)
+def test_a_control_may_differ_only_in_what_it_controls(make: Make, tmp_path: Path) -> None:
+    run = make("run", 1.8)
+    assert collect(run, add_controls(tmp_path)).cautions == ()
+    control = recipe(make("control", 1.9), init="subword", steps=3, share=0.0)
+    first, *others = collect(run, [control]).cautions
+    assert first == "subword-mean rows, trained: its recipe also differs in data.english_share (0.25, there 0.0)"
+    assert others == ["subword-mean rows, trained: it read 33% more text"]
+
+
+@pytest.mark.parametrize("windows", [[], [[1.0]], [["x", 2]], 7, [[1.0, 2], [1.0]], [[None, 3]]])
+def test_windows_of_another_shape_are_absent(make: Make, windows: object) -> None:
+    run = make("run", 1.8)
+    report = read(run / "eval/report.json")
+    report["scores"]["test"]["windows"]["target"] = windows
+    write(run / "eval/report.json", report)
+    assert isinstance(collect(run).ours.scores.windows["target"], Absent)

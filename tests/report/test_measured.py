@@ -8,10 +8,10 @@ import pytest
 
 from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.report import write_report
-from prealign_cpt.report.evaluation import read_evaluation
+from prealign_cpt.report.evaluation import Evaluation, read_evaluation
 from prealign_cpt.report.measured import measured
 
-from .conftest import add_evaluation, add_model, read, write
+from .conftest import add_controls, add_evaluation, add_model, read, write
 from .test_page import check
 
 Make = Callable[[str, float], Path]
@@ -22,9 +22,13 @@ def run(make: Make) -> Path:
     return add_model(make("mine", 1.8))
 
 
+def shown(evaluation: Evaluation) -> str:
+    return measured(evaluation, {"mine": 0, "other": 1}).open()
+
+
 def show(run: Path, figures: dict[str, float]) -> str:
     folder = add_evaluation(run / "evaluation", figures, run / "export")
-    return measured(read_evaluation(folder, {"mine": run}))
+    return shown(read_evaluation(folder, {"mine": run}))
 
 
 def compare(folder: Path, first: Path | None = None, second: Path | None = None) -> Path:
@@ -42,27 +46,28 @@ def test_one_subject_has_intervals_base_and_change(run: Path) -> None:
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
     assert re.findall("<td>(.*?)</td>", row[1]) == [
-        "0.450", "[0.400, 0.500]", "7", "0.300", "+0.450* [0.400, 0.500]", "of mexa"
+        "0.300 [0.400, 0.500]", "0.450 [0.400, 0.500]", "+0.450* [0.400, 0.500]", "7", "of mexa"
     ]  # fmt: skip
     assert "sentences: anc: too few sentences" in page
     assert "not measured: tokenizer" in page and "caution" not in page
 
 
-def test_layers_are_drawn_and_listed(run: Path) -> None:
-    page = show(run, {"mexa": 0.45})
-    assert [float(x) for x in re.findall(r'class="heat"[^>]*fill-opacity="([\d.]+)"', page)] == [0.06, 0.53, 1.0]
-    assert '<th scope="row">2</th><td>0.500</td>' in page
+def test_layers_are_drawn_in_the_models_own_colour(run: Path) -> None:
+    (chart,) = [svg for svg in re.findall("<svg.*?</svg>", show(run, {"mexa": 0.45}), flags=re.S) if "by layer" in svg]
+    assert re.findall(r'class="dot s0".*?<title>(.*?)</title>', chart) == [
+        f"mine: {n / 4:.3f} at {n}" for n in range(3)
+    ]
 
 
 def test_several_subjects_have_paired_differences(run: Path, make: Make) -> None:
     other = add_model(make("other", 1.8))
     write(other / "export/config.json", {"model_type": "another"})
     folder = compare(run / "e", run / "export", other / "export")
-    page = measured(read_evaluation(folder, {"mine": run, "other": other}))
+    page = shown(read_evaluation(folder, {"mine": run, "other": other}))
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
     assert re.findall("<td>(.*?)</td>", row[1]) == [
-        "0.450 [0.400, 0.500]", "0.600 [0.400, 0.500]", "+0.150* [0.100, 0.200]"
+        "0.450 [0.400, 0.500]", "0.600 [0.400, 0.500]", "+0.150* [0.100, 0.200]", "7", "of mexa"
     ]  # fmt: skip
     assert "other less mine" in page and "second" not in page, "by the runs' names on this page"
 
@@ -70,7 +75,7 @@ def test_several_subjects_have_paired_differences(run: Path, make: Make) -> None
 def test_subjects_without_a_comparison_have_no_column_of_differences(run: Path) -> None:
     folder = compare(run / "e", run / "export")
     (folder / "comparison.json").unlink()
-    page = measured(read_evaluation(folder, {"mine": run}))
+    page = shown(read_evaluation(folder, {"mine": run}))
     assert "second (another model)" in page and " less " not in page
 
 
@@ -79,7 +84,7 @@ def test_a_bound_just_below_zero_has_no_sign(run: Path) -> None:
     content = read(folder / "sentences.json")
     content["figures"]["mexa"]["low"] = -1e-17
     write(folder / "sentences.json", content)
-    assert "[0.000, 0.500]" in measured(read_evaluation(folder, {"mine": run}))
+    assert "[0.000, 0.500]" in shown(read_evaluation(folder, {"mine": run}))
 
 
 def test_folders_without_results_and_damaged_ones(tmp_path: Path) -> None:
@@ -96,6 +101,16 @@ def test_folders_without_results_and_damaged_ones(tmp_path: Path) -> None:
         read_evaluation(tmp_path / "one", {})
 
 
+def test_runs_on_one_page_share_their_controls(make: Make, tmp_path: Path) -> None:
+    runs = [make("run", 1.812), make("other", 1.777)]
+    write_report(runs[0], add_controls(tmp_path), others=runs[1:], out=tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    for name, style in (("run", "s0"), ("other", "s1"), ("base, trained", "s2"), ("subword-mean rows, trained", "s3")):
+        assert f'<i class="key {style}"></i>{name}<' in page.split('<details class="run"')[0]
+    first = re.findall("<svg.*?</svg>", page, flags=re.S)[0]
+    assert re.findall(r'class="level (\w+)" d="M66 ', first)[-3:] == ["s2", "s3", "sb"], "controls and the base only"
+
+
 def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
     runs = [make("run", 1.812), make("other", 1.777)]
     write(runs[1] / "recipe.toml", 'name = "run"\nlanguage = "German"\n')
@@ -106,6 +121,6 @@ def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
     assert text.count("first (not checked): run, run-2 has no export") == 1
     page = check(out.parent, out.name)
     assert page.attributes.count(("class", "run")) == 2 and "2 runs: English to German" in page.text
-    assert "run-21.777" in page.text, "a row of the table that has all runs"
+    assert re.search("run-2[a-z, ]*1.777", page.text), "a row of the table that has all runs"
     assert "+0.150*" in page.text
     assert not (runs[0] / "report").exists()

@@ -1,5 +1,6 @@
-"""Neighbours and places of the new rows."""
+"""Neighbours of the new rows."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,23 +9,32 @@ import torch
 
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.report.rows import Rows, project, read_rows
+from prealign_cpt.report.geometry import geometry
+from prealign_cpt.report.rows import Rows, read_rows
 
 from .conftest import ROWS, add_model, write
 
 Make = Callable[[str, float], Path]
 
 
-def test_a_new_row_lies_where_the_english_row_lies_that_it_copies(make: Make) -> None:
+def test_a_new_row_is_nearest_to_the_english_row_that_it_copies(make: Make) -> None:
     rows = read_rows(add_model(make("run", 1.8)))
     assert isinstance(rows, Rows)
     assert rows.counts == (4, 2), "neither <s> nor the token of two letters is an English word"
-    places = {spot.text: (spot.x, spot.y) for spot in (*rows.english, *rows.new)}
-    assert places[" Haus"] == pytest.approx(places["house"], abs=1e-6)
     (haus,) = rows.listed
     assert (haus.text, haus.row, haus.meaning) == ("Haus", "lexicon", "house")
     assert haus.neighbours[0] == ("house", pytest.approx(1.0))
-    assert len(haus.neighbours) == len(ROWS)
+    assert len(haus.neighbours) == len(haus.before) == len(ROWS)
+    assert haus.before[0] == ("king", pytest.approx(1.0)), "the row before training"
+    cells = "<td>house 1.00,[^<]*</td><td>king 1.00,[^<]*</td><td>lexicon</td>"
+    assert re.search(f'<th scope="row">Haus .house.</th>{cells}', geometry(rows).body)
+
+
+def test_without_the_rows_before_training_there_is_one_column(make: Make) -> None:
+    run = add_model(make("run", 1.8))
+    (run / "align/model.safetensors").unlink()
+    rows = read_rows(run)
+    assert isinstance(rows, Rows) and rows.listed[0].before == ()
 
 
 def test_means_of_cosines_leave_out_the_token_itself(make: Make) -> None:
@@ -36,17 +46,10 @@ def test_means_of_cosines_leave_out_the_token_itself(make: Make) -> None:
     assert rows.nearest[0] == pytest.approx(float(cosines.amax(1).mean()), abs=1e-6)
 
 
-def test_projection_keeps_distances_in_a_plane() -> None:
-    torch.manual_seed(0)
-    plane, axes = torch.randn(20, 2), torch.linalg.qr(torch.randn(7, 2)).Q
-    spots, explained = project(plane @ axes.T + 5)
-    assert torch.cdist(spots, spots) == pytest.approx(torch.cdist(plane, plane), abs=1e-4)
-    assert sum(explained) == pytest.approx(1) and explained[0] >= explained[1]
-
-
 @pytest.mark.parametrize("part", ["export/model.safetensors", "export/tokenizer.json", "vocab/new_tokens.tsv"])
 def test_what_is_not_there_is_said(make: Make, part: str) -> None:
     run = add_model(make("run", 1.8))
+    (run / "align/model.safetensors").unlink()
     (run / part).unlink()
     assert isinstance(read_rows(run), Absent)
 

@@ -1,4 +1,4 @@
-"""The table of a run and its control."""
+"""The table of a run and its controls."""
 
 import shutil
 from collections.abc import Callable
@@ -6,38 +6,52 @@ from pathlib import Path
 
 import pytest
 
+from prealign_cpt.cli import main
 from prealign_cpt.report import write_report
-from prealign_cpt.report.collect import ARMS, collect
-from prealign_cpt.report.table import LABELS, difference, text_table, verdict
+from prealign_cpt.report.collect import collect
+from prealign_cpt.report.table import text_table
 from prealign_cpt.run import ORDER
 
-from .conftest import read, scores, write
+from .conftest import add_controls, read, write
 
 Make = Callable[[str, float], Path]
 
 TOP = {
-    "arms", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens", "english_lines_changed", "stages",
-    "tokens_per_second", "parity",
+    "labels", "arms", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
+    "english_lines_changed", "stages", "tokens_per_second", "parity", "verdict", "cautions",
 }  # fmt: skip
 
+ARMS = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
 
-def test_result_of_a_finished_run(make: Make) -> None:
+
+def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     run = make("run", 1.812)
-    write_report(run, make("control", 1.83))
+    write_report(run, add_controls(tmp_path))
     result = read(run / "report/result.json")
     assert result.keys() == TOP
-    assert result["arms"].keys() == set(ARMS)
-    assert result["arms"]["final"] == {"target_bpb": 1.812, "english_bpb": 1.212}
-    assert result["arms"]["control"]["target_bpb"] == 1.83
-    assert result["general"].keys() == set(ARMS) and result["general"]["base"]["english_bpb"] == pytest.approx(1.4)
+    assert result["arms"].keys() == result["labels"].keys() == ARMS
+    assert result["arms"]["ours"] == {"target_bpb": 1.812, "english_bpb": 1.212}
+    assert result["arms"]["base, trained"]["target_bpb"] == 1.75
+    gap = result["ours_less"]["subword-mean rows, trained"]["target"]
+    assert gap["mean"] == pytest.approx(-0.018) and gap["low"] < gap["mean"] < gap["high"]
+    assert result["ours_less"].keys() == ARMS - {"ours"}
+    assert result["general"].keys() == ARMS and result["general"]["base"]["english_bpb"] == pytest.approx(1.4)
     assert result["fertility"] == {"before": 3.1, "after": 2.0}
-    assert result["retrieval_heldout_p1"]["final"] == 0.5
+    assert result["retrieval_heldout_p1"]["ours"] == 0.5
     assert result["unreachable_tokens"] == 3
     assert result["english_lines_changed"] == 0.002
     assert result["stages"].keys() == set(ORDER)
     assert result["stages"]["cpt"] == {"seconds": 3700, "peak_mb": 900}
     assert result["tokens_per_second"] == 512.5
     assert result["parity"]["max_logprob_difference"] == 2e-6
+
+
+def test_the_command_takes_several_controls(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, controls = make("run", 1.812), add_controls(tmp_path)
+    flags = [word for one in controls for word in ("--control", str(one))]
+    assert main(["report", str(run), *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "not extended: the base's own tokens, same text" in shown and "subword-mean rows, same text" in shown
 
 
 def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
@@ -48,9 +62,9 @@ def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
     result = read(run / "report/result.json")
     assert {key for key in result if not key.endswith("_absent")} == TOP
     for place, key, reason in (
-        (result["arms"], "final", "eval"),
-        (result["arms"], "control", "--control"),
-        (result["retrieval_heldout_p1"], "final", "eval"),
+        (result["arms"], "ours", "eval"),
+        (result["ours_less"]["base"], "target", "eval"),
+        (result["retrieval_heldout_p1"], "ours", "eval"),
         (result["fertility"], "after", "vocab"),
         (result, "unreachable_tokens", "vocab"),
         (result["stages"], "cpt", "cpt"),
@@ -72,50 +86,23 @@ def test_result_never_holds_nan(make: Make) -> None:
         assert ">nan" not in shown.lower() and "infinity" not in shown.lower() and "NaN" not in shown
 
 
-def test_verdict_when_the_lexicon_helped(make: Make) -> None:
-    sentence = verdict(collect(make("run", 1.812), make("control", 1.83)))
-    assert sentence == (
-        "After CPT: 1.812 bits per byte of German, better than the control 1.830 (-0.018), better than the base 2.986 "
-        "(-1.174); English lost: 1.212 against 1.200 in the base (+0.012)."
-    )
+def test_text_table_is_aligned_and_complete(make: Make, tmp_path: Path) -> None:
+    record = collect(make("run", 1.812), add_controls(tmp_path))
+    lines = text_table(record).splitlines()
+    assert len({len(line) for line in lines[:7]}) == 1
+    for line, model in zip(lines[2:7], record.models, strict=True):
+        assert line.startswith(model.label)
+    assert lines[4].split()[-5:] == ["1.812", "1.212", "2.012", "1.412", "0.500"], "ours has no difference to itself"
+    assert "+0.062 [" in lines[5] and "-0.018 [" in lines[6]
 
 
-def test_verdict_when_it_did_not(make: Make) -> None:
-    worse = verdict(collect(make("run", 1.85), make("control", 1.83)))
-    assert "NOT better than the control 1.830 (+0.020), better than the base" in worse
-    same = verdict(collect(make("same", 1.8301), make("control", 1.83)))
-    assert "as good as the control 1.830 (+0.000)" in same
-    bad = verdict(collect(make("bad", 3.1), make("control", 1.83)))
-    assert "NOT better than the base 2.986 (+0.114)" in bad
-
-
-def test_verdict_without_its_figures(make: Make) -> None:
+def test_an_arm_that_was_not_scored_has_its_reason(make: Make) -> None:
     run = make("run", 1.8)
-    assert "not compared with the control (no control run was given (--control))" in verdict(collect(run))
-    write(run / "eval/report.json", {"scores": {"test": {"english_bpb": 1.1}}})
-    assert verdict(collect(run)).startswith("No verdict: eval/report.json has no scores.test.target_bpb")
-
-
-@pytest.mark.parametrize(("english", "word"), [(1.19, "gained"), (1.2, "kept"), (1.3, "lost")])
-def test_verdict_on_english(make: Make, english: float, word: str) -> None:
-    run = make("run", 1.8)
-    write(run / "eval/report.json", {"scores": scores(1.8, english, 0.5)})
-    assert f"English {word}: {english:.3f} against 1.200" in verdict(collect(run))
-
-
-def test_differences_are_those_of_the_printed_figures() -> None:
-    assert difference(1.81249, 1.83) == "-0.018"
-    assert difference(1.0004, 1.0) == "+0.000"
-    assert difference(0.9996, 1.0) == "+0.000"
-
-
-def test_text_table_is_aligned_and_complete(make: Make) -> None:
-    lines = text_table(collect(make("run", 1.812))).splitlines()
-    assert len({len(line) for line in lines[:8]}) == 1
-    for line, arm in zip(lines[2:8], ARMS, strict=True):
-        assert line.startswith(LABELS[arm])
-    assert lines[7].split()[-5:] == ["-"] * 5
-    assert lines[8] == f"- {LABELS['control']}: no control run was given (--control)"
+    report = read(run / "align/report.json")
+    report["arms"] = {}
+    write(run / "align/report.json", report)
+    reason = "- base; extended, before training: arms before CPT were not scored (recipe key evaluate.arms)"
+    assert reason in text_table(collect(run)).splitlines()
 
 
 def test_a_run_without_a_second_domain_has_one_reason_for_it(make: Make) -> None:
@@ -126,11 +113,11 @@ def test_a_run_without_a_second_domain_has_one_reason_for_it(make: Make) -> None
             for arm in [report["scores"]] if name == "eval" else report["arms"].values():
                 del arm["general"]
             write(folder / name / "report.json", report)
-    text = text_table(collect(run, control))
+    text = text_table(collect(run, [control]))
     assert text.count("no text of another domain was scored") == 1
 
 
 def test_a_control_with_another_training_is_pointed_out(make: Make) -> None:
     run, control = make("run", 1.8), make("control", 1.9)
-    write(control / "recipe.toml", 'language = "German"\n[train]\nsteps = 3\n')
-    assert "Caution: the control's recipe also differs in train.steps" in write_report(run, control)
+    write(control / "recipe.toml", 'language = "German"\n[train]\nlr = 3\n')
+    assert "Caution: other rows, trained: its recipe also differs in" in write_report(run, [control])
