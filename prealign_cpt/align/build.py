@@ -22,7 +22,7 @@ from prealign_cpt.errors import NumericError
 from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 from prealign_cpt.signals import StoppedError
@@ -68,9 +68,9 @@ def build_align(
 
     before = score_texts(model, base_tokenizer, recipe, ("valid",))["valid"]["english_bpb"]
     score_arm("base", base_tokenizer)
-    num_old, num_new = len(base_tokenizer), len(tokenizer)
-    new_ids = list(range(num_old, num_new))
-    grow_rows(model, num_new, num_old_tokens=num_old)
+    num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
+    new_ids = list(range(num_old, num_tokens))
+    grow_rows(model, num_tokens, num_old)
     texts = token_texts(tokenizer)[num_old:]
     tables = old_tables(model, num_old)
     if new_ids and recipe.align.init != "mean":
@@ -116,7 +116,7 @@ def build_align(
             f"align: English bits per byte rose from {before} to {after}, more than align.max_english_increase "
             f"({recipe.align.max_english_increase}); lower align.shrink or align.lr, or raise the limit"
         )
-    model.save_pretrained(out)
+    _unrounded(model, base, num_tokens, num_old).save_pretrained(out)
     tokenizer.save_pretrained(out)
     atomic_write(out / "report.json", json.dumps(report, indent=1))
     lines = [f"{i}\t{text!r}\t{kind}" for i, text, kind in zip(new_ids, texts, rows.provenance, strict=True)]
@@ -128,8 +128,9 @@ def join_align(recipe: Recipe, world: World) -> None:
     try:
         folders = json.loads(world.store.get(INVITATION))
         model, base_tokenizer, tokenizer = _load(recipe, Path(folders["base"]), Path(folders["vocab"]), world.device)
-        grow_rows(model, len(tokenizer), num_old_tokens=len(base_tokenizer))
-        pairs = _share(model, len(base_tokenizer), None)
+        num_old = num_ids(base_tokenizer)
+        grow_rows(model, num_ids(tokenizer), num_old)
+        pairs = _share(model, num_old, None)
         run_stage(model, tokenizer, base_tokenizer, pairs, recipe, world=world)
     except BaseException as error:
         world.store.set(FAILED, f"rank {world.rank}: {error or type(error).__name__}")
@@ -153,7 +154,7 @@ def _train_together(
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // world.size))
     try:
-        _share(model, len(base_tokenizer), pairs)
+        _share(model, num_ids(base_tokenizer), pairs)
         return run_stage(model, tokenizer, base_tokenizer, pairs, recipe, log, world)
     except RuntimeError as error:  # a collective that another rank left
         time.sleep(1.0)
@@ -187,6 +188,24 @@ def _load(
     model = load_whole(base, dtype)
     tokenizers = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (base, vocab))
     return (model.to(device).eval(), *tokenizers)
+
+
+@torch.no_grad()
+def _unrounded(model: PreTrainedModel, base: Path, num_tokens: int, num_old: int) -> PreTrainedModel:
+    """The model as it is to be saved: with the base's own values wherever this stage left what the run's precision made
+    of them. Training goes on in fp32, and bf16 would change nearly every weight of a base in fp16 or fp32.
+
+    Returns:
+        A model on the CPU; in bf16 if that holds every value, otherwise in fp32.
+    """
+    exact = load_whole(base)
+    grow_rows(exact, num_tokens, num_old)
+    lossless = True
+    for own, moved in zip(exact.parameters(), model.parameters(), strict=True):
+        found = moved.to("cpu")
+        own.copy_(torch.where(found == own.to(found.dtype), own, found.float()))
+        lossless = lossless and torch.equal(own, own.bfloat16().float())
+    return exact.bfloat16() if lossless else exact
 
 
 def _check_finite(model: PreTrainedModel) -> None:
