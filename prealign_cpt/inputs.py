@@ -10,9 +10,11 @@ from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.scores import evaluation_files, question_files
 from prealign_cpt.fetch.base import check_base, resolve_base
 from prealign_cpt.manifest import sha256
+from prealign_cpt.model.accept import check_isolation, check_structure, check_tokenizer
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_dict
+from prealign_cpt.train.shard import load_whole
 
 
 def check_inputs(recipe: Recipe) -> Path:
@@ -26,6 +28,10 @@ def check_inputs(recipe: Recipe) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     start_token_id(tokenizer, recipe)
     end_token_id(tokenizer, recipe)
+    check_tokenizer(base, tokenizer)
+    check_structure(base)
+    if not (recipe.run / "vocab").exists():  # its weights, once before they are needed: that may be many gigabytes
+        check_isolation(load_whole(base))
     named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
     for path in named:
         next(iter(read_documents([path])))

@@ -27,7 +27,7 @@ from prealign_cpt.fetch.base import resolve_base
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.manifest import atomic_write, sha256, verify
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_dict
 from prealign_cpt.run import ORDER, Run, changes, file_digests, folder_digest, say
@@ -165,7 +165,7 @@ def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> N
     module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
     start = start_token_id(tokenizer, recipe)
     new_tokens = json.loads((recipe.run / "vocab" / "report.json").read_text())["new_tokens"]
-    first_new = len(tokenizer) - new_tokens if new_tokens else None
+    first_new = num_ids(tokenizer) - new_tokens if new_tokens else None
     pieces = _pieces(recipe, tokenizer, new_tokens) if new_tokens and own.composition_lr else None
     result = train(module, mixture, valid, own, start, folder, inputs, world, first_new, pieces, accept)
     if world.rank == 0:
@@ -176,7 +176,7 @@ def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> N
 def _pieces(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, new_tokens: int) -> list[list[int]]:
     """How the base tokenizer spells the new tokens."""
     base = AutoTokenizer.from_pretrained(resolve_base(recipe.base.model), local_files_only=True)
-    return old_pieces(token_texts(tokenizer)[len(tokenizer) - new_tokens :], base, tokenizer)
+    return old_pieces(token_texts(tokenizer)[-new_tokens:], base, tokenizer)
 
 
 def finish(run: Run, device: torch.device, until: str) -> None:
@@ -220,7 +220,7 @@ def _fill_lexicon(recipe: Recipe, path: Path, out: Path) -> None:
 def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device, out: Path) -> None:
     verify(export)
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    model = load_whole(export).to(device=device, dtype=dtype)
+    model = load_whole(export, dtype).to(device)
     tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
     pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
     scores = score_all(model.eval(), tokenizer, recipe, pairs, heldout)

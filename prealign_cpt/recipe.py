@@ -232,7 +232,7 @@ class Evaluate:
     """Held-out prompts of each language that are continued, to count letters of the other language's script in what
     the model writes; 0: not measured."""
     arms: bool = True
-    """Score the base model, mean rows, static rows and aligned rows too, not only the trained model."""
+    """Score the base model and the extended one before training too, not only the trained model."""
 
 
 @dataclass(frozen=True, kw_only=True)

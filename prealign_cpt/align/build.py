@@ -1,7 +1,7 @@
 """The alignment stage: base model and grown tokenizer in, a model with aligned new rows out.
 
 base ─► rows grown ─► static rows, calibrated ─► training stage ─► Hugging Face folder, report.json, rows.tsv
-scores:  base   mean        static              aligned        (English bits per byte gate at the end)
+scored: base                                                 aligned             (a gate on English bits per byte)
 """
 
 import json
@@ -22,7 +22,7 @@ from prealign_cpt.errors import NumericError
 from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.manifest import atomic_write
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.run import say
 from prealign_cpt.signals import StoppedError
@@ -59,22 +59,16 @@ def build_align(
     model, base_tokenizer, tokenizer = _load(recipe, base, vocab, device)
     _check_finite(model)
     check_stage(recipe, model)
+    before = score_texts(model, base_tokenizer, recipe, ("valid",))
     arms: dict[str, Any] = {}
-
-    def score_arm(name: str, with_tokenizer: PreTrainedTokenizerBase) -> None:
-        if recipe.evaluate.arms:
-            arms[name] = score_all(model, with_tokenizer, recipe, train, heldout)
-            say(f"align: {name}: {_line(arms[name])}")
-
-    before = score_texts(model, base_tokenizer, recipe, ("valid",))["valid"]["english_bpb"]
-    score_arm("base", base_tokenizer)
-    num_old, num_new = len(base_tokenizer), len(tokenizer)
-    new_ids = list(range(num_old, num_new))
-    grow_rows(model, num_new, num_old_tokens=num_old)
+    if recipe.evaluate.arms:
+        arms["base"] = before | score_all(model, base_tokenizer, recipe, train, heldout)
+        say(f"align: base: {_line(arms['base'])}")
+    num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
+    new_ids = list(range(num_old, num_tokens))
+    grow_rows(model, num_tokens, num_old)
     texts = token_texts(tokenizer)[num_old:]
     tables = old_tables(model, num_old)
-    if new_ids and recipe.align.init != "mean":
-        score_arm("mean", tokenizer)
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
@@ -94,14 +88,16 @@ def build_align(
             start_token_id(tokenizer, recipe),
             recipe.seed,
         )
-    if new_ids:
-        score_arm("mean" if recipe.align.init == "mean" else "static", tokenizer)
     curve: list[dict[str, float]] = []
     done: dict[str, Any] = {"steps": 0}
     if recipe.align.steps and (new_ids or recipe.align.trains != "new_rows"):
         done = _train_together(model, tokenizer, base_tokenizer, train, recipe, curve.append, (base, vocab), world)
-        score_arm("aligned", tokenizer)
-    after = score_texts(model, tokenizer, recipe, ("valid",))["valid"]["english_bpb"]
+    changed = bool(new_ids or done["steps"])
+    after = score_texts(model, tokenizer, recipe, ("valid",)) if changed else before
+    if changed and recipe.evaluate.arms:
+        arms["aligned"] = after | score_all(model, tokenizer, recipe, train, heldout)
+        say(f"align: extended, before training: {_line(arms['aligned'])}")
+    english = {when: scores["valid"]["english_bpb"] for when, scores in (("before", before), ("after", after))}
     report = {
         "new_tokens": len(new_ids),
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
@@ -109,14 +105,15 @@ def build_align(
         "arms": arms,
         "contrast": curve,
         "contrast_stage": done,
-        "english_gate": {"before": before, "after": after, "limit": recipe.align.max_english_increase},
+        "english_gate": english | {"limit": recipe.align.max_english_increase},
     }
-    if not after - before <= recipe.align.max_english_increase:
+    if not english["after"] - english["before"] <= recipe.align.max_english_increase:
         raise NumericError(
-            f"align: English bits per byte rose from {before} to {after}, more than align.max_english_increase "
-            f"({recipe.align.max_english_increase}); lower align.shrink or align.lr, or raise the limit"
+            f"align: English bits per byte rose from {english['before']} to {english['after']}, more than "
+            f"align.max_english_increase ({recipe.align.max_english_increase}); lower align.shrink or align.lr, or "
+            "raise the limit"
         )
-    model.save_pretrained(out)
+    _unrounded(model, base, num_tokens, num_old).save_pretrained(out)
     tokenizer.save_pretrained(out)
     atomic_write(out / "report.json", json.dumps(report, indent=1))
     lines = [f"{i}\t{text!r}\t{kind}" for i, text, kind in zip(new_ids, texts, rows.provenance, strict=True)]
@@ -128,8 +125,9 @@ def join_align(recipe: Recipe, world: World) -> None:
     try:
         folders = json.loads(world.store.get(INVITATION))
         model, base_tokenizer, tokenizer = _load(recipe, Path(folders["base"]), Path(folders["vocab"]), world.device)
-        grow_rows(model, len(tokenizer), num_old_tokens=len(base_tokenizer))
-        pairs = _share(model, len(base_tokenizer), None)
+        num_old = num_ids(base_tokenizer)
+        grow_rows(model, num_ids(tokenizer), num_old)
+        pairs = _share(model, num_old, None)
         run_stage(model, tokenizer, base_tokenizer, pairs, recipe, world=world)
     except BaseException as error:
         world.store.set(FAILED, f"rank {world.rank}: {error or type(error).__name__}")
@@ -153,7 +151,7 @@ def _train_together(
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // world.size))
     try:
-        _share(model, len(base_tokenizer), pairs)
+        _share(model, num_ids(base_tokenizer), pairs)
         return run_stage(model, tokenizer, base_tokenizer, pairs, recipe, log, world)
     except RuntimeError as error:  # a collective that another rank left
         time.sleep(1.0)
@@ -187,6 +185,24 @@ def _load(
     model = load_whole(base, dtype)
     tokenizers = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (base, vocab))
     return (model.to(device).eval(), *tokenizers)
+
+
+@torch.no_grad()
+def _unrounded(model: PreTrainedModel, base: Path, num_tokens: int, num_old: int) -> PreTrainedModel:
+    """The model as it is to be saved: with the base's own values wherever this stage left what the run's precision made
+    of them. Training goes on in fp32, and bf16 would change nearly every weight of a base in fp16 or fp32.
+
+    Returns:
+        A model on the CPU; in bf16 if that holds every value, otherwise in fp32.
+    """
+    exact = load_whole(base)
+    grow_rows(exact, num_tokens, num_old)
+    lossless = True
+    for own, moved in zip(exact.parameters(), model.parameters(), strict=True):
+        found = moved.to("cpu")
+        own.copy_(torch.where(found == own.to(found.dtype), own, found.float()))
+        lossless = lossless and torch.equal(own, own.bfloat16().float())
+    return exact.bfloat16() if lossless else exact
 
 
 def _check_finite(model: PreTrainedModel) -> None:

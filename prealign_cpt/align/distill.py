@@ -25,6 +25,7 @@ from prealign_cpt.align.listed import ListedWords
 from prealign_cpt.align.ranks import rank_and_size
 from prealign_cpt.align.text import WINDOW
 from prealign_cpt.align.trainable import Trainable, pack
+from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.train.shard import World
 
 CHUNK = 512
@@ -64,11 +65,12 @@ def tokenization_lessons(
     """
     lessons: list[Lesson] = []
     count = 0
+    first_new = num_ids(base)
     order = random.Random(seed).sample(range(len(documents)), len(documents))
     for i in range(0, len(order), 32):
         texts = [documents[k] for k in order[i : i + 32]]
         for text, new, old in zip(texts, _with_ends(grown, texts), _with_ends(base, texts), strict=True):
-            for lesson in _pieces(text, new, old, len(base)):
+            for lesson in _pieces(text, new, old, first_new):
                 lessons.append(lesson)
                 count += len(lesson.student)
             if count >= tokens:

@@ -24,7 +24,7 @@ from prealign_cpt.align.terms import Term, make_terms, parallel_pairs
 from prealign_cpt.align.trainable import Trainable, check_blocks, trainable
 from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe import Align, Recipe
 from prealign_cpt.train.shard import World
 
@@ -77,7 +77,7 @@ def run_stage(
         RecipeError, DataError: see `check_stage`.
     """
     start = start_token_id(tokenizer, recipe)
-    moves = trainable(model, recipe.align, start, len(base_tokenizer))
+    moves = trainable(model, recipe.align, start, num_ids(base_tokenizer))
     keep = False
     try:
         terms, facts = make_terms(moves, tokenizer, base_tokenizer, pairs, recipe, world)

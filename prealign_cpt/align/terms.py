@@ -30,6 +30,7 @@ from prealign_cpt.data.pack import encode
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.data.words import Ids
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.recipe import Align, Recipe
 from prealign_cpt.run import say
 from prealign_cpt.train.shard import World
@@ -60,7 +61,7 @@ def make_terms(
     world: World | None,
 ) -> tuple[list[Term], dict[str, Any]]:
     """The terms that the recipe asks for and that have something to work on, and facts about them."""
-    align, seed, old = recipe.align, recipe.seed, len(base_tokenizer)
+    align, seed, old = recipe.align, recipe.seed, num_ids(base_tokenizer)
     terms: list[Term] = []
     facts: dict[str, Any] = {"entries": 0, "target_tokens": 0, "target_bytes": 0}
 

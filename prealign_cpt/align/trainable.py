@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from prealign_cpt.data.batches import positions
 from prealign_cpt.errors import RecipeError
+from prealign_cpt.model.accept import blocks
 from prealign_cpt.recipe import Align
-from prealign_cpt.train.shard import blocks
 
 ROOM = 516
 """Most tokens in a row of packed sequences, four windows with their start tokens; unless one sequence is longer."""

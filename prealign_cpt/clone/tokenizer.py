@@ -18,6 +18,7 @@ from pathlib import Path
 from prealign_cpt.clone.script import Cloner, choose_script, spellings
 from prealign_cpt.errors import DataError
 from prealign_cpt.manifest import storage_error
+from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.vocab.bytelevel import ByteLevel, keep_added_ids
 from prealign_cpt.vocab.grow import MODEL, copy_tokenizer, family_of, load_tokenizer
 from prealign_cpt.vocab.learn import Piece
@@ -97,7 +98,7 @@ def mirror_tokenizer(base: Path, cloner: Cloner, originals: Sequence[str], size:
     strings |= dict.fromkeys(original_of)
 
     known = tokenizer.get_vocab()
-    first_id = max(len(tokenizer), max(known.values()) + 1)
+    first_id = num_ids(tokenizer)
     keep_added_ids(content)
     vocab = content["model"]["vocab"]
     vocab.update({string: first_id + at for at, string in enumerate(strings)})

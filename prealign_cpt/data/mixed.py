@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from prealign_cpt.data import chance
 from prealign_cpt.data.codeswitch import Switched
 from prealign_cpt.data.words import Documents, Ids, Splice, Words, token_texts
+from prealign_cpt.model.tokens import num_ids
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
@@ -24,14 +25,14 @@ class Respeller:
     """Respells documents of token ids.
 
     Args:
-        grown: the tokenizer of the ids; its ids from `len(base)` on are the new tokens.
+        grown: the tokenizer of the ids; its ids from `num_ids(base)` on are the new tokens.
         base: the tokenizer that `grown` was grown from.
         probability: that a word is chosen; of the chosen words those that hold a new token are respelled.
     """
 
     def __init__(self, grown: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, probability: float) -> None:
         self._grown, self._base, self.probability = grown, base, probability
-        self._words = Words(token_texts(grown))
+        self._words, self._first_new = Words(token_texts(grown)), num_ids(base)
         self._letter = grown.encode("a", add_special_tokens=False)
         self._known: dict[tuple[int, ...], Ids] = {}
 
@@ -46,7 +47,7 @@ class Respeller:
         chosen = np.flatnonzero(chance.happens(draws, self.probability))
         starts = found.starts[chosen]
         ends = found.ends(starts)
-        new_before = np.concatenate([[0], np.cumsum(ids >= len(self._base))])
+        new_before = np.concatenate([[0], np.cumsum(ids >= self._first_new)])
         holds_new = new_before[ends] > new_before[starts]
         starts, ends = starts[holds_new], ends[holds_new]
         pieces = [self._pieces(tuple(ids[s:e].tolist())) for s, e in zip(starts, ends, strict=True)]
@@ -71,7 +72,7 @@ class Respeller:
 
     def _is_byte(self, i: int) -> bool:
         """A byte of a character that the base has no token for (SentencePiece); no merge reaches over it."""
-        return i < len(self._base) and _BYTE.fullmatch(self._grown.convert_ids_to_tokens(i)) is not None
+        return i < self._first_new and _BYTE.fullmatch(self._grown.convert_ids_to_tokens(i)) is not None
 
     def _text(self, ids: list[int]) -> str:
         return str(self._grown.decode([*self._letter, *ids], clean_up_tokenization_spaces=False))

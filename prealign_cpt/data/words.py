@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from prealign_cpt.model.tokens import num_ids
+
 Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
 Item = TypeVar("Item", bound=np.generic)
@@ -89,7 +91,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     first = tokenizer.encode("a", add_special_tokens=False)
     lead = len(tokenizer.decode(first))
     special = set(tokenizer.all_special_ids)
-    rows = [[*first, i] for i in range(len(tokenizer))]
+    rows = [[*first, i] for i in range(num_ids(tokenizer))]
     texts = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
     return ["" if i in special else text[lead:] for i, text in enumerate(texts)]
 

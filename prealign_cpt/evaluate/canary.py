@@ -127,7 +127,7 @@ def logprobs_of(model: PreTrainedModel, ids: list[int]) -> list[float]:
 def _rounding(subject: Subject, ids: list[int]) -> float:
     """How far bf16 moves this model's values: the largest difference between it and fp32."""
     other = torch.bfloat16 if subject.dtype == torch.float32 else torch.float32
-    model = load_whole(subject.folder).to(device=subject.device, dtype=other).eval()
+    model = load_whole(subject.folder, other).to(subject.device).eval()
     return _largest(logprobs_of(subject.model, ids), logprobs_of(model, ids))
 
 

@@ -89,7 +89,7 @@ class Subject:
     @cached_property
     def model(self) -> PreTrainedModel:
         """The folder's model, whole, in `dtype` on `device`, in eval mode."""
-        return load_whole(self.folder).to(device=self.device, dtype=self.dtype).eval()
+        return load_whole(self.folder, self.dtype).to(self.device).eval()
 
     @cached_property
     def model_digest(self) -> str:

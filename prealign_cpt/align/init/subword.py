@@ -4,6 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.init.mixture import Mixture
 from prealign_cpt.align.words import encode_pieces
+from prealign_cpt.model.tokens import num_ids
 
 UNDECODABLE = "\ufffd"
 """Stands in the text of a byte-level token that is a part of a character."""
@@ -28,10 +29,10 @@ def old_pieces(
     Args:
         texts: as for `subword_mixture`.
     """
-    encoded = encode_pieces(base_tokenizer, texts)
+    encoded, first_new = encode_pieces(base_tokenizer, texts), num_ids(base_tokenizer)
     for m, text in enumerate(texts):
         if UNDECODABLE in text:
-            encoded[m] = _byte_pieces(len(base_tokenizer) + m, base_tokenizer, grown_tokenizer)
+            encoded[m] = _byte_pieces(first_new + m, base_tokenizer, grown_tokenizer)
     special = set(base_tokenizer.all_special_ids)
     return [[i for i in ids if i not in special] for ids in encoded]
 

@@ -14,6 +14,7 @@ from prealign_cpt.align.init.procrustes import fit_map
 from prealign_cpt.align.init.statistics import TextStatistics
 from prealign_cpt.align.init.vectors import TokenVectors
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import num_ids
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def make_vecmap(
     """
     check_lexicon(pairs, statistics)
     vectors = statistics.target_vectors(grown_tokenizer)
-    return Vecmap(vectors, find_anchors(pairs, base_tokenizer, grown_tokenizer, vectors), len(base_tokenizer))
+    return Vecmap(vectors, find_anchors(pairs, base_tokenizer, grown_tokenizer, vectors), num_ids(base_tokenizer))
 
 
 def scaled_to(rows_MD: Tensor, table_VD: Tensor) -> Tensor:  # noqa: N803

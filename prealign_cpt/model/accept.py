@@ -1,0 +1,152 @@
+"""Can training go on from this base? Asked before the first stage, because what is wrong here shows only in figures.
+
+    config.json ─► the model without weights ─► its blocks, its head, experts      check_structure, at every start
+    tokenizer.json ─► as it stands, and as transformers loads it                   check_tokenizer, at every start
+    weights ─► logits and hidden states                                            check_head, whenever they are loaded
+    weights ─► two documents in one row, and the second alone                      check_isolation, once
+
+Shapes: B sequences, T tokens, D hidden size, V vocabulary.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from prealign_cpt.errors import RecipeError
+
+REMEDY = "choose a dense Llama-, Mistral-, Qwen- or Gemma-3-like model (docs/bases.md lists those that were tried)"
+
+PLAIN_HEAD = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0, "lm_head_multiplier": 1.0}
+"""Keys of configurations that change the logits, and the value that does not."""
+
+LEAK = 0.01
+"""Nats by which a token's loss may depend on the document before it: fp32 rounds to less than a hundredth of it, a
+recurrent state or a convolution changes it by 0.2 to 10."""
+
+PROBES = [
+    "In 1999, 12 men paid $3.50.\n\n7 left.\n    12 spaces\n\n1. Größe 42, №5: «Съешь 30 булок» 2026年11月27日 २५ x²½",
+    "it's we'll I'M they've  ''x'' don't\r\n\tа1б2в3\u00a04  \U0001f600 e\u0301 東京は12℃です。 मैं हूँ। ٣٤٥ كتاب ไทย",
+]
+"""Texts that tell pre-tokenizers and normalizers apart. None begins with a space, which transformers and tokenizer.json
+of Llama 2 write differently; to no harm, since a document's start is spelled alike in training and use."""
+
+
+def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compare the tokenizer that transformers loaded with the folder's tokenizer.json, if it has one.
+
+    Some classes that a tokenizer_config.json can name are built anew from vocabulary and merges, with a pre-tokenizer
+    of their own: the ids are then others than the model was trained on.
+
+    Raises:
+        RecipeError: they give different ids.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    raw = Tokenizer.from_file(str(path))
+    for text in PROBES:
+        if raw.encode(text, add_special_tokens=False).ids != tokenizer.encode(text, add_special_tokens=False):
+            raise RecipeError(
+                f"base.model: {path} gives other tokens than transformers, which loads it as {type(tokenizer).__name__}"
+                f'; put "tokenizer_class": "PreTrainedTokenizerFast" into {folder / "tokenizer_config.json"}'
+            )
+
+
+def check_structure(folder: Path) -> None:
+    """Build the model of a folder without its weights and look at its parts.
+
+    Raises:
+        RecipeError: transformers does not know it, or not with SDPA attention; its blocks are elsewhere than in
+            `layers`; it has experts; its head has a bias, a factor or a cap.
+    """
+    model = _without_weights(folder)
+    blocks(model)
+    name = type(model).__name__
+    if any(part.rpartition(".")[2] == "experts" or _is_mixture(module) for part, module in model.named_modules()):
+        raise RecipeError(
+            f"base.model: {name} is a mixture of experts, whose load-balancing loss is not computed here, so experts "
+            f"would fall idle; {REMEDY}"
+        )
+    if model.get_output_embeddings().bias is not None:
+        raise RecipeError(f"base.model: the head of {name} has a bias, which is not supported; {REMEDY}")
+    for key, plain in PLAIN_HEAD.items():
+        value = getattr(model.config, key, plain)
+        if value not in (plain, None):
+            raise RecipeError(f"base.model: {name} changes its logits ({key} = {value}), unsupported; {REMEDY}")
+    _without_weights(folder, attn_implementation="sdpa")
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are not its hidden states times the head's rows, as all losses here assume.
+
+    Raises:
+        RecipeError: the logits are soft-capped, scaled or have a bias, as in Gemma 2, Granite or Phi.
+    """
+    ids = torch.arange(1, 9, device=model.device)[None]
+    theirs = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ours = (hidden @ model.get_output_embeddings().weight.T).float()
+    # Nothing but rounding may differ. Real logits are large enough for a cap to show.
+    if (ours - theirs).abs().max() > 0.02 * theirs.abs().max():
+        raise RecipeError(
+            f"base.model: {type(model).__name__} does more to its logits than multiply by the head's rows (a soft cap, "
+            f"a factor or a bias), which is not supported; {REMEDY}"
+        )
+
+
+@torch.no_grad()
+def check_isolation(model: PreTrainedModel) -> None:
+    """Refuse a model that reads over the border between two documents of a packed row.
+
+    Raises:
+        RecipeError: a token's loss depends on the document before its own.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(1, model.get_input_embeddings().weight.shape[0] // 2, (2, 1, 16), generator=generator)
+    packed = torch.cat([first, second], dim=1)
+    positions = torch.arange(16).repeat(2)[None]
+    together = model.base_model(input_ids=packed, position_ids=positions, use_cache=False).last_hidden_state[:, 16:]
+    alone = model.base_model(input_ids=second, position_ids=positions[:, :16], use_cache=False).last_hidden_state
+    head = model.get_output_embeddings().weight
+    nats = [
+        F.cross_entropy((hidden[0, :-1] @ head.T).float(), second[0, 1:], reduction="none")
+        for hidden in (together, alone)
+    ]
+    difference = (nats[0] - nats[1]).abs().max().item()
+    if not difference <= LEAK:
+        raise RecipeError(
+            f"base.model: {type(model).__name__} carries its state from one document of a packed row into the next (a "
+            f"token's loss changes by {difference:.2g} nats), which is not supported; {REMEDY}"
+        )
+
+
+def blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The transformer blocks, which are sharded and recomputed one by one.
+
+    Raises:
+        RecipeError: they are elsewhere than in `layers`.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        raise RecipeError(f"base.model: {type(model).__name__} keeps its blocks elsewhere than in `layers`; {REMEDY}")
+    return list(layers)
+
+
+def _without_weights(folder: Path, **options: str) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
+    except (ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        raise RecipeError(f"base.model: {folder}: transformers cannot build it ({reason}); {REMEDY}") from error
+    return model
+
+
+def _is_mixture(module: nn.Module) -> bool:
+    return type(module).__name__.lower().endswith(("moe", "experts"))
