@@ -89,7 +89,11 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
         raise storage_error(out, error) from error
     ids = vocab | {string: first_id + at for at, string in enumerate(pieces)}
     grown = load_tokenizer(out)
-    assert grown.get_vocab() == ids, "the grown tokenizer numbers its tokens otherwise"
+    if grown.get_vocab() != ids:
+        raise RecipeError(
+            f"{base}: {type(tokenizer).__name__} numbers its tokens otherwise when it is saved and loaded; put "
+            '"tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json'
+        )
     lost = unreachable(grown, set(ids.values()) - set(vocab.values()), witnesses)
     assert not lost, f"new tokens {sorted(lost)} are out of reach"
     tokens = [

@@ -61,3 +61,12 @@ def test_refused(run: Path, tmp_path: Path):
     shutil.rmtree(run / "export")
     with pytest.raises(MissingInputError, match="no export yet"):
         Subject(run)
+
+
+def test_bf16_does_not_round_rotary_frequencies(run: Path):
+    """They are fp32 in any model; as bf16 they put far positions elsewhere."""
+    half = Subject(run, device="cpu", dtype="bf16").model
+    exact = Subject(run, device="cpu", dtype="fp32").model
+    assert half.get_input_embeddings().weight.dtype == torch.bfloat16
+    for (name, buffer), expected in zip(half.named_buffers(), exact.buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
