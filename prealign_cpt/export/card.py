@@ -118,7 +118,7 @@ def _figures(recipe: Recipe, run: Path) -> str:
     scored = [(row["step"], row["valid"]) for row in rows if row.get("valid")]
     if not scored:
         return ""
-    lines = [f"| after step {step} | {valid['target']:.3f} | {valid['english']:.3f} |"
+    lines = [f"| after step {step} | {valid['target_bpb']:.3f} | {valid['english_bpb']:.3f} |"
              for step, valid in (scored[0], scored[-1])]  # fmt: skip
     head = f"| bits per byte of held-out text | {recipe.language} | English |\n|---|---|---|"
     return "\n".join(["", head, *lines, ""])

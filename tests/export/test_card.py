@@ -70,9 +70,9 @@ def test_figures_are_those_of_the_run(recipe_file: Path, tmp_path: Path) -> None
     (tmp_path / "vocab").mkdir()
     (tmp_path / "vocab" / "report.json").write_text(json.dumps({"new_tokens": 17}))
     rows = [
-        {"step": 0, "valid": {"target": 2.5, "english": 1.25}},
+        {"step": 0, "valid": {"target_bpb": 2.5, "english_bpb": 1.25}},
         {"step": 3},
-        {"step": 6, "valid": {"target": 2.0, "english": 1.3}},
+        {"step": 6, "valid": {"target_bpb": 2.0, "english_bpb": 1.3}},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
     _, text = _card(load_recipe(recipe_file), tmp_path, tmp_path)
