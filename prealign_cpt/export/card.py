@@ -1,33 +1,128 @@
-"""The model card of an export."""
+"""The model card: what the Hub and a reader want to know, and only what this run did."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData, metadata_load
+
 from prealign_cpt import __version__
+from prealign_cpt.evaluate.languages import language_of
+from prealign_cpt.fetch.base import EMBEDDED, HUB_NAME
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import as_toml
+from prealign_cpt.train.metrics import Log
+
+EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+LICENCE_TEXTS = {"Apache License": "apache-2.0", "MIT License": "mit", "BSD 3-Clause": "bsd-3-clause"}
+"""How a licence file begins, and the Hub's name for it."""
 
 
-def model_card(recipe: Recipe, parity: dict[str, Any]) -> str:
-    """The model card; figures are added by the report, which knows them all."""
+def model_card(recipe: Recipe, parity: dict[str, Any], run: Path, base: Path) -> str:
+    """The text of README.md, with the metadata that the Hub reads in front.
+
+    Args:
+        run: the run's folder; the figures of its stages that are done are told.
+        base: folder of the base model, whose licence holds here too.
+    """
+    code = language_of(recipe.language).short or language_of(code=recipe.language).short
+    known = code if language_of(code=code).name else ""
+    data = ModelCardData(
+        language=["en", known] if known else ["en"],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=_on_hub(recipe.base.model),
+        tags=["continual-pretraining", *(["vocabulary-extension"] if recipe.vocab.size else []), "prealign"],
+    )
+    for key, value in licence(base).items():
+        data[key] = value
+    facts = "\n".join(f"- {fact}" for fact in [*_done(recipe, run), *_to_know(recipe, parity)])
     return f"""---
-language: [en, {recipe.language}]
-library_name: transformers
-tags: [continual-pretraining, vocabulary-extension, prealign]
+{data.to_yaml()}
 ---
 # {recipe.name}
 
-`{recipe.base.model}` extended to {recipe.language} by prealign_cpt {__version__}: new vocabulary learned on top of the
-base tokenizer, rows initialised from subwords and a bilingual lexicon, contrastive alignment, and continual pretraining
-with input-only code-switching and English replay.
+`{_on_hub(recipe.base.model) or recipe.base.model}`, trained further on {recipe.language} text with \
+prealign_cpt {__version__}.
 
-- Start every text with `{recipe.base.start_token}`: training and evaluation did.
-- {recipe.train.steps} steps of {recipe.train.sequences} sequences of {recipe.data.sequence_length} tokens.
-- Reloaded, this folder gives the trainer's log-probabilities on {parity["tokens"]} tokens
-  (mean difference {parity["mean"]:.2g} nats).
-- The licence is that of the base model and of the texts it was trained on.
-
+{facts}
+{_figures(recipe, run)}
 ## Recipe
 
 ```toml
 {as_toml(recipe)}```
 """
+
+
+def licence(base: Path) -> dict[str, str]:
+    """`license` of a model's folder, and `license_name` and `license_link` where it has its own: from the metadata of
+    its README.md, else from the beginning of its licence file; empty if there is neither."""
+    readme = base / "README.md"
+    told = (metadata_load(readme) or {}) if readme.is_file() else {}
+    if told.get("license"):
+        return {key: str(told[key]) for key in ("license", "license_name", "license_link") if told.get(key)}
+    for path in sorted(base.glob("LICEN[CS]E*")):
+        begin = path.read_text(encoding="utf-8", errors="replace")[:500]
+        found = [name for text, name in LICENCE_TEXTS.items() if text in begin]
+        return {"license": found[0]} if found else {"license": "other", "license_link": path.name}
+    return {}
+
+
+def _on_hub(model: str) -> str | None:
+    """The Hub's name of a base model; None for a local folder."""
+    if model == EMBEDDED:
+        return EMBEDDED_ON_HUB
+    named = None if Path(model).expanduser().is_dir() else HUB_NAME.fullmatch(model)
+    return named["repository"] if named else None
+
+
+def _done(recipe: Recipe, run: Path) -> list[str]:
+    """What this run did, stage by stage."""
+    align, data, train = recipe.align, recipe.data, recipe.train
+    found = []
+    if recipe.vocab.size:
+        count = _read(run / "vocab" / "report.json").get("new_tokens", recipe.vocab.size)
+        found.append(
+            f"{count} new tokens behind those of the base, which keep their ids; their rows begin as `{align.init}`."
+        )
+    if align.steps and (recipe.vocab.size or align.trains != "new_rows"):
+        terms = {"contrast of a bilingual lexicon": align.weight, "distillation of the original tokenization":
+                 align.distill_weight, "distillation of code-switched text": align.switch_weight}  # fmt: skip
+        told = ", ".join(name for name, weight in terms.items() if weight)
+        found.append(f"{align.steps} steps of alignment" + (f": {told}." if told else "."))
+    share = f", {data.english_share:.0%} of them English" if data.english_share else ""
+    found.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
+    if recipe.codeswitch.ratio and data.english_share:
+        found.append(
+            f"In the English text up to {recipe.codeswitch.ratio:.0%} of the words are replaced by a translation "
+            f"(`{recipe.codeswitch.labels}`)."
+        )
+    return found
+
+
+def _to_know(recipe: Recipe, parity: dict[str, Any]) -> list[str]:
+    """What a user of the model must know."""
+    return [
+        f"A text begins with `{recipe.base.start_token}`, as in training and evaluation. The tokenizer puts it there "
+        "where special tokens are asked for.",
+        f"Reloaded, this folder gives the trainer's log-probabilities on {parity['tokens']} tokens (mean difference "
+        f"{parity['mean']:.2g} nats, where rounding makes {parity['rounding']:.2g}).",
+        "The licence is that of the base model and of the texts it was trained on.",
+    ]
+
+
+def _figures(recipe: Recipe, run: Path) -> str:
+    """Bits per byte of validation text before training and after; empty if the run has no log of it."""
+    rows = Log(run / "metrics.jsonl", active=False).rows() if (run / "metrics.jsonl").is_file() else []
+    scored = [(row["step"], row["valid"]) for row in rows if row.get("valid")]
+    if not scored:
+        return ""
+    lines = [f"| after step {step} | {valid['target_bpb']:.3f} | {valid['english_bpb']:.3f} |"
+             for step, valid in (scored[0], scored[-1])]  # fmt: skip
+    head = f"| bits per byte of held-out text | {recipe.language} | English |\n|---|---|---|"
+    return "\n".join(["", head, *lines, ""])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.scores import held_out
+from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.train.loss import LanguageModelLoss
 
@@ -124,11 +125,11 @@ def compare(recipe: Recipe, folder: Path, probe: Probe) -> Comparison:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     ).eval()
-    _check_rows(folder, model)
+    _check_rows(recipe, folder, model)
     device = torch.device(probe.device if probe.device == "cpu" or torch.cuda.is_available() else "cpu")
     threads = torch.get_num_threads()
     try:
-        if device.type == "cpu" and probe.device == "cpu":
+        if device.type == probe.device == "cpu":
             torch.set_num_threads(probe.threads)
         reloaded = _nats(recipe, folder, model.to(device))
     finally:
@@ -170,11 +171,12 @@ def _nats(recipe: Recipe, folder: Path, model: PreTrainedModel) -> dict[str, Ten
     return found
 
 
-def _check_rows(folder: Path, model: PreTrainedModel) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    tokens = len(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    if not rows == model.get_output_embeddings().weight.shape[0] == tokens == model.config.vocab_size:
-        raise DataError(f"{folder}: {rows} rows, {tokens} tokens, vocab_size {model.config.vocab_size} differ")
+def _check_rows(recipe: Recipe, folder: Path, model: PreTrainedModel) -> None:
+    """One number of rows, and after an extension a token for each; a base that is not extended keeps what it had."""
+    rows, size = model.get_input_embeddings().weight.shape[0], model.config.vocab_size
+    tokens = num_ids(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    if not rows == model.get_output_embeddings().weight.shape[0] == size or (recipe.vocab.size and rows != tokens):
+        raise DataError(f"{folder}: {rows} rows, {tokens} tokens, vocab_size {size} differ")
 
 
 def rejection(folder: Path, found: Comparison) -> str:

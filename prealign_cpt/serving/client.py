@@ -113,9 +113,10 @@ def sample_ids(
     return found
 
 
-def tokenize(base_url: str, model: str, text: str, *, key: str | None = None) -> list[int]:
-    """The ids that the server makes of `text`, without special tokens. It must fit into the server's context."""
-    extra = {"add_special_tokens": False, "return_token_ids": True}
+def tokenize(base_url: str, model: str, text: str, *, special: bool = False, key: str | None = None) -> list[int]:
+    """The ids that the server makes of `text`, with `special` as for a client that says nothing about special tokens,
+    otherwise without them. It must fit into the server's context."""
+    extra = {"return_token_ids": True} | ({} if special else {"add_special_tokens": False})
     choice = _complete(base_url, model, text, 1, key, max_tokens=1, temperature=0.0, extra_body=extra)[0]
     return _ids(choice.model_dump().get("prompt_token_ids"), base_url)
 

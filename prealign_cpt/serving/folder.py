@@ -1,6 +1,6 @@
 """Is a Hugging Face folder fit to be served? And under which name, so that a client can tell it from any other?
 
-folder --check_servable--> rows, bytes      refused: code, pickles, damaged files, rows without a token
+folder --check_servable--> rows, bytes      refused: code, pickles, damaged files, tokens without a row
        --model_name------> "demo"
        --pinned_name-----> "demo@1f0c9a2b7d3e"   the name with the digest of everything that vLLM reads
 """
@@ -78,12 +78,13 @@ def check_servable(folder: Path, device: Device | None = None) -> dict[str, int]
     """Refuse a folder that would run code, answer garbage or bring the server down; start nothing.
 
     Checked: configuration, tokenizer and safetensors are there; no code (`auto_map`, Python files, pickles); input and
-    output rows, `vocab_size` and `len(tokenizer)` are one number; special ids lie below it. If the folder has a
+    output rows and `vocab_size` are one number; every token has a row; special ids are tokens. If the folder has a
     manifest, every listed file has the listed hash, and no file that vLLM would read is missing from the list. With a
     device: vLLM can compute the model's attention there.
 
     Returns:
-        `rows` (of the embedding) and `bytes` (of the weights).
+        `rows` (of the embedding), `num_tokens` (rows from there on are padding, as many bases have it) and `bytes` (of
+        the weights).
 
     Raises:
         MissingInputError: no such folder, or a file is missing.
@@ -103,11 +104,14 @@ def check_servable(folder: Path, device: Device | None = None) -> dict[str, int]
         _check_manifest(folder)
     shapes, size = _tensor_shapes(folder)
     rows = _check_rows(folder, configs["config.json"], shapes)
+    num_tokens = max(_tokenizer(folder).get_vocab().values()) + 1
+    if num_tokens > rows:
+        raise DataError(f"{folder}: {rows} rows but {num_tokens} tokens; give the tokenizer that belongs to this model")
     for name in ("config.json", "generation_config.json"):
-        _check_special_ids(folder / name, configs.get(name, {}), rows)
+        _check_special_ids(folder / name, configs.get(name, {}), num_tokens)
     if device == "cpu":
         _check_head_dim(folder / "config.json", configs["config.json"])
-    return {"rows": rows, "bytes": size}
+    return {"rows": rows, "num_tokens": num_tokens, "bytes": size}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -175,10 +179,6 @@ def _check_rows(folder: Path, config: dict[str, Any], shapes: dict[str, list[int
                 f"{folder}: {key} has {shape[0]} rows, config.json's vocab_size is {vocab_size}; export again"
             )
     (rows,) = {shape[0] for shape in embeddings.values()}
-    num_tokens = len(_tokenizer(folder))
-    if num_tokens != rows:
-        # vLLM samples rows that have no token, and a log-probability request for one can end it.
-        raise DataError(f"{folder}: {rows} rows but {num_tokens} tokens; export exactly one row for each token")
     return int(rows)
 
 
@@ -192,12 +192,14 @@ def _tokenizer(folder: Path) -> Any:
         raise DataError(f"{folder}: the tokenizer does not load: {error}; export the model again") from error
 
 
-def _check_special_ids(path: Path, config: dict[str, Any], rows: int) -> None:
+def _check_special_ids(path: Path, config: dict[str, Any], num_tokens: int) -> None:
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = config.get(key)
         for number in value if isinstance(value, list) else [value]:
-            if number is not None and not (isinstance(number, int) and 0 <= number < rows):
-                raise DataError(f"{path}: {key} is {number!r}, which is not one of the {rows} rows; export again")
+            if number is not None and not (isinstance(number, int) and 0 <= number < num_tokens):
+                raise DataError(
+                    f"{path}: {key} is {number!r}, which is not one of the {num_tokens} tokens; export again"
+                )
 
 
 def _check_head_dim(path: Path, config: dict[str, Any]) -> None:

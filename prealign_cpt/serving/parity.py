@@ -1,11 +1,12 @@
 """Is the served model the one in the folder? A ladder on which each rung finds what the next would hide.
 
 generate and embed
-    shapes             rows, vocab_size and len(tokenizer) are one number, the head is there     check_servable
+    shapes             rows and vocab_size are one number, each token has a row, a head is there check_servable
     round trip         decode(encode(text)) gives the text                                       local tokenizer
     identity           the server's pinned name has this folder's digest                         /v1/models
 generate
     tokenization       the server makes the local ids of each text                               vLLM may load another
+    start token        plain text gets it, once, where the folder's tokenizer adds it            what clients send
     echo               scoring gives what generation gave, none missing, none shifted            canary
     log-probabilities  agree with transformers, token by token                                   reference.py
     sampling           no id without a token at temperature 1.5
@@ -29,7 +30,7 @@ from prealign_cpt.serving.reference import Comparison, Compute, compare, logprob
 
 COMMON = ("shapes", "round trip", "identity")
 RUNGS = {
-    "generate": (*COMMON, "tokenization", "echo", "log-probabilities", "sampling"),
+    "generate": (*COMMON, "tokenization", "start token", "echo", "log-probabilities", "sampling"),
     "embed": (*COMMON, "embeddings"),
 }
 """The rungs of each task, in the order in which they are climbed."""
@@ -113,9 +114,10 @@ def climb(
             values may be ROUNDING_FACTOR times as far from the exact ones, on average MEAN_FACTOR times.
 
     Figures:
-        rows, bytes; texts; model, pinned (whether the server names the folder's digest); text_tokens; echo_difference;
-        tokens, max_logprob_difference, and of `reference.Comparison` rounding, excess, bound, mean, mean_bound;
-        sampled. For embed, instead of the last four rungs': vectors, max_embedding_difference and the same five.
+        rows, num_tokens, bytes; texts; model, pinned (whether the server names the folder's digest); text_tokens;
+        adds_start_token; echo_difference; tokens, max_logprob_difference, and of `reference.Comparison` rounding,
+        excess, bound, mean, mean_bound; sampled. For embed, instead of the last five rungs': vectors,
+        max_embedding_difference and the same five.
 
     Raises:
         DataError: a rung is broken, with the remedy.
@@ -124,7 +126,7 @@ def climb(
     from transformers import AutoTokenizer
 
     servable = check_servable(folder)
-    rows = servable["rows"]
+    num_tokens = servable["num_tokens"]
     yield "shapes", dict(servable)
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -143,12 +145,15 @@ def climb(
             _check_tokenization(served, tokenizer, text)
         yield "tokenization", {"text_tokens": sum(len(_encode(tokenizer, text)) for text in cut)}
 
-        canary = [start, *(encoded[0] if encoded else range(rows - 8, rows))][: length - client.CANARY_LENGTH - 1]
+        yield "start token", {"adds_start_token": _check_start(served, tokenizer, start, cut)}
+
+        canary = [start, *(encoded[0] if encoded else range(num_tokens - 8, num_tokens))]
+        canary = canary[: length - client.CANARY_LENGTH - 1]
         yield "echo", {"echo_difference": client.check_echo(base_url, model, canary, key=key)}
 
     synthetic = [
-        list(range(max(0, rows - NUM_SYNTHETIC), rows)),
-        list(range(0, rows, max(1, rows // NUM_SYNTHETIC)))[:NUM_SYNTHETIC],
+        list(range(max(0, num_tokens - NUM_SYNTHETIC), num_tokens)),
+        list(range(0, num_tokens, max(1, num_tokens // NUM_SYNTHETIC)))[:NUM_SYNTHETIC],
     ]
     names = [f"text {number + 1}" for number in range(len(texts))] + ["the last rows", "rows of the whole vocabulary"]
     sequences = [[start, *ids][: length - 1] for ids in [*encoded, *synthetic]]
@@ -156,7 +161,7 @@ def climb(
         yield "embeddings", _check_embeddings(served, names, sequences)
         return
     yield "log-probabilities", _check_logprobs(served, names, sequences)
-    yield "sampling", _check_samples(served, len(tokenizer), start, length - 1)
+    yield "sampling", _check_samples(served, tokenizer, start, length - 1)
 
 
 def _start_id(folder: Path, tokenizer: Any, start_token: str | None) -> int:
@@ -199,6 +204,25 @@ def _check_tokenization(served: _Served, tokenizer: Any, text: str) -> None:
         )
 
 
+def _check_start(served: _Served, tokenizer: Any, start: int, texts: list[str]) -> bool:
+    """Check what clients get that send text and say nothing about special tokens; tell if it has the start token."""
+    added = tokenizer.encode("")
+    if added not in ([], [start]):
+        raise DataError(
+            f"{served.folder}: the tokenizer puts {tokenizer.convert_ids_to_tokens(added)} around a text, the start "
+            f"token is {tokenizer.convert_ids_to_tokens(start)!r}; correct post_processor in tokenizer.json, or give "
+            "the start token that it was trained with"
+        )
+    for text in filter(None, texts):
+        wanted = [*added, *_encode(tokenizer, text)]
+        if client.tokenize(served.base_url, served.model, text, special=True, key=served.key) != wanted:
+            raise DataError(
+                f"{served.base_url}: the server puts other special tokens around {_short(text)} than the folder's "
+                "tokenizer; serve this folder, and check post_processor in its tokenizer.json"
+            )
+    return bool(added)
+
+
 def _check_logprobs(served: _Served, names: list[str], sequences: list[list[int]]) -> dict[str, Any]:
     values = [
         torch.tensor(client.token_logprobs(served.base_url, served.model, ids, key=served.key), dtype=torch.float64)
@@ -220,8 +244,9 @@ def _check_embeddings(served: _Served, names: list[str], sequences: list[list[in
     return {"vectors": len(values), "max_embedding_difference": found.difference, **figures}
 
 
-def _check_samples(served: _Served, num_tokens: int, start: int, longest: int) -> dict[str, Any]:
+def _check_samples(served: _Served, tokenizer: Any, start: int, longest: int) -> dict[str, Any]:
     """Sample hot."""
+    known = set(tokenizer.get_vocab().values())
     samples = client.sample_ids(
         served.base_url,
         served.model,
@@ -234,10 +259,10 @@ def _check_samples(served: _Served, num_tokens: int, start: int, longest: int) -
     )
     for ids in samples:
         for number in ids:
-            if not 0 <= number < num_tokens:
+            if number not in known:
                 raise DataError(
-                    f"{served.base_url}: id {number} was sampled, the tokenizer has {num_tokens}; the served model has "
-                    "rows without a token: export exactly one row for each token"
+                    f"{served.base_url}: id {number} was sampled, which is none of the tokenizer's {len(known)}; the "
+                    "served model has rows without a token: export exactly one row for each token"
                 )
     return {"sampled": sum(map(len, samples))}
 

@@ -121,7 +121,7 @@ def run_front(key: str, servers: dict[Task, Server], listener: socket.socket, dr
         UnavailableError: a server ended by itself.
     """
     first = next(iter(servers.values()))
-    limits = Limits(rows=first.rows, max_model_len=first.max_model_len)
+    limits = Limits(rows=first.num_tokens, max_model_len=first.max_model_len)
     address = listener.getsockname()
     listener.listen()  # who connects from now on is kept until the front runs
     print(f"{first.model} answers with the key at {address[0]} port {address[1]}", file=sys.stderr, flush=True)

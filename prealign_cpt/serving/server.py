@@ -92,7 +92,7 @@ class Server:
         self.uds = uds
         self.model = served_model_name or model_name(folder)
         self.pinned = ""
-        self.rows = self.max_model_len = 0
+        self.num_tokens = self.max_model_len = 0
         self.log = log
         self.start_limit = start_limit
         self.drain = drain
@@ -119,7 +119,7 @@ class Server:
         if not is_loopback(self.host):
             raise RecipeError(f"host {self.host}: vLLM itself is never bound beyond this machine; use prealign serve")
         check_plugin(self.options)
-        self.rows = check_servable(self.folder, self.options.device)["rows"]
+        self.num_tokens = check_servable(self.folder, self.options.device)["num_tokens"]
         self.pinned = pinned_name(self.model, model_digest(self.folder))
         if self.uds is None:
             self.port = claim_port(self.host, self.port)

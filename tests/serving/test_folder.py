@@ -56,9 +56,19 @@ def test_auto_map(copy: Path, name: str, value: dict[str, object]) -> None:
         check_servable(copy)
 
 
-def test_extra_rows(make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="448 rows but 403 tokens"):
-        check_servable(make_folder(tmp_path / "padded", rows=448))
+def test_a_token_without_a_row(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="402 rows but 403 tokens"):
+        check_servable(make_folder(tmp_path / "short", rows=402))
+
+
+def test_rows_that_pad(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """A base whose vocabulary was not grown keeps the rows that its authors added; no id points to them."""
+    padded = make_folder(tmp_path / "padded", rows=448)
+    found = check_servable(padded)
+    assert (found["rows"], found["num_tokens"]) == (448, 403)
+    edit(padded / "config.json", eos_token_id=403)
+    with pytest.raises(DataError, match="eos_token_id is 403, which is not one of the 403 tokens"):
+        check_servable(padded)
 
 
 def test_rows_differ_from_config(copy: Path) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from prealign_cpt.cli import main
 from prealign_cpt.errors import DataError
+from prealign_cpt.export.tokenizer import save_tokenizer
 from prealign_cpt.serving import client
 from prealign_cpt.serving.parity import RUNGS, check_parity, climb
 from prealign_cpt.serving.reference import ROUNDING_FACTOR
@@ -77,11 +79,6 @@ def test_other_tokenizer(server: Server, make_folder: Callable[..., Path], tmp_p
         check_parity(server.base_url, other, ["wort123 wort77"], START)
 
 
-def test_padded_rows(server: Server, make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="448 rows but 403 tokens"):
-        check_parity(server.base_url, make_folder(tmp_path / "padded", rows=448), TEXTS, START)
-
-
 def test_tokenizer_that_loses_text(server: Server, folder: Path, tmp_path: Path) -> None:
     lossy = Path(shutil.copytree(folder, tmp_path / "lossy"))
     content = json.loads((lossy / "tokenizer.json").read_text())
@@ -100,6 +97,34 @@ def test_sampled_id_without_a_token(server: Server, folder: Path, monkeypatch: p
     monkeypatch.setattr(client, "sample_ids", lambda *_, **__: [[5, 403]])
     with pytest.raises(DataError, match="id 403 was sampled"):
         check_parity(server.base_url, folder, TEXTS[:1], START)
+
+
+def _that_adds(folder: Path, token: str, out: Path) -> Path:
+    """The folder with a tokenizer that puts `token` before a text."""
+    shutil.copytree(folder, out)
+    save_tokenizer(AutoTokenizer.from_pretrained(folder), token, Path("nowhere"), out)
+    return out
+
+
+def test_a_start_token_that_the_server_does_not_add(
+    server: Server, folder: Path, tmp_path: Path, unpinned: None
+) -> None:
+    assert not dict(climb(server.base_url, folder, TEXTS, START))["start token"]["adds_start_token"]
+    with pytest.raises(DataError, match="the server puts other special tokens around 'Der Hund"):
+        check_parity(server.base_url, _that_adds(folder, START, tmp_path / "adds"), TEXTS, START)
+
+
+def test_another_start_token_than_the_recipe_s(server: Server, folder: Path, tmp_path: Path, unpinned: None) -> None:
+    with pytest.raises(DataError, match=r"puts \['e'\] around a text, the start token is '<.endoftext.>'"):
+        check_parity(server.base_url, _that_adds(folder, "e", tmp_path / "adds"), ["x y z"], START)
+
+
+def test_a_server_that_adds_the_start_token(folder: Path, tmp_path: Path) -> None:
+    adds = _that_adds(folder, START, tmp_path / "adds")
+    with Server(adds, max_model_len=128, log=tmp_path / "vllm.log") as running:
+        rungs = dict(climb(running.base_url, adds, TEXTS, START))
+    assert list(rungs) == list(RUNGS["generate"])
+    assert rungs["start token"]["adds_start_token"]
 
 
 def test_query_example(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 def fronting(make_clients: Callable[[], dict[Any, httpx2.AsyncClient]], server: Server) -> Iterator[str]:
     """The front in a thread; yields the OpenAI-compatible root."""
     listener = socket.create_server(("127.0.0.1", 0))
-    limits = Limits(rows=server.rows, max_model_len=server.max_model_len)
+    limits = Limits(rows=server.num_tokens, max_model_len=server.max_model_len)
     running: list[uvicorn.Server] = []
 
     async def run() -> None:

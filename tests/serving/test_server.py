@@ -92,7 +92,7 @@ def test_progress_while_it_starts(
 
 def test_on_a_unix_socket(folder: Path, tmp_path: Path, stand_in: None) -> None:
     with Server(folder, uds=tmp_path / "socket", log=tmp_path / "log") as server:
-        assert server.max_model_len == 128 and server.rows == 403 and server.pinned.startswith("tiny@")
+        assert server.max_model_len == 128 and server.num_tokens == 403 and server.pinned.startswith("tiny@")
         process = server.process
     assert process is not None and process.returncode == 0
 
