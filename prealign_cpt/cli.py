@@ -53,9 +53,10 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    add = commands.add_parser("demo", help="the whole story on a small scale: train, control, serve, query, report")
+    add = commands.add_parser("demo", help="the main job on a small scale: fetch, train, serve, query, report")
     add.add_argument("recipe", type=Path)
-    add.add_argument("--nproc", type=int, default=0, help="processes; 0: two on a CPU, one for each GPU")
+    add.add_argument("--evidence", action="store_true", help="train the base, not extended, and plain rows beside it")
+    add.add_argument("--nproc", type=int, default=0, help="processes; 0: one for each GPU, one on a CPU")
     add.set_defaults(work=_demo, takes_flags=True)
 
     add = commands.add_parser("compare", help="a grid of arms of recipes, each an ordinary run, and one table")
@@ -180,9 +181,9 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from prealign_cpt.demo import demo
+    from prealign_cpt.lab.demo import demo
 
-    return demo(options.recipe, options.flags, options.nproc)
+    return demo(options.recipe, options.flags, options.nproc, options.evidence)
 
 
 def _names(text: str) -> list[str]:

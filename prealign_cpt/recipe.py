@@ -239,7 +239,8 @@ class Evaluate:
 class Serve:
     """The vLLM server."""
 
-    max_model_len: int = number(512, least=16)
+    max_model_len: int = number(0, least=0)
+    """Longest sequence; 0: the model's own limit, on a CPU at most 8,192."""
     prompts_target: tuple[str, ...] = ()
     prompts_english: tuple[str, ...] = ()
     """Asked of the served model at the end of the demo."""

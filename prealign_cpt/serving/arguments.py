@@ -72,7 +72,7 @@ def run_serve(options: argparse.Namespace) -> int:
     _check_key(options)
     own = ("command", "work", "flags", "takes_flags", "model", "bare_key")
     arguments = {name: value for name, value in vars(options).items() if name not in own}
-    arguments["max_model_len"] = options.max_model_len or _from_recipe(options.model, "serve", "max_model_len")
+    arguments["max_model_len"] = options.max_model_len or _from_recipe(options.model, "serve", "max_model_len") or None
     return serve(model_folder(options.model), **arguments)
 
 

@@ -2,6 +2,7 @@
 
     models(url)                                          what is served
     complete(url, model, prompt, max_tokens=...)         one text
+    answer(url, model, prompt, max_tokens=...)           the same, and why it ended
     complete_many(url, model, prompts, max_tokens=...)   texts, in the order of the prompts
     sample_ids(url, model, ids, n=...)                   continuations as token ids
     tokenize(url, model, text)                           the server's own token ids of a text
@@ -31,8 +32,8 @@ import numpy as np
 from prealign_cpt.errors import DataError
 from prealign_cpt.serving.transport import RETRIES, TIMEOUT, ask, is_loopback
 
-__all__ = ["RETRIES", "TIMEOUT", "check_echo", "complete", "complete_many", "embed", "is_loopback", "many_logprobs"]
-__all__ += ["models", "sample_ids", "token_logprobs", "tokenize"]
+__all__ = ["RETRIES", "TIMEOUT", "answer", "check_echo", "complete", "complete_many", "embed", "is_loopback"]
+__all__ += ["many_logprobs", "models", "sample_ids", "token_logprobs", "tokenize"]
 
 Ids = Sequence[int]
 
@@ -50,20 +51,28 @@ def models(base_url: str, *, key: str | None = None) -> list[dict[str, Any]]:
     return [model.model_dump() for model in answer.data or []]
 
 
-def complete(
+def complete(base_url: str, model: str, prompt: str | list[int], **options: Any) -> str:
+    """The text that the model writes after `prompt`; options are those of `answer`."""
+    return answer(base_url, model, prompt, **options)[0]
+
+
+def answer(
     base_url: str,
     model: str,
     prompt: str | list[int],
     *,
     max_tokens: int = 64,
     temperature: float = 0.0,
+    top_p: float | None = None,
     seed: int | None = None,
     stop: list[str] | None = None,
     key: str | None = None,
-) -> str:
-    """The text that the model writes after `prompt` (text, or token ids that are taken as they are)."""
-    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-    return str(_complete(base_url, model, prompt, 1, key, **options)[0].text)
+) -> tuple[str, str]:
+    """What the model writes after `prompt` (text, or token ids that are taken as they are), and why it ended there:
+    "stop" at an end token or a stop string, "length" at `max_tokens`."""
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
+    choice = _complete(base_url, model, prompt, 1, key, **options)[0]
+    return str(choice.text), str(choice.finish_reason)
 
 
 def complete_many(

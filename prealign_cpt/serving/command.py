@@ -2,8 +2,8 @@
 
     folder's config.json + Options --command--> [python, -m, ...launcher, serve, FOLDER, --dtype, ...]
 
-Derived from the folder: the longest sequence, and on a CPU the memory for keys and values that holds PARALLEL such
-sequences; whether its weights are quantised already.
+Derived from the folder: the longest sequence, and on a CPU the memory for keys and values that holds PARALLEL of
+them; whether its weights are quantised already.
 """
 
 import json
@@ -24,11 +24,12 @@ DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 QUANTIZATIONS = ("bnb8", "bnb4")
 POOLINGS = ("mean", "last", "cls")
 
-CPU_LENGTH = 2048
+CPU_LENGTH = 8192
 """Longest sequence on a CPU where none is asked for; a model's own limit may be many times as long."""
 
-PARALLEL, LEAST_CACHE = 8, 2**26
-"""Sequences of full length whose keys and values fit into memory on a CPU, and the least memory for them in bytes."""
+PARALLEL, PARALLEL_LENGTH, LEAST_CACHE = 8, 2048, 2**26
+"""Sequences whose keys and values fit into memory on a CPU, where they are so long, and the least memory in bytes. One
+sequence of full length fits in any case."""
 
 REFUSED_SETTINGS = frozenset(
     {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PLUGINS", VARIABLE}
@@ -159,12 +160,17 @@ def check_plugin(options: Options) -> None:
 
 
 def _cache_bytes(config: dict[str, Any], length: int, bytes_per_value: int) -> int:
-    """Memory for keys and values of PARALLEL sequences."""
+    """Memory for keys and values."""
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or config.get("n_head") or 1
     width = config.get("hidden_size") or config.get("n_embd") or 0
     head_dim = config.get("head_dim") or width // (config.get("num_attention_heads") or config.get("n_head") or 1)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
-    return int(max(LEAST_CACHE, PARALLEL * length * 2 * layers * heads * head_dim * bytes_per_value))
+    return int(
+        max(
+            LEAST_CACHE,
+            max(length, PARALLEL * min(length, PARALLEL_LENGTH)) * 2 * layers * heads * head_dim * bytes_per_value,
+        )
+    )
 
 
 def environment(device: Device) -> dict[str, str]:

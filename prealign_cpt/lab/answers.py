@@ -1,0 +1,78 @@
+"""What the served model writes, beside what the base writes after the same words.
+
+prompt --server--> greedy, sampled --+
+       --base in transformers------> +--> serve/result.json --> the page
+end of a held-out document --server--> does it stop there?
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from prealign_cpt.data.text import read_documents
+from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.recipe import Recipe
+from prealign_cpt.serving.client import answer
+from prealign_cpt.serving.server import Server
+from prealign_cpt.train.shard import load_whole
+
+MAX_TOKENS = 64
+SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": 0}
+
+ENDS, SAMPLES, TAIL = 4, 4, 192
+"""Held-out documents, samples after each, and tokens of the document's end that are given."""
+
+
+def answers(server: Server, recipe: Recipe, export: Path, base: Path) -> list[dict[str, Any]]:
+    """Ours, greedy and sampled, and the base's for each prompt of the recipe."""
+    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    start = start_token_id(tokenizer, recipe)
+    asked = [(recipe.language, prompt) for prompt in recipe.serve.prompts_target]
+    asked += [("English", prompt) for prompt in recipe.serve.prompts_english]
+    theirs = _of_the_base(base, recipe, [prompt for _, prompt in asked])
+    found = []
+    for (language, prompt), text in zip(asked, theirs, strict=True):
+        ids = [start, *tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)]
+        kinds: dict[str, Any] = {}
+        options: dict[str, Any]
+        for kind, options in (("greedy", {}), ("sampled", SAMPLING)):
+            written, reason = answer(server.base_url, server.model, ids, max_tokens=MAX_TOKENS, **options)
+            kinds[kind] = {"text": written, "finish_reason": reason}
+        found.append({"language": language, "prompt": prompt, **kinds, "base": {"text": text}})
+    return found
+
+
+def ends(server: Server, recipe: Recipe, export: Path) -> dict[str, int]:
+    """Does the model stop where held-out documents end? `stopped` of `asked` sampled texts did within MAX_TOKENS."""
+    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    start = start_token_id(tokenizer, recipe)
+    documents = list(read_documents([recipe.path(recipe.text.valid_target)]))[:ENDS]
+    reasons = []
+    for document in documents:
+        ids = tokenizer.encode(document, add_special_tokens=False, split_special_tokens=True)
+        for seed in range(SAMPLES):
+            options = {**SAMPLING, "seed": seed, "max_tokens": MAX_TOKENS}
+            reasons.append(answer(server.base_url, server.model, [start, *ids][-TAIL:], **options)[1])
+    return {"asked": len(reasons), "stopped": reasons.count("stop")}
+
+
+@torch.no_grad()
+def _of_the_base(base: Path, recipe: Recipe, prompts: list[str]) -> list[str]:
+    model = load_whole(base).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    start = start_token_id(tokenizer, recipe)
+    own = model.generation_config.eos_token_id
+    settings = GenerationConfig(
+        max_new_tokens=MAX_TOKENS,
+        do_sample=False,
+        eos_token_id=[*(own if isinstance(own, list) else [] if own is None else [own]), start],
+        pad_token_id=start,
+    )
+    found = []
+    for prompt in prompts:
+        ids = [start, *tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)]
+        written = model.generate(torch.tensor([ids]), generation_config=settings)[0, len(ids) :]
+        found.append(str(tokenizer.decode(written, skip_special_tokens=True)))
+    return found
