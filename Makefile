@@ -1,6 +1,7 @@
-# make demo   set up, then the whole story: train, control, serve, query, report (46 minutes of CPU time)
-# make test   set up, then all tests
-# make checks formatting, lint, types
+# make demo      set up, then the main job: fetch, train, export, serve, query, report
+# make evidence  the same, and the same text for the base with its own tokens and for plain rows, in the same table
+# make test      set up, then all tests
+# make checks    formatting, lint, types
 PYTHON ?= python3.11
 RECIPE ?= launch/recipes/demo_de.toml
 DEVICE ?= auto
@@ -8,10 +9,13 @@ FLAGS ?=
 BIN := .venv/bin
 EXTRA := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
 
-.PHONY: demo test checks setup clean
+.PHONY: demo evidence test checks setup clean
 
 demo: setup
 	$(BIN)/prealign demo $(RECIPE) --device $(DEVICE) $(FLAGS)
+
+evidence: setup
+	$(BIN)/prealign demo $(RECIPE) --device $(DEVICE) --evidence $(FLAGS)
 
 test: setup checks
 	$(BIN)/python -m pytest $(FLAGS)

@@ -1,8 +1,11 @@
 """The command line: `prealign COMMAND ...`. Thin: it parses, calls, and turns errors into one line and an exit code."""
 
 import argparse
+import contextlib
+import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -40,12 +43,22 @@ def guarded(work: Callable[[], int]) -> int:
     except PrealignError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"prealign: {error}", file=sys.stderr, flush=True)
+        _tell_torchrun(str(error))
         return error.exit_code
     except BrokenPipeError:
         return 141
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        _tell_torchrun(f"{type(error).__name__}: {error}")
         return 70
+
+
+def _tell_torchrun(reason: str) -> None:
+    """Let the report with which torchrun ends say why, instead of that there is no traceback."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": {"message": f"prealign: {reason}", "extraInfo": {"timestamp": int(time.time())}}}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps(told), encoding="utf-8")
 
 
 def _run(arguments: list[str]) -> int:
@@ -226,16 +239,12 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _lexicon(options: argparse.Namespace) -> None:
-    import json
-
     from prealign_cpt.lexicon.stage import convert
 
     print(json.dumps(convert(options.file, options.format, options.out), ensure_ascii=False))
 
 
 def _clone(options: argparse.Namespace) -> None:
-    import json
-
     from prealign_cpt.clone.build import Knobs, build_clone
 
     names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")

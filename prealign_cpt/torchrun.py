@@ -53,6 +53,8 @@ def start(program: list[str], arguments: list[str], run: Path, num_processes: in
     if _written(state) != before:
         said = json.loads(state.read_text(encoding="utf-8"))
         if said["status"] not in ("running", "finished") and said.get("exit_code"):
+            if num_processes > 1:  # torchrun's report came after the rank's own line
+                print(f"prealign: {said.get('reason')}", file=sys.stderr, flush=True)
             return int(said["exit_code"])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     run.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt import __version__
@@ -307,3 +308,12 @@ def test_version_and_help(capsys: Any) -> None:
             main(arguments)
         assert caught.value.code == 0
     assert __version__ in capsys.readouterr().out
+
+
+def test_torchrun_s_report_says_why(tmp_path: Path, monkeypatch, capsys):
+    """torchrun prints this file's message last, below its own traceback."""
+    told = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(told))
+    assert main(["export", str(tmp_path / "none.toml")]) == 66
+    failure = ProcessFailure(0, 1, 66, str(told))
+    assert "no such recipe" in ChildFailedError("cpt.py", {0: failure}).format_msg()

@@ -16,8 +16,8 @@ PREALIGN = Path(sys.executable).parent / "prealign"
 
 
 def test_the_two_commands_are_make_targets_and_ci_runs_the_same():
-    assert re.findall(r"^    make (\w+) ", README, re.M) == ["demo", "test"]
-    for target in ("demo", "test"):
+    assert re.findall(r"^    make (\w+) ", README, re.M) == ["demo", "evidence", "test"]
+    for target in ("demo", "evidence", "test"):
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
@@ -50,14 +50,15 @@ def test_the_demo_runs_and_a_second_call_keeps_what_is_done(recipe_file: Path, t
     )  # vLLM's CPU attention wants heads of 32 or more
     tokenizer.save_pretrained(base)
     (tmp_path / "general.txt").write_text("Niemand spricht.\n\nDas Haus ist alt.", encoding="utf-8")
-    command = [PREALIGN, "demo", recipe_file, "--base.model", base, "--serve.max_model_len", "256"]
+    command = [PREALIGN, "demo", recipe_file, "--evidence", "--base.model", base, "--serve.max_model_len", "256"]
     command += ["--serve.prompts_target", '["Das alte Haus"]', "--serve.prompts_english", '["The old house"]']
     command += ["--text.general_target", "general.txt", "--text.general_english", "valid_english.txt"]
     first = subprocess.run(command, capture_output=True, text=True, timeout=550)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[:5000]
     run = tmp_path / "runs" / "tiny"
     result = json.loads((run / "report" / "result.json").read_text())
-    assert set(result["arms"]) == {"base", "mean", "static", "aligned", "final", "control"}
+    models = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
+    assert set(result["arms"]) == models
     for arm in result["arms"].values():
         assert arm["target_bpb"] > 0 and arm["english_bpb"] > 0
     assert all(0 <= p1 <= 1 for p1 in result["retrieval_heldout_p1"].values())
@@ -69,10 +70,12 @@ def test_the_demo_runs_and_a_second_call_keeps_what_is_done(recipe_file: Path, t
     served = json.loads((run / "serve" / "result.json").read_text())
     assert served["parity"]["max_logprob_difference"] <= 1e-5
     assert [answer["prompt"] for answer in served["answers"]] == ["Das alte Haus", "The old house"]
+    assert all(answer[kind]["finish_reason"] for answer in served["answers"] for kind in ("greedy", "sampled"))
+    assert 0 <= served["ends"]["stopped"] <= served["ends"]["asked"] > 0
     assert "<svg" in (run / "report" / "index.html").read_text()
     steps = (run / "metrics.jsonl").read_text()
 
     second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr[-3000:]
-    assert second.stdout.count("done before, kept") == 2 * 7 + 1
+    assert second.stdout.count("done before, kept") == 7 + 1 + 2 * (3 + 7)
     assert (run / "metrics.jsonl").read_text() == steps
