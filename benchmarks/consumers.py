@@ -151,12 +151,15 @@ def by_llama_cpp(
     words += [] if score else ["--vocab-only"]
     subprocess.run(words, check=True, capture_output=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    ends = ends if isinstance(ends, list) else [ends]
     for name, own in texts.items():
-        found = ask(python, "consumers_llama.py", {"model": str(target), "texts": own, "score": score})
+        found = ask(python, "consumers_llama.py", {"model": str(target), "texts": own, "score": score, "ends": ends})
         plain = [tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in own]
         same = sum(a == b for a, b in zip(found["ids"], plain, strict=True))
         start = all(ids[:1] == [tokenizer.bos_token_id] for ids in found["with_special"])
         told = f"{what}, {name}: ids of {same} of {len(own)} lines equal, start token {'added' if start else 'MISSING'}"
+        told += f", stops at {len(found['ends'])} of {len(ends)} ends"
         if score:
             scored = own[:score]
             told += (

@@ -2,8 +2,8 @@
 
 Runs where llama-cpp-python is, with nothing of this package.
 
-    question  {"model": file, "texts": [...], "score": how many texts to score}
-    answer    {"version", "ids", "with_special", "nats": of each scored text after its start token}
+    question  {"model": file, "texts": [...], "score": how many texts to score, "ends": ids}
+    answer    {"version", "ids", "with_special", "ends": those at which it stops, "nats": of each scored text}
 """
 
 import json
@@ -35,6 +35,8 @@ def main() -> None:
         "ids": [model.tokenize(text, add_bos=False, special=False) for text in raw],
         "with_special": [model.tokenize(text, add_bos=True, special=False) for text in raw],
     }
+    vocab = llama_cpp.llama_model_get_vocab(model.model)
+    answer["ends"] = [number for number in question["ends"] if llama_cpp.llama_vocab_is_eog(vocab, number)]
     answer["nats"] = [nats(model, ids) for ids in answer["with_special"][:score]]
     json.dump(answer, sys.stdout)
 

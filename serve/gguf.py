@@ -52,10 +52,11 @@ def main() -> None:
     converter = load_converter(options.converter)
 
     from conversion.base import TextModel  # of llama.cpp, found through load_converter
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     recognise = TextModel.get_vocab_base_pre
-    base = AutoTokenizer.from_pretrained(options.base)
+    # By its file: a base that transformers 5 saved names a class that transformers 4 does not know.
+    base = PreTrainedTokenizerFast(tokenizer_file=str(options.base / "tokenizer.json"))
     TextModel.get_vocab_base_pre = lambda self, tokenizer: recognise(self, base)
     sys.argv = [str(options.converter), str(options.export), *rest]
     converter.main()

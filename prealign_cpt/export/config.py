@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 
 def set_ends(model: PreTrainedModel, start_id: int, end_id: int | None) -> None:
-    """Let generation stop at every token that ends a document: the base's own, and the one that was learned.
+    """Let generation stop at every token that ends a document: the base's own, the one that was learned, and the start
+    token, with which the next document would begin.
 
     Args:
         model: `config` and `generation_config` are changed in place.
@@ -18,14 +19,10 @@ def set_ends(model: PreTrainedModel, start_id: int, end_id: int | None) -> None:
         end_id: None where the start token of the next document is the end of the last.
     """
     ends: dict[int, None] = {}
-    for ids in (
-        model.generation_config.eos_token_id,
-        model.config.eos_token_id,
-        end_id if end_id is not None else start_id,
-    ):
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, end_id, start_id):
         ends |= dict.fromkeys(ids if isinstance(ids, list) else [] if ids is None else [ids])
     own = model.generation_config
-    own.eos_token_id = list(ends) if len(ends) > 1 else next(iter(ends))
+    own.eos_token_id = list(ends) if len(ends) > 1 else start_id
     own.bos_token_id = model.config.bos_token_id = start_id
     # Scores and samples must not depend on what the base's authors liked.
     own.do_sample = False

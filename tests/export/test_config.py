@@ -65,10 +65,10 @@ def _ends(of_generation: Any, of_config: Any, start: int, end: int | None) -> Ll
     ("of_generation", "of_config", "start", "end", "wanted"),
     [
         (2, 2, 0, None, [2, 0]),  # SmolLM2: documents are parted by <|endoftext|>, the base's files name <|im_end|>
-        ([7, 8], 7, 1, 7, [7, 8]),  # Llama 3: start and end differ, chats end elsewhere
+        ([7, 8], 7, 1, 7, [7, 8, 1]),  # Llama 3: start and end differ, chats end elsewhere
         (None, None, 0, None, 0),
-        (None, 5, 1, 6, [5, 6]),
-        (2, 2, 1, 2, 2),
+        (None, 5, 1, 6, [5, 6, 1]),
+        (None, None, 1, 2, [2, 1]),
     ],
 )
 def test_generation_stops_at_every_end(

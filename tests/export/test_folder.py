@@ -108,4 +108,4 @@ def test_a_sentencepiece_base_keeps_its_model_file(recipe_file: Path, world: Wor
     recipe = load_recipe(recipe_file, ["--base.model", str(base), "--base.start_token", "<s>"])
     out = _export(recipe, align, world)
     assert (out / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
-    assert GenerationConfig.from_pretrained(out).eos_token_id == [0, 2], "the config's and </s>, which is learned"
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [0, 2, 1], "the config's, </s>, <s>"
