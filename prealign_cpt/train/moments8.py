@@ -35,7 +35,7 @@ def check(matrices: list[Any]) -> None:
     except ImportError as error:
         raise RecipeError(
             f"train.optimizer: 'adamw8bit' needs bitsandbytes, which cannot be imported ({error}); install it by "
-            "pip install 'prealign-cpt[gpu]' (or [cpu]), or take 'adamw'"
+            "pip install bitsandbytes, or take 'adamw'"
         ) from error
     if not any(fits(p) for p in matrices):
         raise RecipeError(
