@@ -2,9 +2,10 @@
 
     python benchmarks/demo_step.py launch/recipes/demo_de.toml --threads 1 2 --steps 8
 
-Reads the finished stages `align` and `data` of the recipe's run, trains some steps in this process and writes nothing. The
-bound: the bf16 products of one block of the model, forward and backward, on as many rows as a micro-batch has, timed in the
-same process with the same threads, and scaled to all blocks and the head. Medians; one line of JSON for each thread count.
+Reads the finished stages `align` and `data` of the recipe's run, trains some steps in this process and writes nothing.
+The bound: the bf16 products of one projection, forward and backward, on as many rows as a micro-batch has, timed in the
+same process with the same threads, and scaled to all blocks and the head. Medians; a line of JSON for each number of
+threads.
 """
 
 import argparse
