@@ -38,6 +38,12 @@ def samples(record: Record) -> Section:
             f'<span class="muted">{escape(language)}</span> <bdi{lang}>{escape(str(entry.get("prompt", "")))}</bdi>'
         )
         parts.append(f'<h3>{prompt}</h3><div class="answers">{cards}</div>')
+    stopped, of = (record.serve.number("ends", key) for key in ("stopped", "asked"))
+    if not isinstance(stopped, Absent) and not isinstance(of, Absent):
+        parts.append(
+            f'<p class="note">Given the end of a held-out document, {stopped:.0f} of {of:.0f} sampled texts of '
+            f"{escape(ours.name)} ended by themselves.</p>"
+        )
     return Section(TITLE, "\n".join(parts))
 
 

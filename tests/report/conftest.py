@@ -116,6 +116,7 @@ def fill(run: Path, final: float) -> Path:
         {
             "parity": {"max_logprob_difference": 2e-6, "tokens": 64},
             "start_seconds": 30.5,
+            "ends": {"asked": 16, "stopped": 3},
             "answers": [
                 {
                     "language": "German",

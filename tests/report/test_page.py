@@ -107,6 +107,7 @@ def test_answers_stand_beside_each_other_and_say_how_they_ended(make: Make) -> N
         ("s0", "ours, sampled cut at the length limit", "schuf Gott Himmel und Erde"),
         ("sb", "base", "of the world"),
     ]
+    assert "3 of 16 sampled texts of ours ended by themselves" in page
 
 
 def test_pages_of_unfinished_runs(make: Make) -> None:
