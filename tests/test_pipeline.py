@@ -113,7 +113,7 @@ def test_the_export_is_an_ordinary_model_folder(run: Path) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert json.loads((export / "parity.json").read_text())["faults"] == []
     card = (export / "README.md").read_text()
-    assert "Start every text with `<|endoftext|>`" in card and "[train]" in card
+    assert "A text begins with `<|endoftext|>`" in card and "[train]" in card
     assert {path.suffix for path in export.iterdir()} <= {".json", ".safetensors", ".md", ".jinja"}
 
 

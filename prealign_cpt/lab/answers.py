@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from prealign_cpt.data.text import read_documents
 from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe import Recipe
-from prealign_cpt.serving.client import answer
+from prealign_cpt.serving.client import answers
 from prealign_cpt.serving.server import Server
 from prealign_cpt.train.shard import load_whole
 
@@ -25,37 +25,43 @@ ENDS, SAMPLES, TAIL = 4, 4, 192
 """Held-out documents, samples after each, and tokens of the document's end that are given."""
 
 
-def answers(server: Server, recipe: Recipe, export: Path, base: Path) -> list[dict[str, Any]]:
+def ask(server: Server, recipe: Recipe, export: Path, base: Path) -> list[dict[str, Any]]:
     """Ours, greedy and sampled, and the base's for each prompt of the recipe."""
     tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
-    start = start_token_id(tokenizer, recipe)
     asked = [(recipe.language, prompt) for prompt in recipe.serve.prompts_target]
     asked += [("English", prompt) for prompt in recipe.serve.prompts_english]
+    prompts = [_ids(tokenizer, recipe, prompt) for _, prompt in asked]
+    greedy = answers(server.base_url, server.model, prompts, max_tokens=MAX_TOKENS)
+    sampled = answers(server.base_url, server.model, prompts, max_tokens=MAX_TOKENS, **SAMPLING)
     theirs = _of_the_base(base, recipe, [prompt for _, prompt in asked])
-    found = []
-    for (language, prompt), text in zip(asked, theirs, strict=True):
-        ids = [start, *tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)]
-        kinds: dict[str, Any] = {}
-        options: dict[str, Any]
-        for kind, options in (("greedy", {}), ("sampled", SAMPLING)):
-            written, reason = answer(server.base_url, server.model, ids, max_tokens=MAX_TOKENS, **options)
-            kinds[kind] = {"text": written, "finish_reason": reason}
-        found.append({"language": language, "prompt": prompt, **kinds, "base": {"text": text}})
-    return found
+    return [
+        {
+            "language": language,
+            "prompt": prompt,
+            "greedy": _entry(*one),
+            "sampled": _entry(*two),
+            "base": {"text": text},
+        }
+        for (language, prompt), one, two, text in zip(asked, greedy, sampled, theirs, strict=True)
+    ]
 
 
 def ends(server: Server, recipe: Recipe, export: Path) -> dict[str, int]:
     """Does the model stop where held-out documents end? `stopped` of `asked` sampled texts did within MAX_TOKENS."""
     tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
-    start = start_token_id(tokenizer, recipe)
     documents = list(read_documents([recipe.path(recipe.text.valid_target)]))[:ENDS]
-    reasons = []
-    for document in documents:
-        ids = tokenizer.encode(document, add_special_tokens=False, split_special_tokens=True)
-        for seed in range(SAMPLES):
-            options = {**SAMPLING, "seed": seed, "max_tokens": MAX_TOKENS}
-            reasons.append(answer(server.base_url, server.model, [start, *ids][-TAIL:], **options)[1])
-    return {"asked": len(reasons), "stopped": reasons.count("stop")}
+    prompts = [_ids(tokenizer, recipe, document)[-TAIL:] for document in documents]
+    found = answers(server.base_url, server.model, prompts, n=SAMPLES, max_tokens=MAX_TOKENS, **SAMPLING)
+    return {"asked": len(found), "stopped": sum(reason == "stop" for _, reason in found)}
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, text: str) -> list[int]:
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return [start_token_id(tokenizer, recipe), *ids]
+
+
+def _entry(text: str, finish_reason: str) -> dict[str, str]:
+    return {"text": text, "finish_reason": finish_reason}
 
 
 @torch.no_grad()
@@ -72,7 +78,7 @@ def _of_the_base(base: Path, recipe: Recipe, prompts: list[str]) -> list[str]:
     )
     found = []
     for prompt in prompts:
-        ids = [start, *tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)]
+        ids = _ids(tokenizer, recipe, prompt)
         written = model.generate(torch.tensor([ids]), generation_config=settings)[0, len(ids) :]
         found.append(str(tokenizer.decode(written, skip_special_tokens=True)))
     return found

@@ -23,7 +23,7 @@ from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.bits import windows
 from prealign_cpt.fetch import fetch_bible, resolve_base
 from prealign_cpt.inputs import check_inputs
-from prealign_cpt.lab.answers import answers, ends
+from prealign_cpt.lab.answers import ask, ends
 from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest
 from prealign_cpt.recipe import Recipe
 from prealign_cpt.recipe_file import load_recipe
@@ -160,7 +160,7 @@ def _serve(recipe: Recipe) -> None:
             texts += windows(read_documents([recipe.path(name)]), 400, 400 * PARITY_TEXTS)[:PARITY_TEXTS]
         parity = check_parity(server.base_url, export, texts, recipe.base.start_token)
         say(f"serve: log-probabilities over the API differ by {parity['max_logprob_difference']:.2g} at most")
-        asked = answers(server, recipe, export, resolve_base(recipe.base.model))
+        asked = ask(server, recipe, export, resolve_base(recipe.base.model))
         for one in asked:
             say(f"serve: {one['language']}: {one['prompt']!r} -> {one['greedy']['text']!r}")
         stops = ends(server, recipe, export)

@@ -2,8 +2,8 @@
 
     models(url)                                          what is served
     complete(url, model, prompt, max_tokens=...)         one text
-    answer(url, model, prompt, max_tokens=...)           the same, and why it ended
     complete_many(url, model, prompts, max_tokens=...)   texts, in the order of the prompts
+    answers(url, model, prompts, n=..., max_tokens=...)  the same, several for each, and why they ended
     sample_ids(url, model, ids, n=...)                   continuations as token ids
     tokenize(url, model, text)                           the server's own token ids of a text
     token_logprobs(url, model, ids)                      log-probability of each id but the first
@@ -32,7 +32,7 @@ import numpy as np
 from prealign_cpt.errors import DataError
 from prealign_cpt.serving.transport import RETRIES, TIMEOUT, ask, is_loopback
 
-__all__ = ["RETRIES", "TIMEOUT", "answer", "check_echo", "complete", "complete_many", "embed", "is_loopback"]
+__all__ = ["RETRIES", "TIMEOUT", "answers", "check_echo", "complete", "complete_many", "embed", "is_loopback"]
 __all__ += ["many_logprobs", "models", "sample_ids", "token_logprobs", "tokenize"]
 
 Ids = Sequence[int]
@@ -51,54 +51,57 @@ def models(base_url: str, *, key: str | None = None) -> list[dict[str, Any]]:
     return [model.model_dump() for model in answer.data or []]
 
 
-def complete(base_url: str, model: str, prompt: str | list[int], **options: Any) -> str:
-    """The text that the model writes after `prompt`; options are those of `answer`."""
-    return answer(base_url, model, prompt, **options)[0]
-
-
-def answer(
+def complete(
     base_url: str,
     model: str,
     prompt: str | list[int],
     *,
     max_tokens: int = 64,
     temperature: float = 0.0,
-    top_p: float | None = None,
     seed: int | None = None,
     stop: list[str] | None = None,
     key: str | None = None,
-) -> tuple[str, str]:
-    """What the model writes after `prompt` (text, or token ids that are taken as they are), and why it ended there:
-    "stop" at an end token or a stop string, "length" at `max_tokens`."""
-    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
-    choice = _complete(base_url, model, prompt, 1, key, **options)[0]
-    return str(choice.text), str(choice.finish_reason)
+) -> str:
+    """The text that the model writes after `prompt` (text, or token ids that are taken as they are)."""
+    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
+    return str(_complete(base_url, model, prompt, 1, key, **options)[0].text)
 
 
-def complete_many(
+def complete_many(base_url: str, model: str, prompts: Sequence[Ids], **options: Any) -> list[str]:
+    """One text for each prompt; options are those of `answers`."""
+    return [text for text, _ in answers(base_url, model, prompts, **options)]
+
+
+def answers(
     base_url: str,
     model: str,
     prompts: Sequence[Ids],
     *,
+    n: int = 1,
     max_tokens: int = 64,
     temperature: float = 0.0,
+    top_p: float | None = None,
     seed: int | None = None,
     stop: list[str] | None = None,
     stop_token_ids: list[int] | None = None,
     key: str | None = None,
-) -> list[str]:
-    """One text for each prompt, in one request: vLLM computes them together. The front takes at most 64 prompts.
+) -> list[tuple[str, str]]:
+    """`n` texts for each prompt, in one request: vLLM computes them together. The front takes at most 64 prompts.
 
     Args:
         stop_token_ids: end a text beside the server's own end token, and are left out of it.
+
+    Returns:
+        Each text, and why it ended: "stop" at an end token or a stop string, "length" at `max_tokens`.
     """
     if not prompts:
         return []
-    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop, "n": n}
     extra = {"stop_token_ids": stop_token_ids} if stop_token_ids else None
     rows = [list(ids) for ids in prompts]
-    found = _complete(base_url, model, rows, len(rows), key, **options, extra_body=extra)
-    return [str(choice.text) for choice in found]
+    given = {name: value for name, value in options.items() if name not in ("top_p", "n") or value not in (None, 1)}
+    found = _complete(base_url, model, rows, n * len(rows), key, **given, extra_body=extra)
+    return [(str(choice.text), str(choice.finish_reason)) for choice in found]
 
 
 def sample_ids(
