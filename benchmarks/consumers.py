@@ -90,8 +90,12 @@ def by_lm_eval(export: Path, texts: dict[str, list[str]], score: int) -> Iterato
             pretrained=str(export), device="cpu", dtype="float32", batch_size=1, add_bos_token=False
         ),
     }
-    for name, whole in texts.items():
-        own = whole[:score]
+    cut = {f"{name}, a line each": own[:score] for name, own in texts.items()}
+    cut |= {
+        f"{name}, 8 lines each": ["\n".join(own[at : at + 8]) for at in range(0, score, 8)]
+        for name, own in texts.items()
+    }
+    for name, own in cut.items():
         told = [f"ours {bits(own_nats(export, own), own):.4f}"]
         for title, model in models.items():
             single = [-value for value, _ in model.loglikelihood(asked("loglikelihood", own, True), disable_tqdm=True)]
@@ -197,7 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     paths = dict(text.split("=", 1) for text in options.text)
     texts = {name: lines(path, options.lines) for name, path in paths.items()}
-    export, base, score = options.export, options.base, options.score
+    export, base, score = options.export.resolve(), options.base.resolve(), options.score
     print("| tool | result |\n|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
