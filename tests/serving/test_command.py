@@ -35,7 +35,7 @@ def test_on_a_cpu_length_and_cache_come_from_the_model(folder: Path) -> None:
     big.mkdir(exist_ok=True)
     (big / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 200, "max_position_embeddings": 9000}))
     assert f" --kv-cache-memory-bytes {8 * 2048 * 2 * 200 * 32 * 4} " in words(big)
-    assert " --max-model-len 2048 " in words(big)
+    assert " --max-model-len 8192 " in words(big)
 
 
 def test_unix_socket(folder: Path) -> None:
