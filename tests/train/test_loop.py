@@ -224,7 +224,7 @@ def test_an_undisturbed_run_logs_evaluates_and_keeps_the_newest(folder: Path, ra
     assert [row["targets"] for row in rows[1:]] == [RECIPE.sequences * (LENGTH - 1)] * 6
     assert summary["skipped"] == 0 and not any(row["skipped"] for row in rows[1:])
     assert summary["tokens"] == 384 and summary["ranks"] == 2 and summary["peak_mb"] > 100
-    assert len(summary["probe"]["target"]) == 8 - 2
+    assert len(summary["probe"]["nats"]["target"]) == 8 - 2
 
 
 def test_a_signal_to_one_rank_stops_both_after_the_step_they_are_in(folder: Path, ranks: list[dict[str, Any]]) -> None:
@@ -356,6 +356,6 @@ def test_a_finished_run_makes_no_step(folder: Path, ranks: list[dict[str, Any]],
     found = _go(folder, "again", world)
     assert found["error"] is None
     assert _rows(folder, "again") == _rows(folder, "straight")
-    assert found["summary"]["probe"]["target"] == pytest.approx(
+    assert found["summary"]["probe"]["nats"]["target"] == pytest.approx(
         ranks[0]["straight"]["summary"]["probe"]["target"], abs=1e-4
     )
