@@ -357,5 +357,5 @@ def test_a_finished_run_makes_no_step(folder: Path, ranks: list[dict[str, Any]],
     assert found["error"] is None
     assert _rows(folder, "again") == _rows(folder, "straight")
     assert found["summary"]["probe"]["nats"]["target"] == pytest.approx(
-        ranks[0]["straight"]["summary"]["probe"]["target"], abs=1e-4
+        ranks[0]["straight"]["summary"]["probe"]["nats"]["target"], abs=1e-4
     )
