@@ -46,7 +46,8 @@ def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: 
     """
     tokenizer = AutoTokenizer.from_pretrained(grown, local_files_only=True)
     old = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    packed = _pack_target(recipe, tokenizer, old, out)
+    documents = _Sized(read_documents(recipe.paths(recipe.text.target)))
+    packed = _pack_target(recipe, documents, tokenizer, old, out)
     if recipe.data.english_share > 0:
         packed |= _pack_english(recipe, tokenizer, pairs, out)
     report: dict[str, Any] = {name: text.counts for name, text in packed.items()}
@@ -55,6 +56,8 @@ def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: 
             f"data: {name}: {counts['documents']} documents, {counts['sequences']} sequences of "
             f"{recipe.data.sequence_length}, {counts['fill']:.1%} filled, {counts['dropped_tokens']} tokens left over"
         )
+    passes = packed["target"].documents / documents.count
+    report["target"]["bytes_per_token"] = round(documents.bytes * passes / packed["target"].tokens, 4)
     mixture = read_mixture(recipe, out)
     used: dict[str, list[int]] = {name: [] for name in packed}
     for n in range(_total(recipe)):
@@ -87,10 +90,22 @@ def read_mixture(recipe: Recipe, folder: Path) -> Mixture:
     )
 
 
+class _Sized:
+    """Documents, and how many there were and of how many bytes once they have been read."""
+
+    def __init__(self, documents: Iterator[str]) -> None:
+        self._documents, self.count, self.bytes = documents, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for document in self._documents:
+            self.count += 1
+            self.bytes += len(document.encode())
+            yield document
+
+
 def _pack_target(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase, out: Path
+    recipe: Recipe, documents: _Sized, tokenizer: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase, out: Path
 ) -> dict[str, Packed]:
-    documents = read_documents(recipe.paths(recipe.text.target))
     encoded = encode_many(documents, tokenizer, *frame(tokenizer, recipe))
     length, share = recipe.data.sequence_length, recipe.data.mixed_tokenization
     if share == 0:

@@ -121,12 +121,16 @@ def recipe_name(run: Path) -> str:
 
 def _trained(run: Path, whose: str) -> _Trained:
     recipe = _recipe(run)[1]
-    share, size = recipe.number("data", "english_share"), None
-    if not isinstance(share, Absent):
-        measured = _measured(read_document(run, "vocab", "report.json"), "bytes_per_token_after")
-        size = None if isinstance(measured, Absent) else measured * (1 - share)
+    share, size = (
+        recipe.number("data", "english_share"),
+        read_document(run, "data", "report.json").number("target", "bytes_per_token"),
+    )
+    per_token = None if isinstance(share, Absent) or isinstance(size, Absent) else size * (1 - share)
+    align = read_document(run, "align", "report.json")
+    parts = [align.number(part, "target_bytes") for part in ("calibration", "contrast_stage")]
+    before = sum(part for part in parts if not isinstance(part, Absent))
     final = read_document(run, "eval", "report.json", whose)
-    return _Trained(recipe, _scores(final, "scores"), *read_curve(run, whose, size))
+    return _Trained(recipe, _scores(final, "scores"), *read_curve(run, whose, per_token, before))
 
 
 def _kind(recipe: Document) -> str:

@@ -52,9 +52,9 @@ def learning(records: Sequence[Record]) -> Section:
     parts = [side_by_side(charts)]
     if by_text:
         parts.append(
-            '<p class="note">Text read: training tokens of the language by the bytes that one stands for in held-out '
-            "text, so that models with other tokenizers stand at the same place after the same text. Faint lines: the "
-            "base before training, and where each control ends.</p>"
+            '<p class="note">Text read: what the alignment read, and training tokens of the language by the bytes of '
+            "training text in one, so that models with other tokenizers stand at the same place after the same text. "
+            "Faint lines: the base before training, and where each control ends.</p>"
         )
     parts += [missing(line) for line in dict.fromkeys(lost)]
     parts += [missing(model.curve_absent) for model in models.values() if not model.curve]

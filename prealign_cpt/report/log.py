@@ -8,11 +8,12 @@ from prealign_cpt.report.document import is_number, loads
 from prealign_cpt.report.record import Point
 
 
-def read_curve(run: Path, whose: str, size: float | None) -> tuple[tuple[Point, ...], str, int]:
+def read_curve(run: Path, whose: str, size: float | None, before: float = 0.0) -> tuple[tuple[Point, ...], str, int]:
     """The validations of a training log by step, the reason if there are none, and the number of broken lines.
 
     Args:
         size: bytes of target text in a token of the log, if known.
+        before: bytes of target text that were read before the log begins.
     """
     path = run / "metrics.jsonl"
     try:
@@ -30,15 +31,15 @@ def read_curve(run: Path, whose: str, size: float | None) -> tuple[tuple[Point, 
             steps[int(entry["step"])] = entry
         except (ValueError, TypeError, KeyError):
             broken += 1
-    points = tuple(point for step in sorted(steps) if (point := _point(step, steps[step], size)) is not None)
+    points = tuple(point for step in sorted(steps) if (point := _point(step, steps[step], size, before)) is not None)
     return points, "" if points else f"{whose}metrics.jsonl holds no validation", broken
 
 
-def _point(step: int, entry: dict[str, Any], size: float | None) -> Point | None:
+def _point(step: int, entry: dict[str, Any], size: float | None, before: float) -> Point | None:
     valid, tokens = entry.get("valid"), entry.get("tokens", 0 if step == 0 else None)
     if not isinstance(valid, dict) or tokens is None or not is_number(tokens):
         return None
     target, english = (valid.get(key) if is_number(valid.get(key)) else None for key in ("target_bpb", "english_bpb"))
     if target is None and english is None:
         return None
-    return Point(step, int(tokens), None if size is None else tokens * size, target, english)
+    return Point(step, int(tokens), None if size is None else before + tokens * size, target, english)

@@ -42,7 +42,10 @@ def names(folder: Path) -> list[str]:
 def test_constant_switching(recipe_file: Path, base_folder: Path, grown: Path):
     _, out, report = build(recipe_file, base_folder, grown, "data")
     assert names(out) == ["english.inputs.npy", "english.labels.npy", "report.json", "target.inputs.npy"]
-    english = report["english"]
+    english, target = report["english"], report["target"]
+    text = (recipe_file.parent / "target.txt").read_text(encoding="utf-8").split("\n\n")
+    size = sum(len(document.encode()) for document in text)
+    assert target["bytes_per_token"] == pytest.approx(size / target["tokens"], abs=1e-4)
     assert report["sequences_used"] == {"target": 18, "english": 6}
     assert english["switched_share"] == round(english["switched"] / english["words"], 4)
     assert 0 < english["switched"] < english["chosen"] < english["words"]

@@ -104,7 +104,7 @@ def fill(run: Path, final: float) -> Path:
     write(
         run / "data/report.json",
         {
-            "target": {"tokens": 1000, "sequences": 10},
+            "target": {"tokens": 1000, "sequences": 10, "bytes_per_token": 3.2},
             "english": {"words": 200, "chosen": 20, "switched": 9, "tokens": 300, "sequences": 3},
             "new_tokens_labelled": 97,
         },
@@ -150,7 +150,9 @@ def add_controls(folder: Path, base: float = 1.75, subword: float = 1.83) -> lis
     """A base trained on the same text, which needs more tokens for it, and plain subword rows."""
     plain = recipe(fill(folder / "own-tokens", base), size=0)
     vocab = read(plain / "vocab/report.json")
-    write(plain / "vocab/report.json", vocab | {"bytes_per_token_after": 2.0, "fertility_after": 3.1})
+    write(plain / "vocab/report.json", vocab | {"fertility_after": 3.1})
+    data = read(plain / "data/report.json")
+    write(plain / "data/report.json", data | {"target": data["target"] | {"bytes_per_token": 2.0}})
     longer = [json.loads(line) for line in log(base).splitlines()]
     longer[0]["valid"] = {"target_bpb": 2.996, "english_bpb": 1.21}
     write(plain / "metrics.jsonl", "".join(json.dumps(e | {"tokens": e["step"] * 819}) + "\n" for e in longer))
