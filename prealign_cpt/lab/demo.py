@@ -47,7 +47,7 @@ WITHOUT = {
 }
 """What all controls do without. Plain rows cost English something at first, so their gate is open."""
 
-MINUTES = "fetch 1, lexicon and vocabulary 1, alignment 2, data 1, training 4, export 1, evaluation 1, serving 2"
+MINUTES = "fetch 1, lexicon and vocabulary 1, alignment 2, training 5, export 1, evaluation 1, serving 1"
 """Of the demo's stages on two idle cores (benchmarks/results/demo.md)."""
 
 PARITY_TEXTS = 4
@@ -73,7 +73,7 @@ def demo(path: Path, flags: list[str], num_processes: int = 0, evidence: bool = 
         return code
     _serve(recipe)
     for name, keys in CONTROLS.items() if evidence else ():
-        say(f"evidence: {name}: the same text once more, about 5 minutes on two idle cores")
+        say(f"evidence: {name}: the same text once more, about 6 minutes on two idle cores")
         own = _flags(recipe, flags, name, keys)
         code = _control(path, own, recipe, ranks)
         if code:
