@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.model.accept import check_head, check_isolation, check_structure
+from prealign_cpt.run.errors import RecipeError
 
 LARGEST = 30_000_000
 """Parameters; what is larger has sizes under other names, and is not built."""

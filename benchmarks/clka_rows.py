@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.evaluate.transfer.clka import QUESTIONS, score_facts
 from prealign_cpt.evaluate.transfer.questions import read_questions
+from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import start_token_id
-from prealign_cpt.recipe_file import load_recipe
-from prealign_cpt.train.shard import load_whole
+from prealign_cpt.recipe.file import load_recipe
 
 REPLACED = {"nothing": (), "embedding": (0,), "head": (1,), "both": (0, 1)}
 

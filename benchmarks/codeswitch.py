@@ -32,11 +32,11 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.data.codeswitch import Switcher, Table, token_table, token_texts
 from prealign_cpt.data.pack import encode_many
-from prealign_cpt.data.text import read_documents
 from prealign_cpt.data.words import Documents
-from prealign_cpt.fetch import resolve_base
 from prealign_cpt.lexicon.stage import read_pairs
-from prealign_cpt.recipe import Codeswitch
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.recipe.schema import Codeswitch
+from prealign_cpt.text.reader import read_documents
 from tests.data.plain_switching import Plain, switch
 
 

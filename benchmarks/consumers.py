@@ -23,7 +23,7 @@ import torch
 from transformers import AutoTokenizer
 
 from prealign_cpt.export.tokenizer import save_tokenizer
-from prealign_cpt.train.shard import load_whole
+from prealign_cpt.model.load import load_whole
 from prealign_cpt.vocab.grow import grow_tokenizer
 
 HERE = Path(__file__).resolve().parent

@@ -23,11 +23,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.errors import PrealignError
-from prealign_cpt.fetch.cache import cache_folder
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.pipeline import run_all
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.cache import cache_folder
+from prealign_cpt.run.errors import PrealignError
 
 SMALL: dict[str, Any] = {
     **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},

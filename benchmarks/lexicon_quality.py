@@ -24,12 +24,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.errors import PrealignError
 from prealign_cpt.lexicon.clean import clean
 from prealign_cpt.lexicon.english import FUNCTION_WORDS
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.read import read_lines
 from prealign_cpt.lexicon.stage import FORMATS, read_pairs
+from prealign_cpt.run.errors import PrealignError
 
 # Combining marks and joiners belong to the word they stand in; `\w` alone would cut Indic words at every vowel sign.
 _SEPARATORS = re.compile(r"[^\w\u0300-\u036f\u0900-\u0dff\u200c\u200d'-]+|[\d_]+")

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prealign_cpt.run import StageClock, peak_mb
-from prealign_cpt.train.loss import chunked_nll, summed_nll
+from prealign_cpt.model.loss import chunked_nll, summed_nll
+from prealign_cpt.run.folder import StageClock, peak_mb
 
 WAYS = ("plain", "recomputed", "along", "fused")
 

@@ -44,14 +44,14 @@ FAKED_COUNT = 10
 """Alignments that are rarer are dropped by trans-tokenizers."""
 
 
-def random_rows(table_VD: Tensor, num_new: int, seed: int) -> Tensor:  # noqa: N803
+def random_rows(table_VD: Tensor, num_new: int, seed: int) -> Tensor:
     """Draws from the normal distribution of each dimension of the old rows: the fallback of FOCUS and WECHSEL."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(num_new, table_VD.shape[1], generator=generator)
     return table_VD.mean(dim=0) + table_VD.std(dim=0) * noise
 
 
-def noisy_mean_rows(table_VD: Tensor, num_new: int, seed: int) -> Tensor:  # noqa: N803
+def noisy_mean_rows(table_VD: Tensor, num_new: int, seed: int) -> Tensor:
     """The mean row and noise of standard deviation 1 / sqrt(hidden size), as LLaMA-Factory does for added tokens."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(num_new, table_VD.shape[1], generator=generator)

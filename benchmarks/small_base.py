@@ -22,9 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prealign_cpt.data.batches import Mixture, PackedText, positions
 from prealign_cpt.data.codeswitch import Switched
 from prealign_cpt.data.pack import encode_many, pack
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.evaluate.bits import batches, score, windows
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.model.bits import batches, score, windows
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.bytelevel import BYTE_OF
 
 START = "<|endoftext|>"

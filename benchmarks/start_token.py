@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from prealign_cpt.fetch import resolve_base
-from prealign_cpt.train.shard import load_whole
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.load import load_whole
 
 
 @torch.inference_mode()

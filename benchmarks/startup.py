@@ -45,11 +45,12 @@ def rank(options: argparse.Namespace) -> None:
     import numpy as np
 
     from prealign_cpt.data.batches import Mixture, PackedText
-    from prealign_cpt.fetch import resolve_base
-    from prealign_cpt.recipe import Train
+    from prealign_cpt.model.base import resolve_base
+    from prealign_cpt.model.load import choose_device
+    from prealign_cpt.recipe.schema import Train
     from prealign_cpt.train.loop import train_step
     from prealign_cpt.train.optim import make_optimizer
-    from prealign_cpt.train.shard import choose_device, process_group, sharded
+    from prealign_cpt.train.shard import process_group, sharded
     from prealign_cpt.train.spikes import SpikeGuard
 
     note("imports")

@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
 def make_model(name: str, folder: Path) -> Path:
     """The folder of a base model, or a new one with random weights."""
     if name not in SHAPES:
-        from prealign_cpt.fetch import resolve_base
+        from prealign_cpt.model.base import resolve_base
 
         return resolve_base(name)
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -145,7 +145,7 @@ class Clock:
         self.times.append(self.now())
 
     def figures(self) -> dict[str, Any]:
-        from prealign_cpt.run import peak_mb
+        from prealign_cpt.run.folder import peak_mb
 
         seconds = np.diff(self.times)[self.warmup :].tolist()
         peak = torch.cuda.max_memory_allocated() / 1e6 if self.cuda else peak_mb()
@@ -156,8 +156,8 @@ class Clock:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The product's own steps; with the arm "shares" each part of a step is timed, which costs some waiting on CUDA."""
     from prealign_cpt.data.batches import Mixture, PackedText
-    from prealign_cpt.recipe import Train
-    from prealign_cpt.run import StageClock
+    from prealign_cpt.recipe.schema import Train
+    from prealign_cpt.run.folder import StageClock
     from prealign_cpt.train import checkpoint, loop
     from prealign_cpt.train.optim import make_optimizer
     from prealign_cpt.train.shard import process_group, sharded
@@ -220,7 +220,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     from prealign_cpt.data.batches import Mixture, PackedText, positions
-    from prealign_cpt.run import StageClock
+    from prealign_cpt.run.folder import StageClock
 
     steps, size = options.warmup + options.steps, options.micro_batch * options.accumulate
     mixture = Mixture(PackedText(options.folder / "rows"), None, 0.0, seed=0)

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.align.words import encode_words, vectors_of
 from prealign_cpt.evaluate.representation.cosine import centred, nearest
 from prealign_cpt.lexicon.stage import read_pairs
-from prealign_cpt.train.shard import load_whole
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.vectors import encode_words, vectors_of
 
 PAIRS = 300
 """Of each half; words with one translation only, so that each has one right answer."""
@@ -39,7 +39,7 @@ def measure(run: Path, stage: str, halves: dict[str, list[tuple[str, str]]]) -> 
     words = [list(side) for side in zip(*(pair for pairs in halves.values() for pair in pairs), strict=True)]
     vectors = [vectors_of(model, encode_words(tokenizer, side), start, 4096) for side in words]
     held = len(halves["heldout"])
-    for layer, (english_WD, target_WD) in enumerate(zip(*vectors, strict=True)):  # noqa: N806
+    for layer, (english_WD, target_WD) in enumerate(zip(*vectors, strict=True)):
         cosine = centred(english_WD) @ centred(target_WD).T
         pairs, right = cosine.diagonal(), nearest(cosine) == torch.arange(len(cosine))
         figures = {

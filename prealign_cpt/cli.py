@@ -10,8 +10,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from prealign_cpt import __version__, signals
-from prealign_cpt.errors import PrealignError, RecipeError
+from prealign_cpt import __version__
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.serving import arguments as arguments_of_serving
 
 STAGES = {
@@ -152,7 +153,7 @@ def _run(arguments: list[str]) -> int:
 
 def _recipe_command(arguments: list[str], until: str) -> int:
     from prealign_cpt.pipeline import run_all
-    from prealign_cpt.recipe_file import load_recipe
+    from prealign_cpt.recipe.file import load_recipe
 
     if not arguments or arguments[0].startswith("-"):
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
@@ -208,7 +209,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from prealign_cpt.compare.run import compare
+    from prealign_cpt.lab.compare.run import compare
 
     return compare(
         options.recipes,
@@ -224,7 +225,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _base(options: argparse.Namespace) -> None:
-    from prealign_cpt.fetch.base import check_base, resolve_base
+    from prealign_cpt.model.base import check_base, resolve_base
 
     folder = resolve_base(options.name)
     check_base(folder)
@@ -232,7 +233,7 @@ def _base(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from prealign_cpt.fetch import fetch
+    from prealign_cpt.lab.texts.sources import fetch
 
     for line in fetch(options.language, options.larger):
         print(line)
@@ -245,7 +246,7 @@ def _lexicon(options: argparse.Namespace) -> None:
 
 
 def _clone(options: argparse.Namespace) -> None:
-    from prealign_cpt.clone.build import Knobs, build_clone
+    from prealign_cpt.lab.clone.build import Knobs, build_clone
 
     names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")
     knobs = Knobs(**{name: getattr(options, name) for name in names})
@@ -260,7 +261,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from prealign_cpt.verify import inspect
+    from prealign_cpt.run.verify import inspect
 
     findings = inspect(options.run)
     for finding in findings:

@@ -5,16 +5,16 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.scores import evaluation_files, question_files
-from prealign_cpt.fetch.base import check_base, resolve_base
-from prealign_cpt.manifest import sha256
 from prealign_cpt.model.accept import check_isolation, check_structure, check_tokenizer
+from prealign_cpt.model.base import check_base, resolve_base
+from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import end_token_id, start_token_id
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import as_dict
-from prealign_cpt.train.shard import load_whole
+from prealign_cpt.recipe.file import as_dict
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.manifest import sha256
+from prealign_cpt.text.reader import read_documents
 
 
 def check_inputs(recipe: Recipe) -> Path:

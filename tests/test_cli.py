@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt import __version__
 from prealign_cpt.cli import guarded, main, run_recipe
-from prealign_cpt.errors import DataError
-from prealign_cpt.recipe_file import load_recipe
-from prealign_cpt.run import ORDER, Run
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.run.folder import ORDER, Run
 
 
 @pytest.fixture

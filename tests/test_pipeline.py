@@ -18,8 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.cli import main, run_recipe
-from prealign_cpt.manifest import verify
-from prealign_cpt.run import ORDER
+from prealign_cpt.run.folder import ORDER
+from prealign_cpt.run.manifest import verify
 from tests.conftest import recipe_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent

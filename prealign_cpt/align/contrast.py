@@ -21,8 +21,8 @@ from torch import Tensor
 from prealign_cpt.align.ranks import gather, parts, rank_and_size, total
 from prealign_cpt.align.trainable import Trainable, pack
 from prealign_cpt.align.units import Graph, Group, Unit
-from prealign_cpt.errors import RecipeError
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train.shard import World
 
 CENTRE_UNITS = 128
@@ -33,10 +33,10 @@ CACHE_BYTES = 1 << 30
 
 
 def contrastive_loss(
-    anchors_LAD: Tensor,  # noqa: N803
-    candidates_LCD: Tensor,  # noqa: N803
-    positive_AC: Tensor,  # noqa: N803
-    excluded_AC: Tensor,  # noqa: N803
+    anchors_LAD: Tensor,
+    candidates_LCD: Tensor,
+    positive_AC: Tensor,
+    excluded_AC: Tensor,
     temperature: float,
     num_pairs: int | None = None,
 ) -> Tensor:
@@ -51,8 +51,8 @@ def contrastive_loss(
     """
     a = F.normalize(anchors_LAD.float(), dim=-1)
     c = F.normalize(candidates_LCD.float(), dim=-1)
-    logits_LAC = a @ c.transpose(1, 2) / temperature  # noqa: N806
-    logits_LAC = logits_LAC.masked_fill(excluded_AC, float("-inf"))  # noqa: N806
+    logits_LAC = a @ c.transpose(1, 2) / temperature
+    logits_LAC = logits_LAC.masked_fill(excluded_AC, float("-inf"))
     log_p = logits_LAC - logits_LAC.logsumexp(dim=-1, keepdim=True)
     pairs = int(positive_AC.sum()) if num_pairs is None else num_pairs
     return -log_p[:, positive_AC].sum() / (len(a) * pairs)
@@ -121,9 +121,7 @@ class Contrast:
         rank, _ = rank_and_size(self._world)
         split = parts(self._batches[step], self._world)
         members = [_members(part, number) for number, part in enumerate(split)]
-        together_LUD = gather(  # noqa: N806
-            self._vectors(split[rank]) - self._centre, [len(part) for part in members], self._world
-        )
+        together_LUD = gather(self._vectors(split[rank]) - self._centre, [len(part) for part in members], self._world)
         first = sum(len(part) for part in members[:rank])
         anchors = [
             first + i
@@ -195,14 +193,14 @@ class Contrast:
         """Vectors of units, each followed by those of its neighbours, fp32 [L, U, D]."""
         packed = pack([unit.ids for unit in units], self._model.start_id)
         spans = [(i, *span) for i, unit in enumerate(units) for span in (unit.span, *(s for _, s in unit.others))]
-        pool_UN = torch.zeros(len(spans), packed.ids_BT.numel())  # noqa: N806
+        pool_UN = torch.zeros(len(spans), packed.ids_BT.numel())
         for row, (i, start, end) in enumerate(spans):
             first = packed.first[i]
             if self._recipe.pooling == "last":
                 pool_UN[row, first + end - 1] = 1.0
             else:
                 pool_UN[row, first + start : first + end] = 1.0 / (end - start)
-        pool_UN = pool_UN.to(self._model.device)  # noqa: N806
+        pool_UN = pool_UN.to(self._model.device)
         states = self._model.states(packed)
         vectors = [pool_UN @ states[layer].float() for layer in self._layers]
         if self._with_head:

@@ -159,7 +159,7 @@ class Distillation:
         return divergence(learned, model.head()[: model.num_old], taught, model.original_head()) / count
 
 
-def divergence(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor) -> Tensor:  # noqa: N803
+def divergence(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor) -> Tensor:
     """Sum over positions of KL(softmax(teacher) || softmax(student)) in nats, fp32; no gradient for the teacher.
 
     Logits exist for CHUNK positions at once, and the gradient is taken along with the value, so they are never

@@ -40,7 +40,7 @@ def total(values: Tensor, world: World | None) -> Tensor:
     return values
 
 
-def gather(local_LUD: Tensor, counts: list[int], world: World | None) -> Tensor:  # noqa: N803
+def gather(local_LUD: Tensor, counts: list[int], world: World | None) -> Tensor:
     """The vectors of all ranks, in rank order, [L, sum of counts, D].
 
     A gradient that any rank sends into them reaches the rank they come from: the backward pass sums over ranks. So all
@@ -52,7 +52,7 @@ def gather(local_LUD: Tensor, counts: list[int], world: World | None) -> Tensor:
     if world is None or world.size == 1:
         return local_LUD
     if not local_LUD.requires_grad:
-        local_LUD = local_LUD.detach().requires_grad_(True)  # noqa: N806 - a leaf, so that this rank's backward runs
+        local_LUD = local_LUD.detach().requires_grad_(True)
     return _Gather.apply(local_LUD, counts, world.rank)
 
 

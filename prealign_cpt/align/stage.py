@@ -22,10 +22,10 @@ from prealign_cpt.align.contrast import chosen_layers
 from prealign_cpt.align.ranks import rank_and_size, sum_gradients, total
 from prealign_cpt.align.terms import Term, make_terms, parallel_pairs
 from prealign_cpt.align.trainable import Trainable, check_blocks, trainable
-from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids, start_token_id
-from prealign_cpt.recipe import Align, Recipe
+from prealign_cpt.recipe.schema import Align, Recipe
+from prealign_cpt.run.errors import NumericError
 from prealign_cpt.train.shard import World
 
 EPS = 1e-4

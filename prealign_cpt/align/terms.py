@@ -27,12 +27,12 @@ from prealign_cpt.align.units import (
 )
 from prealign_cpt.data.mixed import Respeller
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.text import read_documents
 from prealign_cpt.data.words import Ids
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids
-from prealign_cpt.recipe import Align, Recipe
-from prealign_cpt.run import say
+from prealign_cpt.recipe.schema import Align, Recipe
+from prealign_cpt.run.folder import say
+from prealign_cpt.text.reader import read_documents
 from prealign_cpt.train.shard import World
 
 ANCHOR_POSITIONS = 8_192

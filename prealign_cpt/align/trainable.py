@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prealign_cpt.data.batches import positions
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.model.accept import blocks
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
+from prealign_cpt.run.errors import RecipeError
 
 ROOM = 516
 """Most tokens in a row of packed sequences, four windows with their start tokens; unless one sequence is longer."""
@@ -51,7 +51,7 @@ def pack(sequences: Sequence[Sequence[int]], start_id: int) -> Packed:
         key=lambda found: len(found[1]) * found[0] * (1 + found[0] / 2000),
     )
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    ids_N = torch.full((len(rows) * room,), start_id)  # noqa: N806
+    ids_N = torch.full((len(rows) * room,), start_id)
     first = [0] * len(sequences)
     for number, row in enumerate(rows):
         at = number * room
@@ -137,7 +137,7 @@ class Trainable(ABC):
         output = self._run(self.model, self.embed, packed.ids_BT, packed.tokens, every_layer=True)
         return tuple(state.flatten(0, 1) for state in output.hidden_states)
 
-    def hidden(self, ids_BT: Tensor, tokens: int) -> Tensor:  # noqa: N803
+    def hidden(self, ids_BT: Tensor, tokens: int) -> Tensor:
         """Final hidden states [N, D] of packed rows.
 
         Args:

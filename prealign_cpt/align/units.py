@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.listed import ListedWords
 from prealign_cpt.align.text import WINDOW
-from prealign_cpt.align.words import encode_words
 from prealign_cpt.data.pack import encode
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 ENGLISH, TARGET = "e:", "t:"
 """Prefixes that keep `die` (English) and `die` (German) apart."""

@@ -21,14 +21,14 @@ from prealign_cpt.data.batches import Mixture, PackedText, falling
 from prealign_cpt.data.codeswitch import Switched, Switcher
 from prealign_cpt.data.mixed import Respeller
 from prealign_cpt.data.pack import Packed, encode_many, pack
-from prealign_cpt.data.text import read_documents
 from prealign_cpt.data.words import Documents
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.manifest import atomic_write
 from prealign_cpt.model.tokens import frame
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.run import say
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.run.folder import say
+from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.text.reader import read_documents
 
 MOST_PASSES = 16
 """Passes over a text that get chance of their own; later ones repeat them."""

@@ -35,7 +35,7 @@ def keys(seed: int, epoch: int, first: int, count: int) -> Draws:
     return mix((key + GOLDEN) ^ np.arange(first, first + count).astype(np.uint64))
 
 
-def draws(keys_D: Draws, counts_D: NDArray[np.int64]) -> Draws:  # noqa: N803
+def draws(keys_D: Draws, counts_D: NDArray[np.int64]) -> Draws:
     """One draw per word, uniform on 64 bits, uint64 [sum of counts]: words 0, 1, ... of each document in turn."""
     before = (np.cumsum(counts_D) - counts_D).astype(np.uint64)
     x = np.arange(1, int(counts_D.sum()) + 1, dtype=np.uint64)

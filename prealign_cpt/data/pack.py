@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.data.codeswitch import Switched
 from prealign_cpt.data.words import Documents, Ids
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 
 DOCUMENTS_AT_ONCE = 256
 """Documents per call of the tokenizer, which works on them in parallel."""
@@ -85,7 +85,7 @@ def pack(pieces: Iterable[Switched], length: int, out: Path, with_labels: bool =
         words += piece.words
         chosen += piece.chosen
         switched += piece.switched
-    words_R, switched_R = writer.close()  # noqa: N806
+    words_R, switched_R = writer.close()
     if not len(words_R):
         raise DataError(
             f"{out.name}: {tokens} tokens do not fill one sequence of {length}; "

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.evaluate.compare import evaluate, unique
 from prealign_cpt.evaluate.read import read_prompts
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import MEASURES
 from prealign_cpt.evaluate.work import work_from
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.serving.key import VARIABLE, read_key
 
 FILES = {

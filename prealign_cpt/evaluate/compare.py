@@ -15,7 +15,7 @@ from prealign_cpt.evaluate.results import Outcome
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.evaluate.work import Work
-from prealign_cpt.manifest import atomic_write
+from prealign_cpt.run.manifest import atomic_write
 
 FORMAT = 1
 """Version of comparison.json."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prealign_cpt.errors import DataError, NumericError
+from prealign_cpt.run.errors import DataError, NumericError
 
 Array = NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Figure, Items, Result, from_json, to_json
-from prealign_cpt.manifest import atomic_write, storage_error
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.run.manifest import atomic_write, storage_error
 
 FORMAT = 1
 """Version of the result files; another one is done again."""

@@ -10,8 +10,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.evaluate.bits import Batch, Score, batches, score_windows, windows
 from prealign_cpt.evaluate.generation.mixed_output import mixed_output
 from prealign_cpt.evaluate.read import read_labelled
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
@@ -19,9 +17,11 @@ from prealign_cpt.evaluate.transfer.clka import score_facts
 from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.evaluate.transfer.zero_shot import zero_shot_transfer
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.bits import Batch, Score, batches, score_windows, windows
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import start_token_id
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.text.reader import read_documents
 
 SETS = ("valid", "test", "general")
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.errors import DataError, MissingInputError, RecipeError
-from prealign_cpt.fetch.base import EMBEDDED, check_base, resolve_base
-from prealign_cpt.fetch.cache import cache_folder
-from prealign_cpt.manifest import sha256
-from prealign_cpt.train.shard import choose_device, load_whole
+from prealign_cpt.model.base import EMBEDDED, check_base, resolve_base
+from prealign_cpt.model.load import choose_device, load_whole
+from prealign_cpt.run.cache import cache_folder
+from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
+from prealign_cpt.run.manifest import sha256
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -22,13 +22,14 @@ from typing import Any, Literal
 import huggingface_hub.constants
 from tqdm import tqdm
 
-from prealign_cpt import __version__, signals
-from prealign_cpt.errors import BusyError, PrealignError, RecipeError
+from prealign_cpt import __version__
 from prealign_cpt.evaluate.figures import Absent, Result
 from prealign_cpt.evaluate.results import Outcome, read_outcome, write_outcome
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
-from prealign_cpt.manifest import storage_error
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import BusyError, PrealignError, RecipeError
+from prealign_cpt.run.manifest import storage_error
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 

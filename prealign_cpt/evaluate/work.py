@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import MissingInputError, RecipeError
-from prealign_cpt.evaluate.bits import windows
 from prealign_cpt.evaluate.read import Labelled, read_labelled, read_parallel
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_pairs
-from prealign_cpt.manifest import sha256
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.model.bits import windows
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.manifest import sha256
+from prealign_cpt.text.reader import read_documents
 
 LANGUAGES = ("target", "english")
 

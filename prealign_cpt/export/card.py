@@ -7,10 +7,10 @@ from typing import Any
 from huggingface_hub import ModelCardData, metadata_load
 
 from prealign_cpt import __version__
-from prealign_cpt.evaluate.languages import language_of
-from prealign_cpt.fetch.base import EMBEDDED, HUB_NAME
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import as_toml
+from prealign_cpt.model.base import EMBEDDED, HUB_NAME
+from prealign_cpt.recipe.file import as_toml
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.text.languages import language_of
 from prealign_cpt.train.metrics import Log
 
 EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel
 
-from prealign_cpt.errors import NumericError
 from prealign_cpt.export import gate
 from prealign_cpt.export.card import model_card
 from prealign_cpt.export.config import set_ends, with_old_names
 from prealign_cpt.export.tokenizer import save_tokenizer
-from prealign_cpt.fetch.base import resolve_base
-from prealign_cpt.manifest import atomic_write
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import end_token_id, start_token_id
-from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import NumericError
+from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.train.checkpoint import load_weights
-from prealign_cpt.train.loss import LanguageModelLoss
-from prealign_cpt.train.shard import load_whole
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files of the base that go where its weights go."""

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.scores import held_out
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import num_ids
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import DataError
 
 EXACT = {"bf16": (torch.bfloat16, torch.float32), "fp32": (torch.float32, torch.float64)}
 """The type of an export, and the one that counts as exact beside it."""

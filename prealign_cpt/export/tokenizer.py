@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from prealign_cpt.manifest import atomic_write
+from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.vocab.grow import MODEL
 
 OF_OUR_LOADING = ("is_local", "local_files_only", "name_or_path")

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from prealign_cpt.data.text import read_documents
+from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import start_token_id
-from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.serving.client import answers
 from prealign_cpt.serving.server import Server
-from prealign_cpt.train.shard import load_whole
+from prealign_cpt.text.reader import read_documents
 
 MAX_TOKENS = 64
 SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": 0}

@@ -16,21 +16,22 @@ from typing import Any, Literal
 
 import torch
 
-from prealign_cpt import torchrun
-from prealign_cpt.compare.budget import plan
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import MissingInputError, RecipeError
-from prealign_cpt.evaluate.bits import windows
-from prealign_cpt.fetch import fetch_bible, resolve_base
 from prealign_cpt.inputs import check_inputs
 from prealign_cpt.lab.answers import ask, ends
-from prealign_cpt.manifest import NAME, atomic_write, new_folder, read_manifest
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.lab.compare.budget import plan
+from prealign_cpt.lab.texts.bible import fetch_bible
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.bits import windows
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.report import write_report
-from prealign_cpt.run import StageClock, folder_digest, say
+from prealign_cpt.run import torchrun
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.folder import StageClock, folder_digest, say
+from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest
 from prealign_cpt.serving.parity import check_parity
 from prealign_cpt.serving.server import Server
+from prealign_cpt.text.reader import read_documents
 
 CONTROLS = {
     "base": {"vocab.size": "0"},

@@ -4,10 +4,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.english import CONTENT_WORDS, FUNCTION_WORDS
 from prealign_cpt.lexicon.pairs import Pair, canonical, fault
 from prealign_cpt.lexicon.read import COLUMNS, Row
+from prealign_cpt.run.errors import DataError
 
 MAX_WORDS = 5
 """On a side. Longer entries are definitions and sayings; no token should stand for them."""

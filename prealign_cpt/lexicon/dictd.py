@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.read import Row, open_regular, read_lines
+from prealign_cpt.run.errors import DataError
 
 ENTRY_LIMIT = 1 << 20
 """Bytes in an entry."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prealign_cpt.manifest import atomic_write
+from prealign_cpt.run.manifest import atomic_write
 
 _JOINERS = "\u200c\u200d"
 """ZWNJ and ZWJ: invisible, but Persian and the Indic scripts spell words with them."""

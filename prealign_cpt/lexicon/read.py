@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 LINE_LIMIT = 64 * 1024
 """Bytes in a line, with its end. Real lexicon lines have some hundreds; more means another kind of file."""

@@ -4,8 +4,8 @@ import hashlib
 import unicodedata
 from collections import defaultdict
 
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.run.errors import RecipeError
 
 
 def split(pairs: list[Pair], heldout: float, seed: int) -> tuple[list[Pair], list[Pair]]:

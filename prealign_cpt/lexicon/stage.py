@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.errors import DataError, RecipeError, StorageError
 from prealign_cpt.lexicon.clean import Dropped, clean
 from prealign_cpt.lexicon.dictd import read_dictd
 from prealign_cpt.lexicon.pairs import Pair, canonical, fault, write_pairs
 from prealign_cpt.lexicon.read import Row, read_muse, read_tsv
 from prealign_cpt.lexicon.split import split
-from prealign_cpt.manifest import atomic_write
+from prealign_cpt.run.errors import DataError, RecipeError, StorageError
+from prealign_cpt.run.manifest import atomic_write
 
 FORMATS: dict[str, tuple[Callable[[Path], Iterator[Row]], float]] = {
     "tsv": (read_tsv, 0.0),

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.errors import RecipeError
+from prealign_cpt.run.errors import RecipeError
 
 REMEDY = "choose a dense Llama-, Mistral-, Qwen- or Gemma-3-like model (docs/bases.md lists those that were tried)"
 

@@ -2,8 +2,8 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.errors import RecipeError
-from prealign_cpt.recipe import Recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import RecipeError
 
 
 def start_token_id(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prealign_cpt.evaluate.compare import unique
-from prealign_cpt.manifest import atomic_write, storage_error
 from prealign_cpt.report.collect import collect, recipe_name
 from prealign_cpt.report.evaluation import read_evaluation
 from prealign_cpt.report.page import page
 from prealign_cpt.report.record import OURS
 from prealign_cpt.report.rows import read_rows
 from prealign_cpt.report.table import as_json, result, text_table
+from prealign_cpt.run.manifest import atomic_write, storage_error
 
 
 def write_report(

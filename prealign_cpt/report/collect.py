@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.evaluate.compare import unique
-from prealign_cpt.manifest import NAME, read_manifest
 from prealign_cpt.report.document import Absent, Document, Figure, flat, read_document
 from prealign_cpt.report.log import read_curve
 from prealign_cpt.report.record import BASE, BEFORE, OURS, Model, Point, Record, Scores, Stage
-from prealign_cpt.run import ORDER
+from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.run.folder import ORDER
+from prealign_cpt.run.manifest import NAME, read_manifest
 
 INITS = {"subword": "subword-mean", "mean": "all-at-the-mean"}
 """What the names of controls call some values of align.init; the others as they are."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent
+from prealign_cpt.run.errors import DataError
 
 Figure = float | Absent
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.report.document import is_number, loads
 from prealign_cpt.report.record import Point
+from prealign_cpt.run.errors import DataError
 
 
 def read_curve(run: Path, whose: str, size: float | None, before: float = 0.0) -> tuple[tuple[Point, ...], str, int]:

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.compare import unique
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
 from prealign_cpt.report.record import BASE
+from prealign_cpt.run.errors import DataError
 
 Digests = tuple[str, str]
 """SHA-256 of a model (weights and configuration) and of its tokenizer."""

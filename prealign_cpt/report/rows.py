@@ -9,7 +9,6 @@ Of the weights only the embedding is read. English tokens are old ones that begi
 Shapes: V rows, D hidden size, E English tokens, N new tokens, S tokens drawn.
 """
 
-# ruff: noqa: N803, N806 - names carry shapes
 import ast
 import math
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving.folder import EMBEDDINGS
 
 MOST_ENGLISH = 20_000

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.errors import PrealignError, RecipeError
+from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.serving.command import DTYPES, POOLINGS, QUANTIZATIONS
 
 MAX_TEXTS = 8
@@ -78,9 +78,9 @@ def run_serve(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> None:
     """Climb the ladder, print all rungs as JSON, and raise what broke one."""
-    from prealign_cpt.data.text import read_documents
     from prealign_cpt.serving.key import read_key
     from prealign_cpt.serving.parity import RUNGS, TEXTS, climb
+    from prealign_cpt.text.reader import read_documents
 
     _check_key(options)
     texts = list(islice(read_documents(options.texts), MAX_TEXTS)) if options.texts else list(TEXTS)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving.transport import RETRIES, TIMEOUT, ask, is_loopback
 
 __all__ = ["RETRIES", "TIMEOUT", "answers", "check_echo", "complete", "complete_many", "embed", "is_loopback"]

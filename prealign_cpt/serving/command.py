@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
 
-from prealign_cpt.errors import MissingInputError, RecipeError
+from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.serving.folder import Device, read_json
 from prealign_cpt.serving.key import VARIABLE
 from prealign_cpt.serving.launcher import PARENT

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from prealign_cpt import manifest
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run import manifest
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 Device = Literal["cpu", "cuda"]
 

@@ -7,7 +7,7 @@ A pinned name holds the digest of the folder (folder.py), so a server that is ex
 
 from pathlib import Path
 
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.folder import DIGEST_LENGTH, model_digest, pinned_digest
 

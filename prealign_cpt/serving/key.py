@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 VARIABLE = "PREALIGN_API_KEY"
 """Environment variable that holds the key, for the server and for its clients."""

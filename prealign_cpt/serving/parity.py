@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.folder import check_servable
 from prealign_cpt.serving.identity import identify

@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from prealign_cpt import manifest
-from prealign_cpt.errors import DataError
+from prealign_cpt.run import manifest
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving.folder import NOT_MODEL, READ_BY_VLLM, check_servable, model_digest, read_json
 
 LINEAR = "_proj.weight"

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import uvicorn
 
-from prealign_cpt.errors import RecipeError, UnavailableError
+from prealign_cpt.run.errors import RecipeError, UnavailableError
 from prealign_cpt.serving.command import Task
 from prealign_cpt.serving.front import Front, connect
 from prealign_cpt.serving.key import MIN_LENGTH, VARIABLE, read_key

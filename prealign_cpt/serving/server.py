@@ -24,8 +24,8 @@ from typing import IO, Any
 
 import httpx2
 
-from prealign_cpt import manifest
-from prealign_cpt.errors import RecipeError, UnavailableError
+from prealign_cpt.run import manifest
+from prealign_cpt.run.errors import RecipeError, UnavailableError
 from prealign_cpt.serving.command import Options, check_plugin, command, environment
 from prealign_cpt.serving.folder import check_servable, model_digest, model_name, pinned_name
 from prealign_cpt.serving.transport import is_loopback

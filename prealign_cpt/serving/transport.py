@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from prealign_cpt.errors import DataError, RecipeError, UnavailableError
+from prealign_cpt.run.errors import DataError, RecipeError, UnavailableError
 from prealign_cpt.serving.key import VARIABLE
 
 RETRIES = 4

@@ -10,9 +10,9 @@ warm-up. The warm-up is a share of the steps, so it has to change with them.
 import dataclasses
 from typing import Any
 
-from prealign_cpt.errors import RecipeError
-from prealign_cpt.recipe import Train
-from prealign_cpt.run import ACCEPTABLE, changes
+from prealign_cpt.recipe.schema import Train
+from prealign_cpt.run.errors import RecipeError
+from prealign_cpt.run.folder import ACCEPTABLE, changes
 from prealign_cpt.train.optim import rates
 
 

@@ -25,25 +25,25 @@ MOMENTS = ("map_avg", "map_avg_sq")
 """Names of the map's moments [K, D] in the optimizer's state of a table; every rank holds them whole."""
 
 
-def features(pieces: Sequence[Sequence[int]], old_rows_VD: Tensor) -> Tensor:  # noqa: N803
+def features(pieces: Sequence[Sequence[int]], old_rows_VD: Tensor) -> Tensor:
     """What the map is applied to, fp32 [number of tokens, K], on the table's device.
 
     Args:
         pieces: old token ids that the base tokenizer spells each new token with; a token may have none.
         old_rows_VD: [old tokens, D], as they were before training; they are scaled to a mean norm of 1.
     """
-    rows_VD = old_rows_VD.float()  # noqa: N806
+    rows_VD = old_rows_VD.float()
     flat = torch.tensor([i for ids in pieces for i in ids], dtype=torch.long, device=rows_VD.device)
     sizes = torch.tensor([len(ids) for ids in pieces], dtype=torch.long, device=rows_VD.device)
     ends = sizes.cumsum(0)
-    mean_MD = F.embedding_bag(flat, rows_VD, ends - sizes, mode="mean")  # noqa: N806
+    mean_MD = F.embedding_bag(flat, rows_VD, ends - sizes, mode="mean")
     there = (sizes > 0)[:, None]
     if len(flat):
         last = len(flat) - 1
-        first_MD = torch.where(there, rows_VD[flat[(ends - sizes).clamp(max=last)]], 0.0)  # noqa: N806
-        last_MD = torch.where(there, rows_VD[flat[(ends - 1).clamp(0, last)]], 0.0)  # noqa: N806
+        first_MD = torch.where(there, rows_VD[flat[(ends - sizes).clamp(max=last)]], 0.0)
+        last_MD = torch.where(there, rows_VD[flat[(ends - 1).clamp(0, last)]], 0.0)
     else:
-        first_MD = last_MD = mean_MD  # noqa: N806
+        first_MD = last_MD = mean_MD
     norm = rows_VD.norm(dim=1).mean()
     return torch.cat([first_MD / norm, last_MD / norm, mean_MD / norm, torch.ones_like(mean_MD[:, :1])], dim=1)
 
@@ -57,12 +57,12 @@ def compose(table: Tensor, rows: Tensor, gradient: Tensor, x: Tensor, state: dic
         x: their features, fp32 [m, K].
         state: holds MOMENTS.
     """
-    gradient_KD = x.T @ gradient  # noqa: N806
+    gradient_KD = x.T @ gradient
     if isinstance(table, DTensor):
         for axis, placement in enumerate(table.placements):
             if isinstance(placement, Shard):
                 dist.all_reduce(gradient_KD, group=table.device_mesh.get_group(axis))
-    change_KD = torch.zeros_like(gradient_KD)  # noqa: N806
+    change_KD = torch.zeros_like(gradient_KD)
     step(change_KD, gradient_KD, *(state[name] for name in MOMENTS))
     rows.addmm_(x, change_KD)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from prealign_cpt.errors import PrealignError
-from prealign_cpt.manifest import storage_error
-from prealign_cpt.signals import StoppedError
+from prealign_cpt.run.errors import PrealignError
+from prealign_cpt.run.manifest import storage_error
+from prealign_cpt.run.signals import StoppedError
 from prealign_cpt.train.shard import World
 
 _CAUSE = "failure"

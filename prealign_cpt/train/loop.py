@@ -20,18 +20,18 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from prealign_cpt import signals
 from prealign_cpt.data.batches import Mixture, positions
-from prealign_cpt.errors import NumericError
-from prealign_cpt.evaluate.bits import Batch, Score
-from prealign_cpt.faults import fault
-from prealign_cpt.manifest import read_manifest
-from prealign_cpt.recipe import Train
-from prealign_cpt.run import StageClock, say
+from prealign_cpt.model.attention import document_borders
+from prealign_cpt.model.bits import Batch, Score
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.recipe.schema import Train
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import NumericError
+from prealign_cpt.run.faults import fault
+from prealign_cpt.run.folder import StageClock, say
+from prealign_cpt.run.manifest import read_manifest
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.accept import check_accepted
-from prealign_cpt.train.attention import document_borders
-from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import AdamW, make_optimizer, rates, row_tables
 from prealign_cpt.train.saver import Saver

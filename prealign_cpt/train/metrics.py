@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prealign_cpt.run import StageClock, peak_mb, say
+from prealign_cpt.run.folder import StageClock, peak_mb, say
 from prealign_cpt.train.shard import World
 
 

@@ -17,7 +17,7 @@ import torch.distributed.tensor
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from prealign_cpt.errors import RecipeError
+from prealign_cpt.run.errors import RecipeError
 
 BLOCK = 256
 SMALLEST = 4096

@@ -24,10 +24,10 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
 
-from prealign_cpt.errors import RecipeError
-from prealign_cpt.recipe import Train
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.recipe.schema import Train
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train import composition, moments8
-from prealign_cpt.train.loss import LanguageModelLoss
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8
@@ -164,7 +164,7 @@ def _features(
 ) -> dict[nn.Parameter, Tensor]:
     """Features of this rank's new tokens by table; the embedding's rows describe them for the head too."""
     embedding = tables[0].detach()
-    old_VD = (embedding.full_tensor() if isinstance(embedding, DTensor) else embedding)[:first_new]  # noqa: N806
+    old_VD = (embedding.full_tensor() if isinstance(embedding, DTensor) else embedding)[:first_new]
     found = {}
     for table in tables:
         begin = max(0, first_row(table) - first_new)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from prealign_cpt.train import attention  # noqa: F401  (brings torch_attn's operators)
+from prealign_cpt.model import attention  # noqa: F401  (brings torch_attn's operators)
 
 _aten = torch.ops.aten
 KEPT = {

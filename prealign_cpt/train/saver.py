@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from prealign_cpt.errors import DataError, PrealignError, StorageError
-from prealign_cpt.manifest import storage_error, verify
-from prealign_cpt.run import say
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.run.errors import DataError, PrealignError, StorageError
+from prealign_cpt.run.folder import say
+from prealign_cpt.run.manifest import storage_error, verify
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.shard import World
 
 SLOW = 15.0

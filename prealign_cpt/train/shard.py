@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from prealign_cpt.errors import RecipeError
-from prealign_cpt.model.accept import blocks, check_head
-from prealign_cpt.train.attention import choose_attention
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.model.accept import blocks
+from prealign_cpt.model.attention import choose_attention
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train.recompute import compile_block, recompute
 
 
@@ -47,26 +48,6 @@ class World:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         return self.sum(float(flag)) > 0
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is a GPU; on a node each rank takes the GPU of its local rank.
-
-    Raises:
-        RecipeError: CUDA is asked for and not there, or there are more ranks than GPUs.
-    """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise RecipeError("device: 'cuda' is asked for but torch sees no GPU; use --device cpu, or mend the driver")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if local >= torch.cuda.device_count():
-        raise RecipeError(
-            f"device: rank {local} of this node has no GPU of its own ({torch.cuda.device_count()} there); "
-            f"start with --nproc-per-node {torch.cuda.device_count()}"
-        )
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
 
 
 @contextmanager
@@ -142,21 +123,6 @@ def _mesh(world: World, replicas: int) -> DeviceMesh:
         return init_device_mesh(world.device.type, (world.size,))
     shape = (replicas, world.size // replicas)
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
-
-
-def load_whole(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model of a folder on the CPU, from safetensors only.
-
-    To cast it later is not the same: that would round the rotary frequencies too, which are fp32 in any model.
-
-    Raises:
-        RecipeError: its logits are not made as `check_head` wants them.
-    """
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
-    )
-    check_head(model)
-    return model
 
 
 def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None) -> None:

@@ -8,7 +8,7 @@ Skipping the batches of a spike instead of learning from them is the remedy of P
 import statistics
 from typing import Any
 
-from prealign_cpt.errors import NumericError
+from prealign_cpt.run.errors import NumericError
 
 FACTOR = 10.0
 """A gradient norm above so many times the running median is a spike."""

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 
 _ALLOWED = {
     *(("torch.distributed.checkpoint.metadata", name) for name in (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.manifest import atomic_write
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.run import say
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.folder import say
+from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.given import take_tokenizer
 from prealign_cpt.vocab.grow import grow_tokenizer, unreachable
 from prealign_cpt.vocab.measure import tokenizer_report

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.vocab.grow import Growth, NewToken, copy_tokenizer, load_tokenizer
 
 

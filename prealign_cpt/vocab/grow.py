@@ -16,9 +16,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from prealign_cpt.errors import MissingInputError, RecipeError, StorageError
-from prealign_cpt.manifest import storage_error
 from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.run.errors import MissingInputError, RecipeError, StorageError
+from prealign_cpt.run.manifest import storage_error
 from prealign_cpt.vocab.bytelevel import ByteLevel
 from prealign_cpt.vocab.learn import Learner, Piece
 from prealign_cpt.vocab.spm import SentencePiece, grow_model

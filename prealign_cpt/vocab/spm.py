@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.vocab.bytelevel import keep_added_ids, splits, worth_a_piece
 from prealign_cpt.vocab.learn import Piece, Word
 

@@ -11,8 +11,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
 

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.align import build
 from prealign_cpt.align.build import build_align
-from prealign_cpt.errors import NumericError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import NumericError
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.conftest import ENGLISH, PAIRS, TARGET, make_model, make_tokenizer
 

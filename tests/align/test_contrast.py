@@ -9,9 +9,9 @@ from torch import Tensor
 from prealign_cpt.align.contrast import Contrast, contrastive_loss, relations
 from prealign_cpt.align.trainable import NewRows
 from prealign_cpt.align.units import Graph, Group, Unit, connections
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
+from prealign_cpt.run.errors import RecipeError
 from tests.align.conftest import model_for
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from prealign_cpt.align.text import WINDOW
-from prealign_cpt.errors import DataError, NumericError, RecipeError
-from prealign_cpt.recipe_file import load_recipe
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import DataError, NumericError, RecipeError
 from tests.align.conftest import LEXICON, NOTHING, NUM_NEW, encoded, model_for, weights
 from tests.conftest import ENGLISH, PAIRS
 

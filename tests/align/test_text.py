@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from prealign_cpt.align.text import WINDOW, FrozenText, Text, english_windows, target_windows
 from prealign_cpt.align.trainable import NewRows, trainable
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
 from tests.align.conftest import START_ID, encoded, model_for
 from tests.conftest import ENGLISH, TARGET
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prealign_cpt.align.trainable import ROOM, NewRows, pack, trainable
-from prealign_cpt.recipe import Align
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.recipe.schema import Align
 from tests.align.conftest import model_for, weights
 
 START_ID = 0

@@ -16,8 +16,8 @@ from prealign_cpt.align.units import (
     sentence_groups,
     word_groups,
 )
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.run.errors import DataError, MissingInputError
 from tests.align.conftest import LEXICON, NUM_NEW, SENTENCES, encoded, model_for
 from tests.conftest import ENGLISH, PAIRS
 

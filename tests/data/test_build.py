@@ -9,11 +9,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from prealign_cpt.data.build import build_data, read_mixture
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.manifest import sha256
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.run.manifest import sha256
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.conftest import ENGLISH, PAIRS, TARGET, run_ranks
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from prealign_cpt.data.batches import Mixture, PackedText, falling, permuted, positions
 from prealign_cpt.data.codeswitch import Switched, Switcher
 from prealign_cpt.data.pack import encode, encode_many, pack
-from prealign_cpt.data.text import read_documents
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.text.reader import read_documents
 from tests.conftest import ENGLISH, PAIRS, START
 
 LEXICON = [Pair(s, t) for s, t in PAIRS]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prealign_cpt.errors import DataError, UnavailableError
 from prealign_cpt.evaluate import canary
 from prealign_cpt.evaluate.canary import check_served, compare
 from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import transport
 from tests.evaluate.served import ServedModel
 

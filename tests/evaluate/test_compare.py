@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from prealign_cpt.cli import main
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.evaluate import command
 from prealign_cpt.evaluate.compare import differences, table, unique
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap, from_json
 from prealign_cpt.evaluate.results import Outcome
+from prealign_cpt.run.errors import RecipeError
 from tests.conftest import ENGLISH, START, TARGET, make_model, make_tokenizer
 
 OWN = "tokenizer,language_model,icl,words,sentences"

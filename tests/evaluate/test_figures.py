@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from prealign_cpt.errors import DataError, NumericError
 from prealign_cpt.evaluate.figures import Absent, Figure, bootstrap, difference, from_json, share, to_json
+from prealign_cpt.run.errors import DataError, NumericError
 
 
 def test_the_mean_of_ratios_by_weight_is_the_ratio_of_sums():

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign_cpt.errors import MissingInputError, RecipeError
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import start_token_id
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import MissingInputError, RecipeError
 from tests.conftest import ENGLISH, PAIRS, START, TARGET, make_model
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign_cpt.errors import DataError, MissingInputError, RecipeError
 from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 from tests.conftest import START
 
 

@@ -10,14 +10,14 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from prealign_cpt import signals
-from prealign_cpt.errors import BusyError, NumericError, RecipeError
 from prealign_cpt.evaluate import suite
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap
 from prealign_cpt.evaluate.results import Outcome
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import Measure, run_suite
 from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import BusyError, NumericError, RecipeError
 
 
 class Counted(Measure):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import DataError, MissingInputError, RecipeError
 from prealign_cpt.evaluate.read import read_prompts
 from prealign_cpt.evaluate.work import NoDataError, Work, work_from
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from prealign_cpt.export.card import licence, model_card
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
 
 PARITY: dict[str, Any] = {"tokens": 100, "mean": 1e-6, "rounding": 2e-6}
 CONTROL = ["--align.init", "subword", "--align.steps", "0", "--codeswitch.ratio", "0.0"]

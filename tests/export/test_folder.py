@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from prealign_cpt.evaluate.scores import held_out
 from prealign_cpt.export import Probe, build_export
-from prealign_cpt.recipe import Recipe
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.serving.folder import check_servable
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import token_nats

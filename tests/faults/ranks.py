@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from prealign_cpt import faults, signals
+from prealign_cpt.run import faults, signals
 from tests.conftest import RANKS, free_port
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from prealign_cpt import signals
 from prealign_cpt.data.batches import Mixture, PackedText
-from prealign_cpt.errors import PrealignError
-from prealign_cpt.evaluate.bits import Batch
-from prealign_cpt.recipe import Train
+from prealign_cpt.model.bits import Batch
+from prealign_cpt.recipe.schema import Train
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
 from prealign_cpt.train.shard import World, process_group, sharded

@@ -17,21 +17,21 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from prealign_cpt import faults, manifest
-from prealign_cpt.errors import DataError, RecipeError, StorageError
-from prealign_cpt.faults import fault
-from prealign_cpt.manifest import new_folder, read_manifest, verify
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.pipeline import _agree
-from prealign_cpt.recipe_file import load_recipe
-from prealign_cpt.run import Run
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run import faults, manifest
+from prealign_cpt.run.errors import DataError, RecipeError, StorageError
+from prealign_cpt.run.faults import fault
+from prealign_cpt.run.folder import Run
+from prealign_cpt.run.manifest import new_folder, read_manifest, verify
+from prealign_cpt.run.verify import inspect
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.accept import check_accepted
-from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import World, process_group, sharded
 from prealign_cpt.train.stored import read_metadata
-from prealign_cpt.verify import inspect
 from tests.conftest import make_model
 from tests.faults.ranks import start, values
 from tests.faults.runs import INPUTS, RECIPE, go, make_base

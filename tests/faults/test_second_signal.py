@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from prealign_cpt import signals
-from prealign_cpt.manifest import verify
+from prealign_cpt.run import signals
+from prealign_cpt.run.manifest import verify
 from prealign_cpt.train import checkpoint, saver
 from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import World

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.clean import clean
 from prealign_cpt.lexicon.pairs import Pair, canonical, fault
 from prealign_cpt.lexicon.read import COLUMNS, Row
+from prealign_cpt.run.errors import DataError
 
 GOOD = Row(99, "good", "gut")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.errors import DataError, MissingInputError, PrealignError
 from prealign_cpt.lexicon.dictd import DATABASE_LIMIT, UNCLEAR, read_dictd
+from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 

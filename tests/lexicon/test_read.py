@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.errors import DataError, MissingInputError, PrealignError
 from prealign_cpt.lexicon.clean import clean
 from prealign_cpt.lexicon.read import COLUMNS, LINE_LIMIT, Row, read_lines, read_muse, read_tsv
+from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
 
 
 def written(folder: Path, content: bytes) -> Path:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.split import split
+from prealign_cpt.run.errors import RecipeError
 
 entries = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "A", "f!", "g"]), min_size=1, max_size=3).map(" ".join)
 lexicons = st.lists(st.builds(Pair, entries, entries), unique=True, max_size=25)

@@ -7,10 +7,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.data.build import read_mixture
-from prealign_cpt.errors import RecipeError
 from prealign_cpt.model.tokens import end_token_id, frame, start_token_id
 from prealign_cpt.pipeline import run_all
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import RecipeError
 from tests.conftest import ENGLISH, START, make_model, make_tokenizer
 
 

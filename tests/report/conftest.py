@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from prealign_cpt.evaluate.subject import model_digest, tokenizer_digest
-from prealign_cpt.run import ORDER
+from prealign_cpt.run.folder import ORDER
 
 WINDOWS = 10
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.report.collect import Absent, collect
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 from .conftest import add_controls, log, read, recipe, write
 

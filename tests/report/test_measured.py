@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.report import write_report
 from prealign_cpt.report.evaluation import Evaluation, read_evaluation
 from prealign_cpt.report.measured import measured
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 from .conftest import add_controls, add_evaluation, add_model, read, write
 from .test_page import check

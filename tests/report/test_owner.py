@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.report import write_report
 from prealign_cpt.report.evaluation import read_evaluation
+from prealign_cpt.run.errors import DataError
 
 from .conftest import add_base, add_evaluation, add_model, recipe, write
 

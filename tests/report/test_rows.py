@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.report.geometry import geometry
 from prealign_cpt.report.rows import Rows, read_rows
+from prealign_cpt.run.errors import DataError
 
 from .conftest import ROWS, add_model, write
 

@@ -10,7 +10,7 @@ from prealign_cpt.cli import main
 from prealign_cpt.report import write_report
 from prealign_cpt.report.collect import collect
 from prealign_cpt.report.table import text_table
-from prealign_cpt.run import ORDER
+from prealign_cpt.run.folder import ORDER
 
 from .conftest import add_controls, read, write
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.errors import DataError, UnavailableError
+from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client, transport
 from prealign_cpt.serving.server import Server
 

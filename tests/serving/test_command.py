@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import MissingInputError, RecipeError
+from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.serving.command import Options, check_plugin, command, environment
 from prealign_cpt.serving.key import VARIABLE
 

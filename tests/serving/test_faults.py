@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prealign_cpt.cli import main
-from prealign_cpt.errors import DataError, PrealignError, UnavailableError
+from prealign_cpt.run.errors import DataError, PrealignError, UnavailableError
 from prealign_cpt.serving import client, transport
 from prealign_cpt.serving.folder import model_digest, pinned_name
 from prealign_cpt.serving.identity import identify

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from prealign_cpt import manifest
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run import manifest
+from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.serving.folder import check_servable, model_digest, model_name, pinned_digest, pinned_name
 
 

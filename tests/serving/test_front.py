@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prealign_cpt.errors import RecipeError
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.front import ROUTES, Front, connect
 from prealign_cpt.serving.key import VARIABLE

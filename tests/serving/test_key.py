@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.serving.key import VARIABLE, read_key
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from prealign_cpt.errors import DataError, StorageError
-from prealign_cpt.manifest import verify
+from prealign_cpt.run.errors import DataError, StorageError
+from prealign_cpt.run.manifest import verify
 from prealign_cpt.serving.command import Options, command
 from prealign_cpt.serving.folder import check_servable, model_digest
 from prealign_cpt.serving.quantize import LINEAR, quantize

@@ -19,13 +19,13 @@ import pytest
 import uvicorn
 from transformers import AutoTokenizer
 
-from prealign_cpt.errors import DataError, UnavailableError
 from prealign_cpt.evaluate.canary import check_served
 from prealign_cpt.evaluate.generation.generate import write
 from prealign_cpt.evaluate.harness import lm_harness
 from prealign_cpt.evaluate.representation.embed import embed_served
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.front import Front, connect
 from prealign_cpt.serving.limits import Limits

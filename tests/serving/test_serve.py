@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.cli import main
-from prealign_cpt.errors import DataError, MissingInputError, RecipeError, UnavailableError
+from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError, UnavailableError
 from prealign_cpt.serving.key import VARIABLE
 from tests.serving.conftest import KEY, Serving, children, group, serving, wait_until
 

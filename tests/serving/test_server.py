@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from prealign_cpt.errors import RecipeError, UnavailableError
+from prealign_cpt.run.errors import RecipeError, UnavailableError
 from prealign_cpt.serving import client
 from prealign_cpt.serving import server as serving
 from prealign_cpt.serving.server import Server

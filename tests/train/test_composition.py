@@ -12,12 +12,13 @@ from torch import nn
 from torch.func import functional_call
 
 from prealign_cpt.data.batches import positions
-from prealign_cpt.recipe import Train
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train.composition import MOMENTS, features
 from prealign_cpt.train.loop import train_step
-from prealign_cpt.train.loss import LanguageModelLoss
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import load_whole, process_group, sharded
+from prealign_cpt.train.shard import process_group, sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import VOCAB, full, mixture, weights, write_text
@@ -59,7 +60,7 @@ def _reference(folder: Path, case: str) -> list[dict[str, np.ndarray]]:
     whole = LanguageModelLoss(model)
     old = {n: nn.Parameter(p.detach()[:FIRST_NEW].clone()) for n, p in whole.named_parameters() if n in TABLES}
     own = {n: nn.Parameter(p.detach()[FIRST_NEW:].clone()) for n, p in whole.named_parameters() if n in TABLES}
-    x_MK = features(PIECES, model.get_input_embeddings().weight.detach()[:FIRST_NEW])  # noqa: N806
+    x_MK = features(PIECES, model.get_input_embeddings().weight.detach()[:FIRST_NEW])
     maps = {n: nn.Parameter(torch.zeros(x_MK.shape[1], p.shape[1])) for n, p in own.items()}
     body = {n: p for n, p in whole.named_parameters() if n not in TABLES}
     groups = [[*body.values(), *old.values()], [*own.values()], [*maps.values()]]

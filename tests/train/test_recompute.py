@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prealign_cpt.data.batches import positions
 from prealign_cpt.model.accept import blocks
-from prealign_cpt.train.loss import LanguageModelLoss
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.train.recompute import compile_block, recompute
 from tests.conftest import make_model
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prealign_cpt.errors import NumericError
+from prealign_cpt.run.errors import NumericError
 from prealign_cpt.train.spikes import LEAST, MOST, WINDOW, SpikeGuard
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.errors import MissingInputError, RecipeError
-from prealign_cpt.recipe_file import load_recipe
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.vocab.build import build_vocab
 from prealign_cpt.vocab.given import take_tokenizer
 from prealign_cpt.vocab.grow import encode, grow_tokenizer, load_tokenizer

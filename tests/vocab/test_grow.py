@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prealign_cpt.errors import MissingInputError, RecipeError, StorageError
+from prealign_cpt.run.errors import MissingInputError, RecipeError, StorageError
 from prealign_cpt.vocab.grow import Growth, encode, grow_tokenizer, load_tokenizer, unreachable
 from prealign_cpt.vocab.measure import tokenizer_report
 

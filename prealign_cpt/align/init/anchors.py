@@ -13,9 +13,9 @@ from prealign_cpt.align.init.lexicon import ambiguity
 from prealign_cpt.align.init.mixture import Mixture
 from prealign_cpt.align.init.subword import mean_weights
 from prealign_cpt.align.init.vectors import TokenVectors
-from prealign_cpt.align.words import encode_words
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.run.errors import DataError
 
 MIN_ANCHORS = 10
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.data.pack import encode
-from prealign_cpt.errors import DataError
 from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.run.errors import DataError
 
 POSITIONS = 2048
 """Positions of target text whose hidden states are looked at."""
@@ -62,13 +62,13 @@ def calibrate(
     old = num_ids(base_tokenizer)
     if not strength or num_ids(tokenizer) == old:
         return {"target_bytes": 0, "tokens_forward": 0}
-    frequency_M = _frequencies(tokenizer, documents, old)  # noqa: N806
-    hidden_ND, read = _hidden_states(model, base_tokenizer, documents, start_id, seed)  # noqa: N806
+    frequency_M = _frequencies(tokenizer, documents, old)
+    hidden_ND, read = _hidden_states(model, base_tokenizer, documents, start_id, seed)
     weight = model.get_output_embeddings().weight
     head = weight.detach().float()
-    expected_M = _log_mean_probabilities(hidden_ND, head)[old:]  # noqa: N806
-    mu_D = hidden_ND.mean(dim=0)  # noqa: N806
-    shift_M = strength * (frequency_M.to(expected_M).log() - expected_M)  # noqa: N806
+    expected_M = _log_mean_probabilities(hidden_ND, head)[old:]
+    mu_D = hidden_ND.mean(dim=0)
+    shift_M = strength * (frequency_M.to(expected_M).log() - expected_M)
     head[old:] += shift_M[:, None] * mu_D / mu_D.dot(mu_D)
     weight[old:] = head[old:].to(weight)
     return {
@@ -111,7 +111,7 @@ def _hidden_states(
     return torch.cat(found), {"target_bytes": bytes_read, "tokens_forward": count + len(found)}
 
 
-def _log_mean_probabilities(hidden_ND: Tensor, head_VD: Tensor) -> Tensor:  # noqa: N803
+def _log_mean_probabilities(hidden_ND: Tensor, head_VD: Tensor) -> Tensor:
     """Logarithm of every token's mean probability over the positions, fp32 [V]; finite also where that is tiny."""
     parts = [torch.log_softmax(part @ head_VD.T, dim=-1).logsumexp(dim=0) for part in hidden_ND.split(CHUNK)]
     return torch.stack(parts).logsumexp(dim=0) - math.log(len(hidden_ND))

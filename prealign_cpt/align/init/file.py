@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 
 def read_rows(path: Path, num_new: int, hidden: int, tied: bool) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.init.mixture import Mixture
 from prealign_cpt.align.init.statistics import TextStatistics
-from prealign_cpt.align.words import encode_words
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.run.errors import DataError
 
 _WORD = re.compile(r"\w+")
 

@@ -49,8 +49,8 @@ class Mixture:
 
         Where `other` has none, this one counts whole.
         """
-        mine_M = torch.where(other.covered_M, share, 1.0)  # noqa: N806
-        theirs_M = torch.where(self.covered_M, 1.0 - share, 1.0)  # noqa: N806
+        mine_M = torch.where(other.covered_M, share, 1.0)
+        theirs_M = torch.where(self.covered_M, 1.0 - share, 1.0)
         weights = torch.cat([self.weights_N * mine_M[self.rows_N], other.weights_N * theirs_M[other.rows_N]])
         keep = weights > 0
         return Mixture(
@@ -60,11 +60,11 @@ class Mixture:
             weights[keep],
         )
 
-    def times(self, table_VD: Tensor) -> Tensor:  # noqa: N803
+    def times(self, table_VD: Tensor) -> Tensor:
         """The new rows, fp32 [M, D]; a row without weights is the mean of the table."""
         indices = torch.stack([self.rows_N, self.ids_N])
         shape = (self.size, len(table_VD))
         sparse = torch.sparse_coo_tensor(indices, self.weights_N, shape, check_invariants=False)
-        rows_MD = torch.sparse.mm(sparse, table_VD)  # noqa: N806
+        rows_MD = torch.sparse.mm(sparse, table_VD)
         rows_MD[~self.covered_M] = table_VD.mean(dim=0)
         return rows_MD

@@ -97,10 +97,10 @@ def _sparsemax(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mix(
-    queries_MK: Tensor,  # noqa: N803
-    rows_M: Tensor,  # noqa: N803
-    keys_NK: Tensor,  # noqa: N803
-    ids_N: Tensor,  # noqa: N803
+    queries_MK: Tensor,
+    rows_M: Tensor,
+    keys_NK: Tensor,
+    ids_N: Tensor,
     size: int,
     choose: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> Mixture:

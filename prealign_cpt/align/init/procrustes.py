@@ -18,11 +18,11 @@ class OrthogonalMap:
     scale: float
     center_D: Tensor  # noqa: N815
 
-    def __call__(self, x_NK: Tensor) -> Tensor:  # noqa: N803
+    def __call__(self, x_NK: Tensor) -> Tensor:
         return self.center_D + self.scale * (x_NK - self.center_K) @ self.rotation_KD
 
 
-def fit_map(x_PK: Tensor, y_PD: Tensor, weights_P: Tensor) -> OrthogonalMap:  # noqa: N803
+def fit_map(x_PK: Tensor, y_PD: Tensor, weights_P: Tensor) -> OrthogonalMap:
     """The map with the least weighted squared error: orthogonal Procrustes (Schönemann 1966) with scale and centers.
 
     Between spaces of different size the rotation has orthonormal rows (K < D) or columns (K > D).

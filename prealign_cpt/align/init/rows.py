@@ -17,9 +17,9 @@ from prealign_cpt.align.init.statistics import TextStatistics
 from prealign_cpt.align.init.subword import subword_mixture
 from prealign_cpt.align.init.tables import StaticRows
 from prealign_cpt.align.init.vecmap import make_vecmap, scaled_to
-from prealign_cpt.errors import DataError, NumericError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
+from prealign_cpt.run.errors import DataError, NumericError
 
 
 def static_rows(
@@ -28,8 +28,8 @@ def static_rows(
     base_tokenizer: PreTrainedTokenizerBase,
     grown_tokenizer: PreTrainedTokenizerBase,
     pairs: list[Pair],
-    input_VD: Tensor,  # noqa: N803
-    output_VD: Tensor | None,  # noqa: N803
+    input_VD: Tensor,
+    output_VD: Tensor | None,
     statistics: TextStatistics | None = None,
     rows_file: Path | None = None,
 ) -> StaticRows:
@@ -105,8 +105,8 @@ def _vecmap(
     base: PreTrainedTokenizerBase,
     grown: PreTrainedTokenizerBase,
     pairs: list[Pair],
-    input_VD: Tensor,  # noqa: N803
-    output_VD: Tensor | None,  # noqa: N803
+    input_VD: Tensor,
+    output_VD: Tensor | None,
     statistics: TextStatistics | None,
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Input rows, output rows and provenance; tokens without a vector get subword means."""
@@ -135,16 +135,16 @@ def _provenance(subword: Mixture, better: Mixture | None = None, name: str = "")
     return kinds
 
 
-def _head_rows(rows_MD: Tensor, table_VD: Tensor, align: Align) -> Tensor:  # noqa: N803
+def _head_rows(rows_MD: Tensor, table_VD: Tensor, align: Align) -> Tensor:
     """Norm-matched if asked, then pulled towards the mean row: less than all of it takes less from English."""
     if align.match_norm:
-        rows_MD = scaled_to(rows_MD, table_VD)  # noqa: N806
+        rows_MD = scaled_to(rows_MD, table_VD)
     if align.shrink == 1.0:
         return rows_MD
     return torch.lerp(table_VD.mean(dim=0), rows_MD, align.shrink)
 
 
-def _check_finite(input_VD: Tensor, output_VD: Tensor | None) -> None:  # noqa: N803
+def _check_finite(input_VD: Tensor, output_VD: Tensor | None) -> None:
     for name, rows in (("input", input_VD), ("output", output_VD)):
         if rows is not None and not rows.isfinite().all():
             bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()[:5].tolist()

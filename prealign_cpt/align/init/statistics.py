@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.init.vectors import TokenVectors, train_vectors
 from prealign_cpt.data.pack import encode
-from prealign_cpt.errors import DataError
 from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.run.errors import DataError
 
 MAX_BYTES = 8_000_000
 """Of each text, so many UTF-8 bytes are read at most, from the beginnings of its files."""

@@ -3,8 +3,8 @@
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.init.mixture import Mixture
-from prealign_cpt.align.words import encode_pieces
 from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.vectors import encode_pieces
 
 UNDECODABLE = "\ufffd"
 """Stands in the text of a byte-level token that is a part of a character."""

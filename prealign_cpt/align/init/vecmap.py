@@ -35,9 +35,9 @@ class Vecmap:
         """int64: which new tokens, counted from the first, have a vector."""
         return self.vectors.ids[self._new] - self.first_new
 
-    def rows(self, table_VD: Tensor) -> Tensor:  # noqa: N803
+    def rows(self, table_VD: Tensor) -> Tensor:
         """Rows of the covered tokens for one table, of the old rows' mean norm, fp32 [covered, D]."""
-        x_PK = mean_vectors(self.anchors.targets, self.vectors)  # noqa: N806
+        x_PK = mean_vectors(self.anchors.targets, self.vectors)
         mapped = fit_map(x_PK, mean_rows(self.anchors.sources, table_VD), self.anchors.weights)
         return scaled_to(mapped(self.vectors.vectors_NK[self._new]), table_VD)
 
@@ -62,7 +62,7 @@ def make_vecmap(
     return Vecmap(vectors, find_anchors(pairs, base_tokenizer, grown_tokenizer, vectors), num_ids(base_tokenizer))
 
 
-def scaled_to(rows_MD: Tensor, table_VD: Tensor) -> Tensor:  # noqa: N803
+def scaled_to(rows_MD: Tensor, table_VD: Tensor) -> Tensor:
     """Each row with the mean norm of the table's rows; a row of zeros stays."""
     wanted = table_VD.norm(dim=1).mean()
     return rows_MD * (wanted / rows_MD.norm(dim=1, keepdim=True).clamp(min=1e-12))

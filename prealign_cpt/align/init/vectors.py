@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prealign_cpt.errors import DataError
+from prealign_cpt.run.errors import DataError
 
 WINDOW = 5
 """Tokens to each side that are context; one at distance d counts 1 / d."""
@@ -114,7 +114,7 @@ def _ppmi(words: NDArray[np.int64], contexts: NDArray[np.int64], counts: NDArray
     values = np.log(counts / (totals[words] * smooth[contexts] / smooth.sum()))
     kept = values > 0
     indices = torch.from_numpy(np.stack([words[kept], contexts[kept]]))
-    values_E = torch.from_numpy(values[kept].astype(np.float32))  # noqa: N806
+    values_E = torch.from_numpy(values[kept].astype(np.float32))
     return torch.sparse_coo_tensor(indices, values_E, (size, size), check_invariants=False).coalesce()
 
 

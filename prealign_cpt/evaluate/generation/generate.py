@@ -12,10 +12,10 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from prealign_cpt import signals
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.canary import check_served
 from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
 
 BATCH = 16
@@ -90,8 +90,8 @@ def end_ids(subject: Subject) -> list[int]:
 def _local(subject: Subject, rows: list[list[int]], max_tokens: int, stop: str | None, ends: list[int]) -> list[str]:
     """Greedy continuations of rows of token ids, padded on the left."""
     length = max(map(len, rows))
-    inputs_BT = torch.full((len(rows), length), subject.start_token_id)  # noqa: N806
-    mask_BT = torch.zeros_like(inputs_BT)  # noqa: N806
+    inputs_BT = torch.full((len(rows), length), subject.start_token_id)
+    mask_BT = torch.zeros_like(inputs_BT)
     for b, ids in enumerate(rows):
         inputs_BT[b, length - len(ids) :] = torch.tensor(ids)
         mask_BT[b, length - len(ids) :] = 1
@@ -104,7 +104,7 @@ def _local(subject: Subject, rows: list[list[int]], max_tokens: int, stop: str |
         pad_token_id=subject.start_token_id,
         stop_strings=[stop] if stop else None,
     )
-    output_BT = subject.model.generate(  # noqa: N806
+    output_BT = subject.model.generate(
         inputs_BT.to(subject.device),
         attention_mask=mask_BT.to(subject.device),
         generation_config=settings,

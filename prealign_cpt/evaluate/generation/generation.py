@@ -11,13 +11,13 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent, Result, share
 from prealign_cpt.evaluate.generation import confusion, translation
 from prealign_cpt.evaluate.generation.generate import write
-from prealign_cpt.evaluate.languages import Language, language_of
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import LANGUAGES, NoDataError, Work
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.languages import Language, language_of
 
 REMEDY = 'pip install "prealign-cpt[eval]"'
 

@@ -73,7 +73,7 @@ def mixed_output(
 
 
 @torch.no_grad()
-def _continue(model: PreTrainedModel, inputs_BT: Tensor, tokens: int, temperature: float, seed: int) -> Tensor:  # noqa: N803
+def _continue(model: PreTrainedModel, inputs_BT: Tensor, tokens: int, temperature: float, seed: int) -> Tensor:
     """The next `tokens` tokens of each row, int64 [B, tokens]. Rows are of one length, so no mask is needed."""
     device = model.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(seed)
@@ -81,7 +81,7 @@ def _continue(model: PreTrainedModel, inputs_BT: Tensor, tokens: int, temperatur
     for _ in range(tokens):
         output = model(input_ids=fed.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
-        logits_BV = output.logits[:, -1].float().cpu()  # noqa: N806
+        logits_BV = output.logits[:, -1].float().cpu()
         if temperature > 0:
             fed = torch.multinomial((logits_BV / temperature).softmax(dim=-1), 1, generator=generator)
         else:

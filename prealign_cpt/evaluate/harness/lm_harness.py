@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from prealign_cpt.errors import UnavailableError
 from prealign_cpt.evaluate.canary import Served, check_served
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.run.errors import UnavailableError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.key import VARIABLE
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
-from prealign_cpt.evaluate.languages import language_of
 from prealign_cpt.evaluate.representation.cosine import cosines, csls, nearest
 from prealign_cpt.evaluate.representation.embed import embed_local, embed_served
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.languages import language_of
 
 WAYS = ("english_to_target", "target_to_english")
 
@@ -88,11 +88,11 @@ def layers(subject: Subject, pairs: list[tuple[str, str]]) -> list[Layer]:
     texts = [english for english, _ in pairs] + [target for _, target in pairs]
     choosing = torch.arange(len(pairs)) % CHOOSING == 0
     if subject.embeddings_url:
-        vectors_ND = torch.from_numpy(embed_served(subject, texts))  # noqa: N806
+        vectors_ND = torch.from_numpy(embed_served(subject, texts))
         both = vectors_ND[: len(pairs)][~choosing], vectors_ND[len(pairs) :][~choosing]
         return [Layer("served", "as the embeddings server pools", *both)]
-    vectors_LND = embed_local(subject, texts)  # noqa: N806
-    english_LND, target_LND = vectors_LND[:, : len(pairs)], vectors_LND[:, len(pairs) :]  # noqa: N806
+    vectors_LND = embed_local(subject, texts)
+    english_LND, target_LND = vectors_LND[:, : len(pairs)], vectors_LND[:, len(pairs) :]
     last = len(vectors_LND) - 1
 
     def chosen(layer: int) -> float:

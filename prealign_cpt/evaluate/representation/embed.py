@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prealign_cpt.align.words import vectors_of
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.representation.cosine import cosines
 from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.model.vectors import vectors_of
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.identity import identify
 
@@ -53,7 +53,7 @@ def embed_served(subject: Subject, texts: list[str], check: bool = True) -> np.n
     return found
 
 
-def _check_vectors(subject: Subject, rows: list[list[int]], served_ND: Tensor) -> None:  # noqa: N803
+def _check_vectors(subject: Subject, rows: list[list[int]], served_ND: Tensor) -> None:
     """Compare some served vectors with the local model's mean over all tokens of the last layer."""
     places = sorted({round(i * (len(rows) - 1) / (CHECKED - 1)) for i in range(CHECKED)})
     local = []

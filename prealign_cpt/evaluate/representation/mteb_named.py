@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from prealign_cpt import signals
-from prealign_cpt.errors import PrealignError
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
 from prealign_cpt.evaluate.representation.embed import embed_local, embed_served
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import PrealignError
 
 
 def measure(subject: Subject, work: Work) -> Result:

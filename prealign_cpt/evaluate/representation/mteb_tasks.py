@@ -22,7 +22,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-from prealign_cpt.errors import NumericError
+from prealign_cpt.run.errors import NumericError
 
 Embed = Callable[[list[str]], np.ndarray]
 

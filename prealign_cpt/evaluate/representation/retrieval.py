@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.words import encode_words, vectors_of
 from prealign_cpt.evaluate.representation.cosine import centred, crossed, ranks
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.vectors import encode_words, vectors_of
 
 Gold = dict[str, set[str]]
 """Words to their translations."""
@@ -63,14 +63,14 @@ def word_retrieval(
     sources, candidates = sorted(gold), sorted(set().union(*gold.values()))
     column = {word: c for c, word in enumerate(candidates)}
     right = [[column[word] for word in gold[source]] for source in sources]
-    source_LSD, target_LCD = (  # noqa: N806
+    source_LSD, target_LCD = (
         vectors_of(model, encode_words(tokenizer, words), start_id) for words in (sources, candidates)
     )
-    hits_LS = np.array(  # noqa: N806
+    hits_LS = np.array(
         [ranks(centred(x) @ centred(y).T, right) == 0 for x, y in zip(source_LSD, target_LCD, strict=True)]
     )
-    is_held_S = np.array([source in held for source in sources])  # noqa: N806
-    held_LS, seen_LS = hits_LS[:, is_held_S], hits_LS[:, ~is_held_S]  # noqa: N806
+    is_held_S = np.array([source in held for source in sources])
+    held_LS, seen_LS = hits_LS[:, is_held_S], hits_LS[:, ~is_held_S]
     layer = int(held_LS.sum(axis=1).argmax())
     return Retrieval(
         p1=round(float(held_LS[crossed(held_LS), np.arange(held_LS.shape[1])].mean()), 4),

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prealign_cpt.align.words import chunks, pad_words
-from prealign_cpt.errors import DataError, NumericError
 from prealign_cpt.evaluate.figures import Array, Figure, Result, bootstrap
 from prealign_cpt.evaluate.representation.cosine import cosines
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.model.vectors import chunks, pad_words
+from prealign_cpt.run.errors import DataError, NumericError
 
 MOST_TOKENS = 512
 """Of each sentence, so many tokens are read."""
@@ -41,17 +41,17 @@ def measure(subject: Subject, work: Work) -> Result:
     pairs = work.pairs()
     if len(pairs) < LEAST:
         raise DataError(f"{work.parallel}: {len(pairs)} sentence pairs, {LEAST} are needed; give more, or --max-items")
-    english_LND, target_LND = (  # noqa: N806
+    english_LND, target_LND = (
         sentence_vectors(subject, [pair[i] for pair in pairs], work.batch_tokens, label)
         for i, label in ((0, "English"), (1, "target"))
     )
     result: Result = {}
     hits, gaps, controls = [], [], []
-    for layer, (x_ND, y_ND) in enumerate(zip(english_LND, target_LND, strict=True)):  # noqa: N806
-        cosine_NN = cosines(x_ND, y_ND)  # noqa: N806
+    for layer, (x_ND, y_ND) in enumerate(zip(english_LND, target_LND, strict=True)):
+        cosine_NN = cosines(x_ND, y_ND)
         hits.append(mexa(cosine_NN))
         gaps.append(cosine_gap(cosine_NN))
-        wrong_ND = y_ND.roll(1, dims=0)  # noqa: N806
+        wrong_ND = y_ND.roll(1, dims=0)
         controls.append((cka(x_ND, wrong_ND), anc(x_ND, wrong_ND)))
         for name, value in (
             ("mexa", float(hits[-1].mean())),
@@ -88,14 +88,14 @@ def sentence_vectors(subject: Subject, texts: list[str], batch_tokens: int = 409
     found: Tensor | None = None
     bar = tqdm(total=len(texts), desc=label, unit="sentence", leave=False, disable=None)
     for group in chunks(encoded, batch_tokens):
-        ids_NT, mask_NT = pad_words([encoded[i] for i in group], subject.start_token_id)  # noqa: N806
+        ids_NT, mask_NT = pad_words([encoded[i] for i in group], subject.start_token_id)
         output = subject.model.base_model(
             input_ids=ids_NT.to(subject.device), use_cache=False, output_hidden_states=True
         )
-        weight_NT = (mask_NT * torch.arange(ids_NT.shape[1])).float().to(subject.device)  # noqa: N806
-        weight_NT = weight_NT / weight_NT.sum(dim=1, keepdim=True)  # noqa: N806
-        for layer, hidden_NTD in enumerate(output.hidden_states):  # noqa: N806
-            vectors_ND = torch.einsum("nt,ntd->nd", weight_NT, hidden_NTD.float())  # noqa: N806
+        weight_NT = (mask_NT * torch.arange(ids_NT.shape[1])).float().to(subject.device)
+        weight_NT = weight_NT / weight_NT.sum(dim=1, keepdim=True)
+        for layer, hidden_NTD in enumerate(output.hidden_states):
+            vectors_ND = torch.einsum("nt,ntd->nd", weight_NT, hidden_NTD.float())
             if found is None:
                 found = torch.empty(len(output.hidden_states), len(texts), vectors_ND.shape[1])
             found[layer, group] = vectors_ND.cpu()
@@ -107,7 +107,7 @@ def sentence_vectors(subject: Subject, texts: list[str], batch_tokens: int = 409
     return found
 
 
-def mexa(cosine_NN: Tensor) -> Array:  # noqa: N803
+def mexa(cosine_NN: Tensor) -> Array:
     """1.0 for each pair that is nearer than its English sentence is to any other target sentence, and its target
     sentence to any other English one (MEXA, arXiv 2410.05873); equal is not nearer. [N]"""
     others = cosine_NN.clone().fill_diagonal_(-torch.inf)
@@ -116,7 +116,7 @@ def mexa(cosine_NN: Tensor) -> Array:  # noqa: N803
     return np.asarray(hits.double().numpy())
 
 
-def cosine_gap(cosine_NN: Tensor) -> Array:  # noqa: N803
+def cosine_gap(cosine_NN: Tensor) -> Array:
     """Of each pair, its cosine less the mean cosine of its two sentences with the others' translations. [N]"""
     n = len(cosine_NN)
     own = cosine_NN.diagonal()
@@ -124,24 +124,24 @@ def cosine_gap(cosine_NN: Tensor) -> Array:  # noqa: N803
     return np.asarray((own - others).numpy())
 
 
-def cka(x_ND: Tensor, y_ND: Tensor) -> float:  # noqa: N803
+def cka(x_ND: Tensor, y_ND: Tensor) -> float:
     """Linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414): ||X'Y||^2 / (||X'X|| ||Y'Y||) of the
     centred vectors; 0 where one of them is constant."""
-    x_ND, y_ND = _centred(x_ND), _centred(y_ND)  # noqa: N806
-    k_NN, l_NN = x_ND @ x_ND.T, y_ND @ y_ND.T  # noqa: N806
+    x_ND, y_ND = _centred(x_ND), _centred(y_ND)
+    k_NN, l_NN = x_ND @ x_ND.T, y_ND @ y_ND.T
     size = float(k_NN.norm() * l_NN.norm())
     return float((k_NN * l_NN).sum()) / size if size else 0.0
 
 
-def anc(x_ND: Tensor, y_ND: Tensor) -> float:  # noqa: N803
+def anc(x_ND: Tensor, y_ND: Tensor) -> float:
     """Average neuron-wise correlation (Del & Fishel 2022, arXiv 2212.01924): mean over the D dimensions of the absolute
     correlation of one dimension over the pairs; a constant dimension counts 0."""
-    x_ND, y_ND = _centred(x_ND), _centred(y_ND)  # noqa: N806
-    size_D = x_ND.norm(dim=0) * y_ND.norm(dim=0)  # noqa: N806
-    correlation_D = (x_ND * y_ND).sum(dim=0).abs() / size_D.clamp(min=1e-300)  # noqa: N806
+    x_ND, y_ND = _centred(x_ND), _centred(y_ND)
+    size_D = x_ND.norm(dim=0) * y_ND.norm(dim=0)
+    correlation_D = (x_ND * y_ND).sum(dim=0).abs() / size_D.clamp(min=1e-300)
     return float(correlation_D.mean())
 
 
-def _centred(x_ND: Tensor) -> Tensor:  # noqa: N803
+def _centred(x_ND: Tensor) -> Tensor:
     x = x_ND.double()
     return x - x.mean(dim=0, keepdim=True)

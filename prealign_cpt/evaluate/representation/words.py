@@ -14,8 +14,6 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.align.words import encode_words, vectors_of
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, share
 from prealign_cpt.evaluate.representation.cosine import centred, crossed, csls, ranks
 from prealign_cpt.evaluate.representation.retrieval import Gold, draw, translations
@@ -24,6 +22,8 @@ from prealign_cpt.evaluate.text.tokenizer import words_of
 from prealign_cpt.evaluate.work import Work
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.model.vectors import encode_words, vectors_of
+from prealign_cpt.run.errors import DataError
 
 SEEN = 300
 """Training words that are asked, at most."""
@@ -90,9 +90,9 @@ def measure(subject: Subject, work: Work) -> Result:
         for words in (english, target)
     ]
     layers: dict[str, list[Layer]] = {way: [] for way in WAYS}
-    for english_SD, target_CD in zip(*vectors, strict=True):  # noqa: N806
-        cosine_SC = centred(english_SD) @ centred(target_CD).T  # noqa: N806
-        csls_SC = csls(cosine_SC)  # noqa: N806
+    for english_SD, target_CD in zip(*vectors, strict=True):
+        cosine_SC = centred(english_SD) @ centred(target_CD).T
+        csls_SC = csls(cosine_SC)
         layers[WAYS[0]].append(_layer({"nn": cosine_SC, "csls": csls_SC}, asked[WAYS[0]]))
         layers[WAYS[1]].append(_layer({"nn": cosine_SC.T, "csls": csls_SC.T}, asked[WAYS[1]]))
     result: Result = {}
@@ -156,8 +156,8 @@ def _layer(scores: dict[str, Tensor], asked: dict[str, Asked]) -> Layer:
 
 def _figures(layers: list[Layer], asked: Asked, words: list[str], candidates: int) -> Result:
     """The figures of one direction."""
-    hits_LS = np.array([one.ranks["held/csls"] == 0 for one in layers])  # noqa: N806
-    layer, at_S = int(hits_LS.sum(axis=1).argmax()), crossed(hits_LS)  # noqa: N806
+    hits_LS = np.array([one.ranks["held/csls"] == 0 for one in layers])
+    layer, at_S = int(hits_LS.sum(axis=1).argmax()), crossed(hits_LS)
     held = {
         kind: np.array([one.ranks[f"held/{kind}"] for one in layers])[at_S, np.arange(len(at_S))]
         for kind in ("csls", "nn")
@@ -219,7 +219,7 @@ def _asked(gold: Gold, asking: list[str], found: list[str]) -> Asked:
     )
 
 
-def _hub(score_SC: Tensor) -> Figure:  # noqa: N803
+def _hub(score_SC: Tensor) -> Figure:
     """Share of the rows whose nearest candidate is the one that is nearest most often."""
     nearest = score_SC.argmax(dim=1).bincount()
     return Figure(float(nearest.max()) / len(score_SC), n=len(score_SC), note=f"{int(nearest.max())} words")

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prealign_cpt.align.words import encode_words
-from prealign_cpt.errors import NumericError
 from prealign_cpt.evaluate.figures import Absent, Result, bootstrap, difference, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.run.errors import NumericError
 
 SHOTS = (1, 2, 4, 8, 16)
 ROWS = 32
@@ -114,18 +114,18 @@ def _symbols(subject: Subject) -> tuple[list[int], list[int], list[int]]:
 def _right(subject: Subject, rows: list[Row], symbols: list[int], batch_tokens: int) -> np.ndarray:
     """Of each example of each row, whether its whole answer is the likeliest, bool [B, examples]."""
     model, device = subject.model, subject.device
-    head_SD = model.get_output_embeddings().weight[torch.tensor(symbols, device=device)]  # noqa: N806
-    symbols_S = torch.tensor(symbols, device=device)  # noqa: N806
+    head_SD = model.get_output_embeddings().weight[torch.tensor(symbols, device=device)]
+    symbols_S = torch.tensor(symbols, device=device)
     size = max(1, batch_tokens // (len(rows[0].ids) + 1))
     found = []
     for first in range(0, len(rows), size):
         group = rows[first : first + size]
-        ids_BT = torch.tensor([[subject.start_token_id, *row.ids] for row in group], device=device)  # noqa: N806
-        hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state  # noqa: N806
+        ids_BT = torch.tensor([[subject.start_token_id, *row.ids] for row in group], device=device)
+        hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         # The token at place i of the row stands at i + 1 behind the start token, and is predicted from i.
-        logits_BTS = (hidden_BTD @ head_SD.T).float()  # noqa: N806
+        logits_BTS = (hidden_BTD @ head_SD.T).float()
         if not torch.isfinite(logits_BTS).all():
             raise NumericError(f"{subject.folder}: the model's outputs are not finite")
-        right_BT = symbols_S[logits_BTS.argmax(dim=-1)[:, :-1]] == ids_BT[:, 1:]  # noqa: N806
+        right_BT = symbols_S[logits_BTS.argmax(dim=-1)[:, :-1]] == ids_BT[:, 1:]
         found += [[bool(right_BT[b, answer].all()) for answer in row.answers] for b, row in enumerate(group)]
     return np.array(found)

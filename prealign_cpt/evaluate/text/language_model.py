@@ -12,15 +12,15 @@ from collections import defaultdict
 import numpy as np
 from tqdm import tqdm
 
-from prealign_cpt.errors import DataError
-from prealign_cpt.evaluate.bits import batches, score_windows
 from prealign_cpt.evaluate.canary import check_served
 from prealign_cpt.evaluate.figures import Absent, Array, Figure, Result, bootstrap, difference
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.text.tokenizer import round_trips
 from prealign_cpt.evaluate.work import LANGUAGES, NoDataError, Work
+from prealign_cpt.model.bits import batches, score_windows
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving.client import many_logprobs
-from prealign_cpt.train.loss import LanguageModelLoss
 
 LOSSLESS = 0.999
 """Below this share of texts that survive encoding and decoding, bits per byte are those of another text."""

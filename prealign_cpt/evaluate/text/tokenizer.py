@@ -14,10 +14,10 @@ import numpy as np
 import regex
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.align.words import encode_words
 from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import LANGUAGES, NoDataError, Work
+from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.vocab.bytelevel import BYTE_OF
 
 FREQUENT = 1000

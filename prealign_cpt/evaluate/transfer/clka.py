@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.words import chunks, encode_words
 from prealign_cpt.evaluate.figures import ROUNDS, Absent, Figure, Result, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.transfer.questions import LANGUAGES, Question, read_questions
 from prealign_cpt.evaluate.work import NoDataError, Work
-from prealign_cpt.train.loss import CHUNK
+from prealign_cpt.model.loss import CHUNK
+from prealign_cpt.model.vectors import chunks, encode_words
 
 QUESTIONS = "clka.jsonl"
 """In the folder of a clone."""
@@ -199,32 +199,32 @@ def _log_probabilities(
                 wanted.append([])
             wanted[row_of[fed]] += [(len(prompt) + at, token, p, c) for at, token in enumerate(ids)]
     device = model.get_input_embeddings().weight.device
-    head_VD = model.get_output_embeddings().weight  # noqa: N806
+    head_VD = model.get_output_embeddings().weight
     for group in chunks(rows, batch_tokens):
         length = max(len(rows[r]) for r in group) + 1
-        inputs_BT = torch.full((len(group), length), start_id)  # noqa: N806
+        inputs_BT = torch.full((len(group), length), start_id)
         for b, r in enumerate(group):
             inputs_BT[b, 1 : len(rows[r]) + 1] = torch.tensor(rows[r], dtype=torch.long)
-        positions_BT = torch.arange(length).expand_as(inputs_BT).contiguous()  # noqa: N806
-        hidden_BTD = model.base_model(  # noqa: N806
+        positions_BT = torch.arange(length).expand_as(inputs_BT).contiguous()
+        hidden_BTD = model.base_model(
             input_ids=inputs_BT.to(device), position_ids=positions_BT.to(device), use_cache=False
         ).last_hidden_state
         # Each position is needed for many candidates, but its logits only once.
         places = sorted({(b, position) for b, r in enumerate(group) for position, *_ in wanted[r]})
         at_place = {place: n for n, place in enumerate(places)}
-        b_N, t_N = (torch.tensor(column) for column in zip(*places, strict=True))  # noqa: N806
-        hidden_ND = hidden_BTD[b_N.to(device), t_N.to(device)]  # noqa: N806
+        b_N, t_N = (torch.tensor(column) for column in zip(*places, strict=True))
+        hidden_ND = hidden_BTD[b_N.to(device), t_N.to(device)]
         asked = [
             (at_place[b, position], token, p, c) for b, r in enumerate(group) for position, token, p, c in wanted[r]
         ]
         asked.sort()
         done = 0
         for first in range(0, len(places), CHUNK):
-            log_NV = (hidden_ND[first : first + CHUNK] @ head_VD.T).float().log_softmax(dim=-1)  # noqa: N806
+            log_NV = (hidden_ND[first : first + CHUNK] @ head_VD.T).float().log_softmax(dim=-1)
             end = done
             while end < len(asked) and asked[end][0] < first + CHUNK:
                 end += 1
-            n_A, token_A = (torch.tensor([a[column] for a in asked[done:end]]) for column in (0, 1))  # noqa: N806
+            n_A, token_A = (torch.tensor([a[column] for a in asked[done:end]]) for column in (0, 1))
             values = log_NV[(n_A - first).to(device), token_A.to(device)].cpu()
             for (_, _, p, c), value in zip(asked[done:end], values, strict=True):
                 found[p][c] += value

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prealign_cpt.align.words import vectors_of
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Figure, Result, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.transfer.zero_shot import MOST_TOKENS, classify
 from prealign_cpt.evaluate.work import NoDataError, Work
 from prealign_cpt.lexicon.read import read_lines
+from prealign_cpt.model.vectors import vectors_of
+from prealign_cpt.run.errors import DataError
 
 LANGUAGES = ("english", "target")
 CELLS = tuple((premise, hypothesis) for premise in LANGUAGES for hypothesis in LANGUAGES)
@@ -65,7 +65,7 @@ def measure(subject: Subject, work: Work) -> Result:
     if strange := {one.label for one in test} - set(labels):
         raise DataError(f"{work.nli_test}: labels {sorted(strange)} do not occur in {work.nli_train}")
     vectors = _vectors(subject, train + test)
-    answers_N = torch.tensor([labels.index(one.label) for one in train + test])  # noqa: N806
+    answers_N = torch.tensor([labels.index(one.label) for one in train + test])
     fit, check = torch.arange(len(train)), torch.arange(len(train), len(train) + len(test))
 
     def features(layer: int, rows: Tensor, some: list[Example], premise: str, hypothesis: str) -> Tensor:
@@ -169,5 +169,5 @@ def _vectors(subject: Subject, some: list[Example]) -> dict[str, Tensor]:
     """Of each text the mean over its tokens, [L+1, D]."""
     texts = sorted({text for one in some for side in (one.premise, one.hypothesis) for text in side.values() if text})
     rows = [ids[:MOST_TOKENS] for ids in subject.encode(texts)]
-    vectors_LND = vectors_of(subject.model, rows, subject.start_token_id)  # noqa: N806
+    vectors_LND = vectors_of(subject.model, rows, subject.start_token_id)
     return {text: vectors_LND[:, i] for i, text in enumerate(texts)}

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from prealign_cpt.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 LANGUAGES = ("english", "clone")
 GROUPS = ("english_only", "clone_only", "both", "none")

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.words import vectors_of
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Figure, Result, share
 from prealign_cpt.evaluate.read import Labelled
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.model.vectors import vectors_of
+from prealign_cpt.run.errors import DataError
 
 MOST_TOKENS = 128
 """Of each text, so many tokens are read."""
@@ -117,8 +117,8 @@ def zero_shot_transfer(
         raise DataError(f"evaluate.transfer_test: labels {strange} do not occur in evaluate.transfer_train; add them")
     texts = [text for _, text in english + target]
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    vectors_LND = vectors_of(model, [ids[:MOST_TOKENS] for ids in encoded], start_id, batch_tokens)  # noqa: N806
-    answers_N = torch.tensor([labels.index(label) for label, _ in english + target])  # noqa: N806
+    vectors_LND = vectors_of(model, [ids[:MOST_TOKENS] for ids in encoded], start_id, batch_tokens)
+    answers_N = torch.tensor([labels.index(label) for label, _ in english + target])
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(english), generator=generator)
     held, train = order[: len(english) // HELDOUT], order[len(english) // HELDOUT :]
@@ -150,11 +150,11 @@ def zero_shot_transfer(
     return found, hits
 
 
-def _share(hits_N: Tensor) -> float:  # noqa: N803
+def _share(hits_N: Tensor) -> float:
     return float(hits_N.double().mean())
 
 
-def classify(fit_ND: Tensor, answers_N: Tensor, check_ND: Tensor, num_labels: int) -> Tensor:  # noqa: N803
+def classify(fit_ND: Tensor, answers_N: Tensor, check_ND: Tensor, num_labels: int) -> Tensor:
     """Labels int64 of the rows of `check_ND` by a logistic regression fitted to the others."""
     mean, spread = fit_ND.mean(dim=0), fit_ND.std(dim=0).clamp(min=1e-6)
     inputs = (fit_ND - mean) / spread

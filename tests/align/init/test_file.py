@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prealign_cpt.align.init import static_rows
-from prealign_cpt.errors import DataError, MissingInputError, PrealignError
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
+from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
 
 ALIGN = Align(init="file", rows="rows.safetensors", steps=0)
 NAN = torch.full((2, 6), 1.0).index_fill(0, torch.tensor([1]), float("nan"))

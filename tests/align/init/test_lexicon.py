@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.align.init import TextStatistics
 from prealign_cpt.align.init.lexicon import lexicon_mixture
-from prealign_cpt.errors import DataError
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.run.errors import DataError
 from tests.vocab.conftest import sentence_piece
 
 

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.align.init import StaticRows, old_tables, static_rows, write_rows
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.errors import DataError, NumericError
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe import Align
+from prealign_cpt.recipe.schema import Align
+from prealign_cpt.run.errors import DataError, NumericError
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.align.init.conftest import Ring
 from tests.conftest import make_model, make_tokenizer

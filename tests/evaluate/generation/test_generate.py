@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prealign_cpt.errors import DataError, UnavailableError
 from prealign_cpt.evaluate.generation.generate import end_ids, write
 from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import transport
 from tests.conftest import ENGLISH
 from tests.evaluate.served import ServedModel
@@ -66,7 +66,7 @@ def test_the_same_tokens_end_a_text_here_and_on_a_server(base_folder: Path, tmp_
         model.config.eos_token_id = model.generation_config.eos_token_id = [second]
     else:
         model.config.tie_word_embeddings = False
-        head_VD = model.get_input_embeddings().weight.detach().clone()  # noqa: N806
+        head_VD = model.get_input_embeddings().weight.detach().clone()
         head_VD[0] = 1.001 * head_VD[second]
         model.lm_head.weight = torch.nn.Parameter(head_VD)
     model.save_pretrained(folder)

@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("py3langid")
 pytest.importorskip("sacrebleu")
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent, Figure
 from prealign_cpt.evaluate.generation import generation
 from prealign_cpt.evaluate.generation.generation import beginnings, measure
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.run.errors import DataError
 from tests.conftest import ENGLISH, TARGET
 
 

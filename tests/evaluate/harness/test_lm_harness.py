@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from prealign_cpt.errors import DataError, UnavailableError
 from prealign_cpt.evaluate.canary import Served
 from prealign_cpt.evaluate.figures import Absent, Figure
 from prealign_cpt.evaluate.harness import lm_harness
 from prealign_cpt.evaluate.harness.lm_harness import measure
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import transport
 from tests.conftest import ENGLISH, START, TARGET
 from tests.evaluate.local_tasks import bits_per_byte, hits, write_tasks

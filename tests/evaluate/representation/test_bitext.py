@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from prealign_cpt.errors import DataError, UnavailableError
 from prealign_cpt.evaluate.figures import Absent, Figure
 from prealign_cpt.evaluate.representation import bitext
 from prealign_cpt.evaluate.representation.bitext import CHOOSING, different, layers, measure
@@ -18,6 +17,7 @@ from prealign_cpt.evaluate.representation.embed import embed_served
 from prealign_cpt.evaluate.representation.mteb_named import measure as measure_named
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import transport
 from tests.evaluate.served import ServedModel
 

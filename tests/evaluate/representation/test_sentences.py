@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.representation.cosine import cosines
 from prealign_cpt.evaluate.representation.sentences import anc, cka, cosine_gap, measure, mexa, sentence_vectors
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.run.errors import DataError
 from tests.conftest import ENGLISH, TARGET
 
 SENTENCES = [(a, b) for one, other in zip(ENGLISH, TARGET, strict=True)

@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prealign_cpt.errors import DataError, NumericError
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.evaluate.representation.cosine import centred, crossed, csls, ranks
 from prealign_cpt.evaluate.representation.words import WAYS, measure
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.run.errors import DataError, NumericError
 from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
 
 WORDS = sorted({source for source, _ in PAIRS})

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prealign_cpt.align.words import encode_words
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.text.icl import SHOTS, make_rows, measure
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.model.vectors import encode_words
 
 SYMBOLS, ARROW, NEWLINE = list(range(100, 116)), [1, 2], [3]
 

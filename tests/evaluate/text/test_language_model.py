@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import normalizers
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.evaluate.text.language_model import measure
 from prealign_cpt.evaluate.work import Work
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import transport
 from tests.conftest import ENGLISH, TARGET, make_model, make_tokenizer
 from tests.evaluate.served import ServedModel

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign_cpt.align.words import encode_words
-from prealign_cpt.errors import DataError, MissingInputError
 from prealign_cpt.evaluate.transfer import clka
 from prealign_cpt.evaluate.transfer.clka import score_facts
 from prealign_cpt.evaluate.transfer.questions import Question, read_questions
+from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.run.errors import DataError, MissingInputError
 from tests.conftest import make_model
 
 LINE = {
@@ -38,7 +38,7 @@ def test_log_probabilities_are_those_of_the_whole_text(tokenizer):
         for ids, value in zip(encode_words(tokenizer, list(candidates)), values, strict=True):
             assert tokenizer.encode(f"{prompt} {tokenizer.decode(ids).strip()}") == [*fed[1:], *ids]
             with torch.no_grad():
-                log_TV = model(torch.tensor([[*fed, *ids]])).logits[0].log_softmax(dim=-1)  # noqa: N806
+                log_TV = model(torch.tensor([[*fed, *ids]])).logits[0].log_softmax(dim=-1)
             expected = sum(log_TV[len(fed) - 1 + at, number] for at, number in enumerate(ids))
             torch.testing.assert_close(value, expected, atol=1e-4, rtol=0)
             lengths.add(len(ids))

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.figures import Absent, Figure
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.transfer import clka, mixed_matrix, zero_shot
 from prealign_cpt.evaluate.transfer.clka import score_facts
 from prealign_cpt.evaluate.transfer.mixed_matrix import FAR, follow, read_examples
 from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.run.errors import DataError
 from tests.evaluate.transfer.test_zero_shot import sentences
 
 FIRST = ["house", "river", "dog", "water", "king", "garden", "book", "sea"]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign_cpt.errors import DataError
 from prealign_cpt.evaluate.read import read_labelled
 from prealign_cpt.evaluate.transfer.zero_shot import classify, zero_shot_transfer
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import make_model
 

@@ -1,0 +1,167 @@
+"""What an arm reads and costs: bytes of target text and floating-point operations, at every step.
+
+    bytes = target text of the alignment stage + training tokens of target text * bytes per token of the arm's tokenizer
+    FLOPs = 6 N per token that is trained on, 2 N per token that is only read        (Kaplan et al. 2020, section 2.1)
+            + what the composition map of the new rows takes in each step                    (train/composition.py)
+
+N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
+Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all arms), the
+static start of the rows but for its calibration, and scoring. A backward pass counts in full also where only some rows
+move, so the alignment stage is rather over- than undercounted.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from prealign_cpt.data.pack import encode_many
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.tokens import frame
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import DataError, RecipeError
+from prealign_cpt.run.manifest import atomic_write, sha256
+from prealign_cpt.text.reader import read_documents
+from prealign_cpt.train.composition import step_flops
+
+SAMPLE_BYTES = 16_000_000
+"""Of the training text about so many bytes, spread over all of it, are tokenized to measure bytes per token."""
+
+NAME = "budget.json"
+"""The plan's file in the run folder."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps an arm makes, and what they cost."""
+
+    steps: int
+    sequences: int
+    sequence_length: int
+    english_share: float
+    bytes_per_token: float
+    parameters: int
+    align_bytes: int
+    align_flops: float
+    map_flops: float = 0.0
+    """Of the composition map, in each step."""
+
+    def bytes(self, step: int) -> int:
+        """Bytes of target text read until after a step, the alignment stage included."""
+        read = step * self.sequences
+        target = read - math.floor(read * self.english_share)  # the interleaving of data/batches.py
+        return round(self.align_bytes + target * self.sequence_length * self.bytes_per_token)
+
+    def flops(self, step: int) -> float:
+        """Floating-point operations until after a step, the alignment stage included."""
+        tokens = self.sequences * self.sequence_length
+        return self.align_flops + step * (6.0 * self.parameters * tokens + self.map_flops)
+
+    def write(self, run: Path) -> None:
+        """Keep the plan in the run folder, where the points are made from it."""
+        atomic_write(run / NAME, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, run: Path) -> "Plan":
+        """The plan of a run folder.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        try:
+            return cls(**json.loads((run / NAME).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{run / NAME}: missing or damaged; start the comparison again") from error
+
+
+def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> Plan:
+    """The plan of a run whose alignment stage is done.
+
+    Args:
+        target_bytes: bytes of target text to read, alignment stage included; steps are rounded to the nearest.
+        most_flops: if given, it decides instead: as many steps as fit.
+
+    Raises:
+        RecipeError: the alignment stage alone uses the budget up.
+    """
+    parameters = matmul_parameters(recipe.run / "align")
+    per_token = bytes_per_token(recipe)
+    align_bytes, flops = alignment_cost(recipe.run, parameters)
+    start = Plan(
+        steps=0,
+        sequences=recipe.train.sequences,
+        sequence_length=recipe.data.sequence_length,
+        english_share=recipe.data.english_share,
+        bytes_per_token=per_token,
+        parameters=parameters,
+        align_bytes=align_bytes,
+        align_flops=flops,
+        map_flops=map_flops(recipe) if recipe.train.composition_lr else 0.0,
+    )
+    if most_flops is not None:
+        steps = math.floor((most_flops - flops) / (start.flops(1) - flops) + 1e-6)  # equal costs, equal steps
+        used = f"{flops:.3g} of {most_flops:.3g} FLOPs"
+    else:
+        tokens = start.sequences * start.sequence_length * (1 - start.english_share)
+        steps = round((target_bytes - start.align_bytes) / (tokens * per_token))
+        used = f"{align_bytes} of {target_bytes} bytes"
+    if steps < 1:
+        raise RecipeError(
+            f"{recipe.name}: no training step fits into the budget, of which the alignment stage uses {used}; "
+            "raise target_bytes, or lower align.steps or train.sequences"
+        )
+    return Plan(**asdict(start) | {"steps": steps})
+
+
+def bytes_per_token(recipe: Recipe) -> float:
+    """UTF-8 bytes of target training text per packed token, start and end tokens included, as the arm spells it."""
+    files = tuple(recipe.paths(recipe.text.target))
+    grown = _tokens_per_byte(recipe, recipe.run / "align", files)
+    share = recipe.data.mixed_tokenization
+    old = _tokens_per_byte(recipe, resolve_base(recipe.base.model), files) if share else 0.0
+    return 1.0 / ((1 - share) * grown + share * old)
+
+
+_MEASURED: dict[tuple[str, tuple[Path, ...]], float] = {}
+"""Tokens per byte by tokenizer and texts: most arms share theirs."""
+
+
+def _tokens_per_byte(recipe: Recipe, folder: Path, files: tuple[Path, ...]) -> float:
+    key = sha256(folder / "tokenizer.json"), files
+    if key not in _MEASURED:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        every = max(1, math.ceil(sum(file.stat().st_size for file in files) / SAMPLE_BYTES))
+        sample = [document for i, document in enumerate(read_documents(files)) if i % every == 0]
+        tokens = sum(len(documents.ids) for documents in encode_many(sample, tokenizer, *frame(tokenizer, recipe)))
+        _MEASURED[key] = tokens / sum(len(document.encode()) for document in sample)
+    return _MEASURED[key]
+
+
+def matmul_parameters(folder: Path) -> int:
+    """N of a Hugging Face folder: the numbers in all matrices, the embedding table only if it is the head too."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    matrices = {id(p): p for p in [*model.parameters(), head] if p.ndim >= 2}
+    return sum(p.numel() for p in matrices.values()) - (0 if table is head else table.numel())
+
+
+def map_flops(recipe: Recipe) -> float:
+    """What the composition map takes in a step."""
+    report = json.loads((recipe.run / "vocab" / "report.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(recipe.run / "align", local_files_only=True)
+    return step_flops(report["new_tokens"], config.hidden_size, tables=1 if config.tie_word_embeddings else 2)
+
+
+def alignment_cost(run: Path, parameters: int) -> tuple[int, float]:
+    """Bytes of target text and floating-point operations of the alignment stage, from its report."""
+    report: dict[str, Any] = json.loads((run / "align" / "report.json").read_text(encoding="utf-8"))
+    parts = report["contrast_stage"], report.get("calibration", {})
+    target, forward, backward = (
+        sum(part.get(name, 0) for part in parts) for name in ("target_bytes", "tokens_forward", "tokens_backward")
+    )
+    return int(target), parameters * (2.0 * forward + 6.0 * backward)

@@ -1,0 +1,157 @@
+"""Bits per byte of held-out text: comparable across tokenizers, unlike token perplexity.
+
+    bits per byte = - sum log2 p(text) / bytes(text)
+
+Text is scored in windows of at most `window_bytes` bytes, cut at line ends where possible, each after the recipe's
+start token. Windows are measured in bytes, so a tokenizer with longer pieces gets no more context than another.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prealign_cpt.model.loss import LanguageModelLoss
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over a text; addable."""
+
+    nats: float
+    bytes: int
+    tokens: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per UTF-8 byte."""
+        return self.nats / math.log(2) / self.bytes
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.nats + other.nats, self.bytes + other.bytes, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of similar length, padded on the right with unlearned positions. int64 [B, T] each."""
+
+    inputs: Tensor
+    labels: Tensor
+    positions: Tensor
+    bytes: int
+    tokens: int
+    windows: tuple[tuple[int, int], ...] = ()
+    """For each row, the place of its window in the text and its bytes."""
+
+
+def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list[str]:
+    """The first `max_bytes` bytes or so of some documents as windows; no text is lost within a document but the line
+    ends between two windows."""
+    found: list[str] = []
+    left = max_bytes
+    for document in documents:
+        for window in _cut(document, window_bytes):
+            if left <= 0:
+                return found
+            if not window.strip("\n"):
+                continue
+            found.append(window)
+            left -= len(window.encode())
+    return found
+
+
+def batches(texts: list[str], tokenizer: PreTrainedTokenizerBase, start_id: int, batch_tokens: int) -> list[Batch]:
+    """Windows to padded batches, sorted by length so that little is padded."""
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    sizes = ((place, len(text.encode())) for place, text in enumerate(texts))
+    rows = sorted(zip(encoded, sizes, strict=True), key=lambda row: len(row[0]))
+    groups: list[list[_Row]] = [[]]
+    for row in rows:
+        if groups[-1] and (len(row[0]) + 1) * (len(groups[-1]) + 1) > batch_tokens:
+            groups.append([])
+        groups[-1].append(row)
+    return [_pad(group, start_id) for group in groups if group]
+
+
+@torch.no_grad()
+def score(model: LanguageModelLoss, batches: Iterable[Batch], device: torch.device | str = "cpu") -> Score:
+    """Score batches with a model that this process holds whole."""
+    was_training = model.training
+    model.eval()
+    total = Score(0.0, 0, 0)
+    for batch in batches:
+        nats = model(batch.inputs.to(device), batch.labels.to(device), batch.positions.to(device))
+        total = total + Score(float(nats), batch.bytes, batch.tokens)
+    model.train(was_training)
+    return total
+
+
+@torch.no_grad()
+def score_windows(
+    model: LanguageModelLoss, batches: Iterable[Batch], device: torch.device | str = "cpu"
+) -> list[tuple[float, int]]:
+    """Nats and bytes of every window, in the order of the text; the same forward passes as `score` makes."""
+    was_training = model.training
+    model.eval()
+    found: dict[int, tuple[float, int]] = {}
+    for batch in batches:
+        nats = model(batch.inputs.to(device), batch.labels.to(device), batch.positions.to(device), each=True)
+        by_row = nats.double().cpu().split((batch.labels[:, 1:] != -100).sum(dim=1).tolist())
+        for row, (place, size) in zip(by_row, batch.windows, strict=True):
+            found[place] = float(row.sum()), size
+    model.train(was_training)
+    return [found[place] for place in sorted(found)]
+
+
+_Row = tuple[list[int], tuple[int, int]]
+"""Token ids of a window; its place in the text and its bytes."""
+
+
+def _pad(group: list[_Row], start_id: int) -> Batch:
+    length = max(len(ids) for ids, _ in group) + 1
+    inputs = torch.full((len(group), length), start_id)
+    labels = torch.full((len(group), length), -100)
+    for i, (ids, _) in enumerate(group):
+        inputs[i, 1 : len(ids) + 1] = torch.tensor(ids)
+        labels[i, 1 : len(ids) + 1] = torch.tensor(ids)
+    return Batch(
+        inputs=inputs,
+        labels=labels,
+        positions=torch.arange(length).expand(len(group), length).contiguous(),
+        bytes=sum(size for _, (_, size) in group),
+        tokens=sum(len(ids) for ids, _ in group),
+        windows=tuple(window for _, window in group),
+    )
+
+
+def _cut(document: str, window_bytes: int) -> Iterator[str]:
+    """Lines joined up to `window_bytes`; a longer line is cut at spaces, a longer word between characters."""
+    current: list[str] = []
+    size = 0
+    for line in document.split("\n"):
+        for piece in _cut_line(line, window_bytes) if line else [""]:
+            length = len(piece.encode()) + 1
+            if current and size + length > window_bytes:
+                yield "\n".join(current)
+                current, size = [], 0
+            current.append(piece)
+            size += length
+    if current:
+        yield "\n".join(current)
+
+
+def _cut_line(line: str, limit: int) -> Iterator[str]:
+    while len(line.encode()) > limit:
+        end = limit
+        while len(line[:end].encode()) > limit:
+            end -= 1
+        space = line.rfind(" ", 1, end)
+        if space > 0:
+            end = space
+        yield line[:end]
+        line = line[end:]
+    if line:
+        yield line

@@ -1,0 +1,161 @@
+"""The language-model loss, computed so that the logits of a batch never exist at once.
+
+Shapes: B sequences, T tokens, N positions, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from prealign_cpt.model.attention import DOCUMENTS, document_borders
+
+CHUNK = 1024
+"""Positions whose logits exist at once: fp32 [1024, V], 0.5 GB at V = 128k."""
+
+IGNORED = -100
+"""The label of a position that is not learned."""
+
+
+class LanguageModelLoss(nn.Module):
+    """A Hugging Face causal LM whose `forward` returns the summed loss.
+
+    The embedding, the final norm and the head belong to this module's own FSDP group, so the head's weight is whole
+    while the loss is computed, and tied weights stay one parameter.
+
+    Attributes:
+        soft_weight: share of the target probability that goes to the input of a position where its label is another
+            token; 0 where labels are hard (see `LanguageModelLoss.forward`).
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.soft_weight = 0.0
+
+    def forward(
+        self, inputs: Tensor, labels: Tensor, position_ids: Tensor, each: bool = False, borders: Tensor | None = None
+    ) -> Tensor:
+        """Negative log-likelihoods in nats, fp32: their sum, or each of the learned positions in reading order.
+
+        With a soft weight w the target distribution is (1 - w) onehot(label) + w onehot(input). The two tokens differ
+        only at the first token of a switched word: there the label is the original word's first token and the input
+        its translation's (the lexicon-guided labels of AlignLM, arXiv 2106.01732, for a decoder).
+
+        Args:
+            inputs: int64 [B, T].
+            labels: int64 [B, T]; labels[:, i] is predicted from inputs[:, :i]; -100 and the first column are not
+                learned.
+            position_ids: int64 [B, T]; where they restart at 0 a document begins and attention does not reach back.
+            each: return one number for each learned position instead of the sum.
+            borders: `document_borders(position_ids)`, if it is known already.
+        """
+        packed = {}
+        if self.model.config._attn_implementation == DOCUMENTS:
+            packed["borders"] = document_borders(position_ids) if borders is None else borders
+        # use_cache=True, or any attention mask, would silently let attention cross documents.
+        hidden = self.model.base_model(
+            input_ids=inputs, position_ids=position_ids, use_cache=False, **packed
+        ).last_hidden_state.flatten(0, 1)
+        head = self.model.get_output_embeddings().weight
+        # Position i predicts token i + 1. What is not learned stays in: to pick the rest out would wait for the GPU.
+        wanted, others = (F.pad(ids[:, 1:], (0, 1), value=IGNORED).flatten() for ids in (labels, inputs))
+        if each:
+            return chunked_nll(hidden, wanted, head, others, self.soft_weight)[wanted != IGNORED]
+        return summed_nll(hidden, wanted, head, others, self.soft_weight)
+
+
+def chunked_nll(
+    hidden_ND: Tensor,
+    labels_N: Tensor,
+    head_VD: Tensor,
+    others_N: Tensor | None = None,
+    weight: float = 0.0,
+) -> Tensor:
+    """-log softmax(hidden @ head.T)[label] for each of N positions, fp32 [N]; the backward pass recomputes logits.
+
+    With a weight it is (1 - weight) times that, plus weight times the same of the other token. 0 at ignored positions.
+    """
+    parts = []
+    others_N = labels_N if others_N is None else others_N
+    for chunk in zip(hidden_ND.split(CHUNK), labels_N.split(CHUNK), others_N.split(CHUNK), strict=True):
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(_chunk, *chunk, head_VD, weight, use_reentrant=False))
+        else:
+            parts.append(_chunk(*chunk, head_VD, weight))
+    return torch.cat(parts)
+
+
+def summed_nll(
+    hidden_ND: Tensor,
+    labels_N: Tensor,
+    head_VD: Tensor,
+    others_N: Tensor,
+    weight: float = 0.0,
+) -> Tensor:
+    """The sum of `chunked_nll`, fp32 []; the gradient is taken along with the value, so no logits are computed twice.
+
+    The head's gradient is summed over the chunks in fp32 whatever the precision of the weights: in bf16 it loses what
+    late chunks add (Liger-Kernel issue 512).
+    """
+    if not torch.is_grad_enabled():
+        return chunked_nll(hidden_ND, labels_N, head_VD, others_N, weight).sum()
+    return _SummedNLL.apply(hidden_ND, labels_N, head_VD, others_N, weight)
+
+
+def _chunk(hidden: Tensor, labels: Tensor, others: Tensor, head: Tensor, weight: float) -> Tensor:
+    logits = (hidden @ head.T).float()
+    nll = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+    if not weight:
+        return nll
+    others = torch.where(labels == IGNORED, labels, others)
+    return (1 - weight) * nll + weight * F.cross_entropy(logits, others, reduction="none", ignore_index=IGNORED)
+
+
+class _SummedNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, labels: Tensor, head: Tensor, others: Tensor, weight: float) -> Tensor:
+        value = torch.zeros((), device=hidden.device)
+        for_hidden = torch.empty_like(hidden)
+        for_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        for i in range(0, len(hidden), CHUNK):
+            part = slice(i, i + CHUNK)
+            nll, slope = _value_and_slope(hidden[part] @ head.T, labels[part], others[part], weight)
+            value += nll
+            for_hidden[part] = slope @ head
+            if for_head is None:
+                continue
+            if slope.dtype == torch.float32:
+                for_head.addmm_(slope.T, hidden[part])
+            else:
+                for_head += slope.T @ hidden[part]
+        ctx.save_for_backward(for_hidden, *([] if for_head is None else [for_head.to(head.dtype)]))
+        return value
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        # 1 / targets, say, in bf16 would be off by up to 0.4 % in all of them.
+        found = [(gradient.float() * gradients[0]).to(gradient.dtype) for gradient in ctx.saved_tensors]
+        return found[0], None, found[1] if len(found) > 1 else None, None, None
+
+
+def _value_and_slope(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Summed negative log-likelihood [], fp32, and its gradient by the logits [N, V]; one fp32 copy of the logits."""
+    learned = labels != IGNORED
+    targets = [(labels, 1 - weight), (others, weight)] if weight else [(labels, 1.0)]
+    p = logits.float()
+    top = p.amax(dim=-1, keepdim=True)
+    chosen = [(torch.where(learned, ids, 0)[:, None], share) for ids, share in targets]
+    at_target = sum(share * p.gather(1, ids) for ids, share in chosen)
+    p.sub_(top).exp_()
+    total = p.sum(dim=-1, keepdim=True)
+    nll = (top + total.log() - at_target).masked_fill(~learned[:, None], 0.0).sum()
+    p.div_(total)
+    for ids, share in chosen:
+        p.scatter_add_(1, ids, p.new_full(ids.shape, -share))
+    return nll, p.mul_(learned[:, None]).to(logits.dtype)

@@ -1,0 +1,285 @@
+"""The recipe: everything that decides a run, as frozen dataclasses. `recipe_file.py` reads them.
+
+Paths in a recipe are relative to the recipe's own file; `cache:NAME` names a file that `prealign fetch` brought;
+`out` is relative to the current folder. Unknown keys, wrong types and impossible values raise `RecipeError` with the
+key's full path.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prealign_cpt.run.cache import cache_folder
+
+
+def number(default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
+           most: float | None = None, step: int = 1) -> Any:  # fmt: skip
+    """A dataclass field with bounds: `least <= value <= most`, `value > above`, a multiple of `step` if an integer."""
+    metadata = {"least": least, "above": above, "most": most, "step": step}
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that is extended."""
+
+    model: str
+    """`smollm2-135m`, a local Hugging Face folder, or a hub id such as `meta-llama/Llama-3.2-1B`."""
+    start_token: str
+    """Separates documents and starts every text, alike in training, evaluation and parity. Choose it by measurement:
+    the tokenizer's own BOS is not always what the model was trained with."""
+    end_token: str = ""
+    """Ends every document of the training text and is learned, so that the model stops where a text does; empty: the
+    tokenizer's EOS. Where it is the start token, that token before the next document is the end of the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Plain text (documents separated by blank lines) or JSON lines with a `text` key, UTF-8."""
+
+    target: tuple[str, ...]
+    """Training text in the new language."""
+    english: tuple[str, ...]
+    """Training text in English, for replay and code-switching."""
+    valid_target: str
+    valid_english: str
+    """Watched while training, and where choices are made."""
+    test_target: str
+    test_english: str
+    """Scored once per arm, for the result table."""
+    general_target: str = ""
+    general_english: str = ""
+    """A second held-out pair from another domain; empty: not reported."""
+    parallel_target: str = ""
+    parallel_english: str = ""
+    """Sentences and their translations, line n of one file beside line n of the other; for `align.unit` "sentence"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """The word list, English to target."""
+
+    path: str
+    format: Literal["tsv", "muse", "dictd"] = "tsv"
+    heldout: float = number(0.1, least=0.0, most=0.5)
+    """Share of the source words that are kept for evaluation."""
+    max_translations: int = number(5, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocab:
+    """New pieces, learned by further merges on top of the base tokenizer."""
+
+    size: int = number(least=0)
+    """How many; 0 keeps the base tokenizer."""
+    tokenizer: str = ""
+    """Folder of a ready grown tokenizer, taken instead of learning one. The base's tokens must keep their ids in it,
+    and `size` must be the number of tokens that it adds. With size 0 it is not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Align:
+    """Rows of the new tokens: a static start, then the contrastive stage (PreAlign, arXiv 2407.16222, section 3)."""
+
+    init: Literal["mean", "subword", "lexicon", "subword+lexicon", "vecmap", "focus", "wechsel", "file"] = (
+        "subword+lexicon"
+    )
+    """The static start (docs/method.md says what each one is); "file" takes the rows from `rows`."""
+    rows: str = ""
+    """safetensors with `input` [new tokens, hidden size] and, for an untied head, `output`; only for init "file"."""
+    lexicon_weight: float = number(0.1, least=0.0, most=1.0)
+    """Share of the lexicon's mean in a row whose token is a listed word, for init "subword+lexicon"."""
+    shrink: float = number(1.0, least=0.0, most=1.0)
+    """Output rows are `mean + shrink * (row - mean)`: less than 1 leaves English more of its probability mass. The
+    vocabulary stage makes no piece that occurs in English text, so there is little to save, and in a model with a tied
+    head shrinking costs the target language its input rows."""
+    match_norm: bool = False
+    """Scale each new output row to the mean norm of the old ones, before it is shrunk."""
+    calibrate: float = number(0.5, least=0.0, most=1.0)
+    """How far the output rows are shifted towards the frequencies that the new tokens have in the target text; 0: not
+    at all. The base model reads 2,048 tokens of that text for it."""
+    steps: int = number(least=0)
+    """Steps of the training stage behind the static start; 0 leaves it out."""
+    lr: float = number(2e-3, above=0.0)
+    trains: Literal["new_rows", "embeddings", "first_blocks", "all"] = "new_rows"
+    """What moves: the new rows; all rows; all rows and the first `blocks` blocks; everything."""
+    blocks: int = number(2, least=1)
+    """How many blocks move under trains "first_blocks"."""
+    weight: float = number(0.1, least=0.0)
+    """Weight of the contrastive loss beside the language-model losses; 0 leaves it out."""
+    unit: Literal["word", "word-in-context", "sentence"] = "word"
+    """What is contrasted: listed words by themselves (PreAlign), listed words inside English and switched sentences
+    (VECO 2.0), or parallel sentences (InfoXLM, AFP), for which `text.parallel_*` must be given."""
+    words: int = number(64, least=2)
+    """Units in a batch, over all ranks; every other unit of the batch is a negative."""
+    queue: int = number(0, least=0)
+    """Units of earlier batches that are kept as further negatives."""
+    pooling: Literal["mean", "last"] = "mean"
+    """A unit's vector: the mean over its tokens, or its last token."""
+    layers: tuple[int, ...] = ()
+    """Layers that are contrasted, 0 the embeddings; empty: all of them, and the head's rows where it is not tied."""
+    temperature: float = number(0.1, above=0.0)
+    symmetric: bool = True
+    """Every unit is an anchor; false: only the English ones are."""
+    freeze_english: bool = True
+    """No gradient through English vectors. With trains "new_rows" they cannot move anyway."""
+    distill_weight: float = number(0.0, least=0.0)
+    """Weight of distilling the original tokenization: after target text in new tokens the model must predict what the
+    base model predicts after the same text in old tokens. Reads `distill_tokens` of target text in each step."""
+    distill_tokens: int = number(512, least=128, step=128)
+    switch_weight: float = number(0.0, least=0.0)
+    """Weight of switch-distillation: after an English sentence with words replaced by translations the model must
+    predict what it predicts after the original. Reads `switch_tokens` of English text in each step."""
+    switch_tokens: int = number(512, least=128, step=128)
+    anchor_tokens: int = number(4096, least=0)
+    """English tokens in the language-model loss of each step."""
+    target_tokens: int = number(512, least=0, step=128)
+    """Tokens of target training text in it, in windows of 128. It is training text: a fair control reads as much."""
+    max_english_increase: float = number(0.02, least=0.0)
+    """Gate: the stage fails if English bits per byte (validation text) rise by more than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Packed sequences."""
+
+    sequence_length: int = number(least=8)
+    english_share: float = number(0.25, least=0.0, most=0.95)
+    """Share of the sequences that are English replay."""
+    mixed_tokenization: float = number(0.0, least=0.0, most=1.0)
+    """Probability per word that target text is spelled in the base tokenizer's pieces instead of the new ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codeswitch:
+    """Replacement of English words by translations in the replay text."""
+
+    ratio: float = number(0.05, least=0.0, most=1.0)
+    """Probability per word, before the lexicon is asked; the realised share is reported."""
+    labels: Literal["input_only", "vanilla", "soft"] = "input_only"
+    """`input_only`: labels stay English (PreAlign); `vanilla`: the labels are switched too (ablation); `soft`: before
+    a switched word, `soft_weight` of the target probability is its translation's first token (AlignLM)."""
+    soft_weight: float = number(0.1, above=0.0, most=1.0)
+    curriculum: Literal["constant", "falling"] = "constant"
+    """`falling`: the share of replay that is switched falls in a line from all of it to none over the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Continual pretraining under FSDP2."""
+
+    steps: int = number(least=1)
+    sequences: int = number(least=1)
+    """Sequences per optimizer step, over all ranks; the same batch at any number of ranks."""
+    micro_batch: int = number(4, least=1)
+    """Sequences per rank in one forward pass; the rest is gradient accumulation."""
+    lr: float = number(2e-4, above=0.0)
+    embeddings_lr: float = number(0.0, least=0.0)
+    """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
+    rows_lr: float = number(0.0, least=0.0)
+    """Learning rate of the new tokens' rows; 0: the same as `lr`."""
+    composition_lr: float = number(2.5e-4, least=0.0)
+    """Learning rate of the map by which new rows move together, from the pieces of their tokens; 0: no map. It rises
+    and falls with that of the new rows."""
+    rows_steps: int = number(0, least=0)
+    """Steps at the beginning in which only the new rows move."""
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    """After the warm-up: constant, then falling in a line (warm-up, stable, decay); or falling in a cosine all along.
+    Both end at a tenth."""
+    warmup: float = number(0.1, least=0.0, most=1.0)
+    """Share of the steps in which the learning rate rises to `lr`."""
+    decay: float = number(0.3, least=0.0, most=1.0)
+    """Share of the steps, at the end, in which it falls under schedule "wsd"."""
+    weight_decay: float = number(0.1, least=0.0)
+    clip: float = number(1.0, above=0.0)
+    """Largest norm of the gradient."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """`adamw8bit` keeps the moments of the body's matrices in 8 bits (needs bitsandbytes); embeddings and head stay in
+    32 bits."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpoint_activations: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again: nothing; all but the results of matrix products and attention; whole
+    blocks."""
+    compile: bool = False
+    """Compile each block with torch.compile; needs a C++ compiler on CPU and Triton on CUDA."""
+    replicas: int = number(1, least=1)
+    """Copies of the sharded model (hybrid sharding): a node each, for example, so that weights are gathered within a
+    node and only gradients cross nodes. Must divide the number of ranks."""
+    eval_every: int = number(least=1)
+    save_every: int = number(least=1)
+    keep: int = number(2, least=2)
+    """Newest checkpoints to keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """How held-out text is scored."""
+
+    window_bytes: int = number(1024, least=64)
+    """Longest piece that is scored in one go: bytes, not tokens, so that no tokenizer sees more context."""
+    max_bytes: int = number(24_000, least=64)
+    """Of each held-out text, so many bytes are scored."""
+    batch_tokens: int = number(4096, least=64)
+    clka: str = ""
+    """Questions about facts that stand in the training text in the other language (JSON lines, `prealign clone`)."""
+    transfer_train: str = ""
+    transfer_test: str = ""
+    """Zero-shot transfer: `label TAB text` lines, English to train a classifier on, target text to test it on."""
+    mixed_prompts: int = number(0, least=0)
+    """Held-out prompts of each language that are continued, to count letters of the other language's script in what
+    the model writes; 0: not measured."""
+    arms: bool = True
+    """Score the base model and the extended one before training too, not only the trained model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """The vLLM server."""
+
+    max_model_len: int = number(0, least=0)
+    """Longest sequence; 0: the model's own limit, on a CPU at most 8,192."""
+    prompts_target: tuple[str, ...] = ()
+    prompts_english: tuple[str, ...] = ()
+    """Asked of the served model at the end of the demo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run. The run folder is `out/name`."""
+
+    name: str
+    language: str
+    """Name of the target language, for reports."""
+    base: Base
+    text: Text
+    lexicon: Lexicon
+    vocab: Vocab
+    align: Align
+    data: Data
+    codeswitch: Codeswitch = field(default_factory=Codeswitch)
+    train: Train
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    serve: Serve = field(default_factory=Serve)
+    out: str = "runs"
+    seed: int = number(0, least=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    folder: Path = field(default=Path("."), metadata={"given": False})
+    """Where the recipe's file lies; set by `load_recipe`."""
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return Path(self.out) / self.name
+
+    def path(self, value: str) -> Path:
+        """The file that a path of the recipe means."""
+        if value.startswith("cache:"):
+            return cache_folder() / value.removeprefix("cache:")
+        return self.folder / Path(value).expanduser()
+
+    def paths(self, values: tuple[str, ...]) -> list[Path]:
+        """`path` of each value."""
+        return [self.path(value) for value in values]

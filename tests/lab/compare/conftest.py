@@ -1,0 +1,39 @@
+"""Grids of tiny runs, made in this process instead of one each."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prealign_cpt.cli import main, run_recipe
+from prealign_cpt.run import torchrun
+
+STARTED: list[list[str]] = []
+"""The command lines that the comparison started."""
+
+
+def in_process(line: list[str], num_processes: int) -> int:
+    """What `_wait` does, without a process of its own."""
+    STARTED.append(line)
+    return main(line[3:]) if line[1] == "-m" else run_recipe(line[2:])
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    STARTED.clear()
+    monkeypatch.setattr(torchrun, "_wait", in_process)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # matrices this small only wait for a second thread
+    return STARTED
+
+
+@pytest.fixture
+def arms_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Write an arms file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "arms.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write

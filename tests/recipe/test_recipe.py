@@ -1,0 +1,242 @@
+"""Reading a recipe: what is refused and how it is named, flags, paths, and the way back to TOML."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prealign_cpt.recipe.file import _toml, as_dict, as_toml, keys, load_recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+
+WHOLE = """
+name = "tiny"
+language = "German"
+[base]
+model = "base"
+start_token = "<s>"
+[text]
+target = ["de.txt"]
+english = ["/data/en.txt", "cache:en.txt"]
+valid_target = "vd.txt"
+valid_english = "ve.txt"
+test_target = "td.txt"
+test_english = "te.txt"
+[lexicon]
+path = "../lexicon.tsv"
+[vocab]
+size = 10
+[align]
+steps = 3
+[data]
+sequence_length = 32
+[train]
+steps = 6
+sequences = 4
+eval_every = 3
+save_every = 2
+"""
+
+KEYS = """
+align.anchor_tokens align.blocks align.calibrate align.distill_tokens align.distill_weight align.freeze_english
+align.init align.layers align.lexicon_weight align.lr align.match_norm align.max_english_increase align.pooling
+align.queue
+align.rows align.shrink align.steps align.switch_tokens align.switch_weight align.symmetric align.target_tokens
+align.temperature align.trains align.unit align.weight align.words base.end_token base.model base.start_token
+codeswitch.curriculum
+codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
+data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.clka evaluate.max_bytes evaluate.mixed_prompts
+evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
+lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
+text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
+text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
+train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.lr
+train.micro_batch train.optimizer
+train.precision train.replicas train.rows_lr train.rows_steps train.save_every train.schedule train.sequences
+train.steps train.warmup train.weight_decay vocab.size vocab.tokenizer
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(WHOLE, encoding="utf-8")
+    return path
+
+
+def refused(path: Path, old: str, new: str, *words: str) -> None:
+    """The recipe with one replacement must be refused in one line that holds all the words."""
+    assert old in WHOLE
+    path.write_text(WHOLE.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert caught.value.exit_code == 78
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_new_flag_is_a_decision():
+    assert sorted(keys()) == KEYS.split()
+
+
+def test_every_section_is_read(file: Path):
+    recipe = load_recipe(file)
+    assert (recipe.name, recipe.seed, recipe.text.target) == ("tiny", 0, ("de.txt",))
+    assert recipe.train.lr == 2e-4 and recipe.codeswitch.labels == "input_only"
+    assert recipe.run == Path("runs/tiny")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps = 3", "stepz = 3", ["align.stepz", "unknown key", "did you mean steps?"]),
+        ("steps = 3", "qqqq = 3", ["align.qqqq", "known keys", "temperature"]),
+        ("[vocab]", "[vocabulary]", ["vocabulary", "unknown key", "did you mean vocab?"]),
+        ("steps = 3", 'steps = "3"', ["align.steps", "a whole number", "'3'", "str"]),
+        ("steps = 3", "steps = 3.0", ["align.steps", "a whole number", "3.0"]),
+        ("steps = 3", "steps = true", ["align.steps", "a whole number", "bool"]),
+        ("steps = 3", "steps = 3\nlr = true", ["align.lr", "a number", "bool"]),
+        ("steps = 3", "steps = 3\nlr = nan", ["align.lr", "nan"]),
+        ("sequences = 4", "sequences = 4\ncompile = 1", ["train.compile", "true or false"]),
+        ("sequences = 4", "sequences = 4\ncheckpoint_activations = true", ["checkpoint_activations", "'selective'"]),
+        ("size = 10", "size = -1", ["vocab.size", "-1", "at least 0"]),
+        ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
+        ("steps = 3", "steps = 3\nlr = 0", ["align.lr", "above 0"]),
+        ("steps = 3", "steps = 3\nshrink = 1.5", ["align.shrink", "1.5", "at most 1.0"]),
+        ("steps = 3", 'steps = 3\ninit = "random"', ["align.init", "'random'", "'subword+lexicon'"]),
+        ('target = ["de.txt"]', 'target = "de.txt"', ["text.target", "list of strings"]),
+        ('target = ["de.txt"]', 'target = ["de.txt", 5]', ["text.target", "list of strings"]),
+        ('target = ["de.txt"]', "target = []", ["text.target", "empty"]),
+        ("size = 10", "", ["vocab.size", "missing"]),
+        ("[vocab]\nsize = 10\n", "", ["vocab", "missing"]),
+        ('language = "German"', 'language = "German"\nserve = 5', ["serve", "section"]),
+        ('name = "tiny"', 'name = "a/b"', ["name", "'a/b'"]),
+        ('name = "tiny"', 'name = ".."', ["name", "plain folder"]),
+        ('name = "tiny"', 'name = ""', ["name", "plain folder"]),
+        ('valid_target = "vd.txt"', 'valid_target = "vd.txt"\ngeneral_target = "g.txt"', ["text.general_english"]),
+        ("sequences = 4", "sequences = 4\nwarmup = 0.8", ["train.decay", "0.8", "more than 1"]),
+        ('name = "tiny"', 'name = "tiny', ["recipe.toml", "not valid TOML", "line 2"]),
+    ],
+)
+def test_what_is_refused_is_named(file: Path, old: str, new: str, words: list[str]):
+    refused(file, old, new, *words)
+
+
+def test_a_recipe_that_is_not_utf8(file: Path):
+    file.write_bytes(WHOLE.replace("German", "français").encode("latin-1"))
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize("name", ["absent.toml", "."])
+def test_a_missing_recipe(tmp_path: Path, name: str):
+    with pytest.raises(MissingInputError, match=r"launch/recipes") as caught:
+        load_recipe(tmp_path / name)
+    assert caught.value.exit_code == 66
+
+
+def test_a_byte_order_mark_is_no_key(file: Path):
+    file.write_text(WHOLE, encoding="utf-8-sig")
+    assert load_recipe(file).name == "tiny"
+
+
+def test_a_whole_number_is_a_number(file: Path):
+    recipe = load_recipe(file, ["--train.lr", "1"])
+    assert type(recipe.train.lr) is float and recipe.train.lr == 1.0
+
+
+def test_flags_override_the_file(file: Path):
+    flags = ["--train.steps", "10", "--align.lr=2e-3", "--text.target", '["a.txt", "b.txt"]', "--seed=7", "--seed", "8"]
+    flags += ["--codeswitch.labels", "vanilla", "--evaluate.arms=false"]
+    flags += ["--language", "Low German", "--serve.prompts_target=[]"]
+    recipe = load_recipe(file, flags)
+    assert recipe.train.steps == 10 and recipe.align.lr == 2e-3 and recipe.text.target == ("a.txt", "b.txt")
+    assert recipe.seed == 8, "the last one holds"
+    assert recipe.codeswitch.labels == "vanilla" and recipe.evaluate.arms is False
+    assert recipe.language == "Low German" and recipe.serve.prompts_target == ()
+
+
+def test_a_flags_value_may_hold_an_equals_sign(file: Path):
+    assert load_recipe(file, ["--base.model=a=b"]).base.model == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--train.step", "10"], ["--train.step", "unknown key", "did you mean train.steps?"]),
+        (["--train", "10"], ["--train", "unknown key"]),
+        (["--folder", "/"], ["--folder", "unknown key"]),
+        (["--train.steps"], ["--train.steps", "value is missing"]),
+        (["--train.steps", "ten"], ["train.steps", "a whole number", "'ten'"]),
+        (["--train.steps", "0"], ["train.steps", "at least 1"]),
+        (["--text.target", "a.txt"], ["text.target", "list of strings"]),
+        (["train.steps", "10"], ["'train.steps'", "expected a flag"]),
+        (["-s", "10"], ["'-s'", "expected a flag"]),
+    ],
+)
+def test_flags_that_are_refused(file: Path, flags: list[str], words: list[str]):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, flags)
+    assert caught.value.exit_code == 78
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_paths(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREALIGN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir("/")
+    recipe = load_recipe(file)
+    assert recipe.path(recipe.lexicon.path) == tmp_path / "../lexicon.tsv"
+    assert recipe.paths(recipe.text.english) == [Path("/data/en.txt"), tmp_path / "cache/en.txt"]
+    assert recipe.path("~/x.txt") == tmp_path / "home/x.txt"
+
+
+def test_as_toml_reads_back(file: Path, tmp_path: Path):
+    recipe = load_recipe(file, ["--serve.prompts_target", '["Er sagte: \\"ja\\"", "C:\\\\x", "zwei\\nZeilen", "Ünï"]'])
+    text = as_toml(recipe)
+    assert tomllib.loads(text) == as_dict(recipe)
+    again = tmp_path / "again.toml"
+    again.write_text(text, encoding="utf-8")
+    assert load_recipe(again) == recipe
+    assert "folder" not in text
+
+
+def test_as_dict_names_every_key(file: Path):
+    content = as_dict(load_recipe(file))
+    dotted = [key for key, value in content.items() if not isinstance(value, dict)]
+    dotted += [f"{key}.{name}" for key, value in content.items() if isinstance(value, dict) for name in value]
+    assert sorted(dotted) == sorted(keys(Recipe))
+
+
+@given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text("aZ \"\\'#=[]\n\tÜя🙂")))
+def test_any_value_reads_back(value: object):
+    read = tomllib.loads(f"value = {_toml(value)}")["value"]
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize("character", ["\r", "\x01", "\x1b", "\x7f"])
+def test_control_characters_read_back(character: str):
+    assert tomllib.loads(f"value = {_toml(character)}")["value"] == character
+
+
+def test_a_flag_into_a_section_that_is_none(file: Path):
+    file.write_text("serve = 5\n" + WHOLE, encoding="utf-8")
+    with pytest.raises(RecipeError, match="serve: expected a section"):
+        load_recipe(file, ["--serve.max_model_len", "32"])
+
+
+@pytest.mark.parametrize("name", ["2024", "true", "1e3", "2024-01-01"])
+def test_a_string_flag_may_look_like_a_number(file: Path, name: str):
+    assert load_recipe(file, ["--name", name]).name == name
+
+
+def test_folder_is_no_key(file: Path):
+    refused(file, 'name = "tiny"', 'name = "tiny"\nfolder = "/data"', "folder", "unknown key")
+
+
+def test_infinity_is_refused(file: Path):
+    refused(file, "sequences = 4", "sequences = 4\nlr = inf", "train.lr", "inf")
