@@ -3,7 +3,7 @@
 import numpy as np
 
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.lab.compare.statistics import Difference, paired_difference
+from prealign_cpt.evaluate.statistics import Difference, paired_difference
 from prealign_cpt.report.document import Figure
 from prealign_cpt.report.record import BASE, Model, Record
 

@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prealign_cpt.lab.compare.arms import Grid, Job
-from prealign_cpt.lab.compare.budget import Plan
-from prealign_cpt.lab.compare.results import FINISHED, curve, scores, status
-from prealign_cpt.lab.compare.statistics import (
+from prealign_cpt.evaluate.statistics import (
     Curve,
     at,
     bytes_to_reach,
@@ -23,6 +20,9 @@ from prealign_cpt.lab.compare.statistics import (
     mean_over,
     paired_difference,
 )
+from prealign_cpt.lab.compare.arms import Grid, Job
+from prealign_cpt.lab.compare.budget import Plan
+from prealign_cpt.lab.compare.results import FINISHED, curve, scores, status
 from prealign_cpt.run.manifest import atomic_write
 
 Row = dict[str, Any]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from prealign_cpt.lab.compare.statistics import at, bytes_to_reach, mean_and_deviation, mean_over, paired_difference
+from prealign_cpt.evaluate.statistics import at, bytes_to_reach, mean_and_deviation, mean_over, paired_difference
 
 CURVE = [(0.0, 4.0), (100.0, 2.0), (300.0, 1.0)]
 
