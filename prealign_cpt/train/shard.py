@@ -8,7 +8,8 @@ rows and columns.
 
 import datetime
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +52,25 @@ class World:
 
 
 @contextmanager
-def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator[World]:
+def process_group(
+    device: torch.device, before: Callable[[], None] = lambda: None, timeout_minutes: float = 10
+) -> Iterator[World]:
     """Join the ranks that torchrun started; without torchrun, be the only one.
 
-    The timeout turns a rank that hangs into an error on the others.
+    Args:
+        before: what rank 0 does before it joins; the others come to the group when it is done, however long it takes.
+        timeout_minutes: turns a rank that hangs into an error on the others.
     """
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if "RANK" in os.environ:
         store, rank, size = next(dist.rendezvous("env://"))
     else:
         store, rank, size = dist.HashStore(), 0, 1
+    if rank == 0:
+        before()
+        store.set("rank 0 joins", "yes")
+    while not store.check(["rank 0 joins"]):  # if rank 0 fails instead, the launcher ends the others
+        time.sleep(0.2)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("group", store),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.run.errors import DataError, RecipeError
-from prealign_cpt.run.folder import ORDER, folder_digest
+from prealign_cpt.run.folder import ASIDE, ORDER, folder_digest
 from prealign_cpt.run.manifest import NAME, extra_files, verify
 
 
@@ -36,7 +36,8 @@ def inspect(run: Path) -> list[Finding]:
     """
     stages = {run / name for name in ORDER if name != "cpt" and (run / name).is_dir()}
     saved = {path for path in (run / "cpt").glob(f"step-{'[0-9]' * 10}") if path.is_dir()}
-    folders = sorted({path.parent for path in run.rglob(NAME)} | stages | saved)
+    written = {path.parent for path in run.rglob(NAME) if not path.relative_to(run).parts[0].startswith(ASIDE)}
+    folders = sorted(written | stages | saved)
     if not folders:
         raise RecipeError(f"{run}: holds no finished stage; name a run folder")
     steps = sorted(saved)
@@ -86,7 +87,7 @@ def _checkpoint(folder: Path, about: dict[str, Any], newest: bool) -> str:
 
 
 def _export(about: dict[str, Any], steps: list[Path]) -> str:
-    made_from = about.get("inputs", {}).get("checkpoint")
+    made_from = about.get("inputs", {}).get("cpt")
     for step in reversed(steps):
         if (step / NAME).is_file() and folder_digest(step) == made_from:
             return f"made from {step.name}" + (f", not from {steps[-1].name}" if step != steps[-1] else "")
