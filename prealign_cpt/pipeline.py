@@ -26,6 +26,7 @@ from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import choose_device, load_whole
 from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.file import as_dict
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import signals
@@ -35,7 +36,7 @@ from prealign_cpt.run.manifest import atomic_write, sha256, verify
 from prealign_cpt.train.checkpoint import latest
 from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.vocab.build import build_vocab
 
 
