@@ -26,7 +26,7 @@ from prealign_cpt.run.manifest import atomic_write, verify
 from prealign_cpt.stages import READS, inputs
 
 if TYPE_CHECKING:
-    from prealign_cpt.train.shard import World
+    from prealign_cpt.model.world import World
 
 PARTS = {
     "prepare": ("lexicon", "vocab", "data", "init"),
@@ -157,9 +157,9 @@ def _on_ranks(
     """Alignment and training, by all ranks together."""
     from prealign_cpt.model.load import choose_device
     from prealign_cpt.train.failure import first_failure
-    from prealign_cpt.train.shard import process_group
+    from prealign_cpt.model.world import process_group
 
-    with process_group(choose_device(recipe.device), prepared) as world:
+    with process_group(choose_device(recipe.device), before=prepared) as world:
         try:
             _agree(recipe, world)
             _align(run, recipe, world)

@@ -21,13 +21,13 @@ from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.run.signals import StoppedError
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.train.shard import World
 from prealign_cpt.vocab.rows import grow_rows
 
 INVITATION, FAILED = "align", "align failed"

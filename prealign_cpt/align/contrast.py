@@ -21,9 +21,9 @@ from torch import Tensor
 from prealign_cpt.align.ranks import gather, parts, rank_and_size, total
 from prealign_cpt.align.trainable import Trainable, pack
 from prealign_cpt.align.units import Graph, Group, Unit
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.train.shard import World
 
 CENTRE_UNITS = 128
 """English units over which the centre is taken: trained models give all vectors of a layer a large common part."""

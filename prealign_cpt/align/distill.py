@@ -26,7 +26,7 @@ from prealign_cpt.align.ranks import rank_and_size
 from prealign_cpt.align.text import WINDOW
 from prealign_cpt.align.trainable import Trainable, pack
 from prealign_cpt.model.tokens import num_ids
-from prealign_cpt.train.shard import World
+from prealign_cpt.model.world import World
 
 CHUNK = 512
 """Positions whose logits exist at once, twice: the teacher's and the student's."""

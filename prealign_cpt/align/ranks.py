@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prealign_cpt.train.shard import World
+from prealign_cpt.model.world import World
 
 T = TypeVar("T")
 

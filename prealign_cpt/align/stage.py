@@ -24,9 +24,9 @@ from prealign_cpt.align.terms import Term, make_terms, parallel_pairs
 from prealign_cpt.align.trainable import Trainable, check_blocks, trainable
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
-from prealign_cpt.train.shard import World
 
 EPS = 1e-4
 """Adam's epsilon. Every new row gets some gradient in every step, through the softmax; with the usual 1e-8 Adam would

@@ -30,10 +30,10 @@ from prealign_cpt.data.pack import encode
 from prealign_cpt.data.words import Ids
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.folder import say
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.train.shard import World
 
 ANCHOR_POSITIONS = 8_192
 """Positions of English text in the frozen anchor: their hidden states take so many rows of the hidden size in fp32."""

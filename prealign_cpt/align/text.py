@@ -17,7 +17,7 @@ from torch import Tensor
 from prealign_cpt.align.ranks import rank_and_size
 from prealign_cpt.align.trainable import NewRows, Trainable
 from prealign_cpt.model.loss import chunked_nll
-from prealign_cpt.train.shard import World
+from prealign_cpt.model.world import World
 
 WINDOW = 128
 """Tokens that a window of text predicts."""

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from prealign_cpt import pipeline
 from prealign_cpt.align import build
 from prealign_cpt.align.build import build_align
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.run.errors import DataError, PrealignError
-from prealign_cpt.train.shard import World, process_group
 from tests.align.conftest import LEXICON, grown_tokenizer, recipe_with
 from tests.conftest import recipe_file, run_ranks
 

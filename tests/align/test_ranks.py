@@ -11,7 +11,7 @@ import torch
 from prealign_cpt.align.contrast import contrastive_loss, relations
 from prealign_cpt.align.ranks import gather, parts
 from prealign_cpt.align.stage import run_stage
-from prealign_cpt.train.shard import World, process_group
+from prealign_cpt.model.world import World, process_group
 from tests.align.conftest import LEXICON, grown_tokenizer, model_for, recipe_with
 from tests.conftest import ENGLISH, make_tokenizer, recipe_file, run_ranks
 

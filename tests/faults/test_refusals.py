@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.pipeline import _agree
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run import faults, manifest
@@ -30,7 +31,7 @@ from prealign_cpt.train import checkpoint
 from prealign_cpt.train.accept import check_accepted
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.saver import Saver
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.stored import read_metadata
 from tests.conftest import make_model
 from tests.faults.ranks import start, values
