@@ -23,7 +23,7 @@ from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import ORDER, Run, changes, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
 from prealign_cpt.run.manifest import atomic_write, verify
-from prealign_cpt.stages import READS, inputs
+from prealign_cpt.stages import READS, inputs, with_dependents
 
 if TYPE_CHECKING:
     from prealign_cpt.model.world import World
@@ -71,7 +71,8 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
     """
     parts = list(PARTS)[: list(PARTS).index(until) + 1]
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    run = Run(recipe.run, command.redo, command.reuse, command.accept) if rank == 0 else None
+    redo = with_dependents(command.redo) if command.redo else []
+    run = Run(recipe.run, redo, command.reuse, command.accept) if rank == 0 else None
     try:
         if num_processes is not None and run is not None:
             for part in parts:
@@ -99,15 +100,16 @@ def is_done(run: Run, recipe: Recipe, part: str) -> bool:
         DataError: a stage is damaged.
     """
     for stage in PARTS[part]:
-        if stage == "cpt":
-            summary = _summary(recipe)
-            if summary is None or summary["inputs"] != _inputs(stage, recipe, run.digests):
+        if not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
+            return False
+        made_from = _inputs(stage, recipe, run.digests)
+        if stage != "cpt":
+            if not run.has(stage, made_from):
                 return False
+        elif (summary := _summary(recipe)) is None or summary["inputs"] != made_from:
+            return False
+        else:
             run.say_once("cpt: done before, kept")
-        elif not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
-            return False
-        elif not run.has(stage, _inputs(stage, recipe, run.digests)):
-            return False
     return True
 
 
@@ -156,8 +158,8 @@ def _on_ranks(
 ) -> None:
     """Alignment and training, by all ranks together."""
     from prealign_cpt.model.load import choose_device
-    from prealign_cpt.train.failure import first_failure
     from prealign_cpt.model.world import process_group
+    from prealign_cpt.train.failure import first_failure
 
     with process_group(choose_device(recipe.device), before=prepared) as world:
         try:

@@ -1,4 +1,4 @@
-"""What is made before training, in one process: lexicon, vocabulary, packed text, the extended model with its first rows.
+"""What is made before training, in one process: lexicon, vocabulary, packed text, the model with its first new rows.
 
     recipe --check_inputs--> base  --> RUN/lexicon  --> RUN/vocab  --> RUN/data, RUN/init
 

@@ -14,7 +14,7 @@ from prealign_cpt.model.base import resolve_base
 from prealign_cpt.recipe.file import as_dict
 from prealign_cpt.recipe.schema import Recipe, Train
 from prealign_cpt.run.digests import Digests
-from prealign_cpt.run.errors import MissingInputError
+from prealign_cpt.run.errors import MissingInputError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,21 @@ def made_anew(key: str) -> list[str]:
     for name, reads in READS.items():
         named = any(key == own or key.startswith(f"{own}.") for own in (*reads.keys, *reads.files))
         if named or set(reads.stages) & set(anew):
+            anew.append(name)
+    return anew
+
+
+def with_dependents(stage: str) -> list[str]:
+    """A stage and those that read it, directly or not, in the order of the flow.
+
+    Raises:
+        RecipeError: there is no such stage.
+    """
+    if stage not in READS:
+        raise RecipeError(f"--redo: {stage!r} is not a stage; the stages are {', '.join(READS)}")
+    anew = [stage]
+    for name, reads in READS.items():
+        if set(reads.stages) & set(anew):
             anew.append(name)
     return anew
 

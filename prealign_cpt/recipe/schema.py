@@ -302,9 +302,7 @@ class Recipe:
 
     def anywhere(self) -> "Recipe":
         """The same recipe with absolute paths, so that it means the same files wherever it is read."""
-        text = {
-            key.name: self._absolute(getattr(self.text, key.name)) for key in dataclasses.fields(self.text)
-        }
+        text = {key.name: self._absolute(getattr(self.text, key.name)) for key in dataclasses.fields(self.text)}
         questions = ("clka", "transfer_train", "transfer_test")
         model = Path(self.base.model).expanduser()
         changed = {

@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from prealign_cpt.run.faults import fault
 from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
 
 ORDER = ("lexicon", "vocab", "data", "init", "align", "cpt", "export", "eval")
-"""The stages' folders, in the order of the flow. Redoing one redoes those behind it."""
+"""The stages' folders, in the order of the flow."""
 
 ASIDE = "redone-"
 """Folders of a run with what --redo has set aside, numbered."""
@@ -53,26 +53,24 @@ class Run:
 
     Args:
         folder: is made if it is not there.
-        redo: set this stage and those that read it aside, to be made anew.
+        redo: stages to set aside, to be made anew.
         reuse: a folder of runs; a stage that one of them has made from equal inputs is taken from there.
         accept: recipe keys of `ACCEPTABLE` that may differ from those a stage was made from.
 
     Raises:
         BusyError: another process holds the folder.
-        RecipeError: `redo` or `accept` names something else.
+        RecipeError: `accept` names another key.
         StorageError: the folder cannot be made, locked, or is not one of ours.
     """
 
     def __init__(
-        self, folder: Path, redo: str | None = None, reuse: Path | None = None, accept: tuple[str, ...] = ()
+        self, folder: Path, redo: Sequence[str] = (), reuse: Path | None = None, accept: tuple[str, ...] = ()
     ) -> None:
         self.folder, self.accept = folder, accept
         self._sources = sorted(path for path in reuse.iterdir() if path.is_dir()) if reuse else []
         self._owner = os.environ.get(OWNER) != str(folder.resolve())
         self._started = False
         self._said: set[str] = set()
-        if redo is not None and redo not in ORDER:
-            raise RecipeError(f"--redo: {redo!r} is not a stage; the stages are {', '.join(ORDER)}")
         wrong = sorted(set(accept) - {*ACCEPTABLE, EXPORT})
         if wrong:
             raise RecipeError(f"--accept: {', '.join(wrong)} may not change; {', '.join(ACCEPTABLE)} may, and {EXPORT}")
@@ -89,8 +87,7 @@ class Run:
                     f"{folder / name}: is a link, and a run writes and removes only below its own folder; replace "
                     "it by what it points to, or let `out` name the other place"
                 )
-        if redo is not None:
-            self._set_aside(redo)
+        self._set_aside(redo)
         self.digests = Digests(folder / "digests.json")
 
     def _take_lock(self) -> None:
@@ -206,9 +203,9 @@ class Run:
         if self._owner:
             write_state(self.folder, status, **facts)
 
-    def _set_aside(self, redo: str) -> None:
+    def _set_aside(self, redo: Sequence[str]) -> None:
         """Move stages into `redone-N/`: what took hours is not deleted by a flag."""
-        there = [name for name in ORDER[ORDER.index(redo) :] if (self.folder / name).exists()]
+        there = [name for name in redo if (self.folder / name).exists()]
         for name in there:
             target = self.folder / name
             if name != "cpt" and not (target / NAME).is_file():

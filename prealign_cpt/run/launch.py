@@ -52,7 +52,9 @@ def start(arguments: list[str], num_processes: int = 1, environment: dict[str, s
         python += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
     with tempfile.TemporaryDirectory(prefix="prealign-") as folder:
         result = Path(folder) / "result.json"
-        code = _wait([*python, "-m", "prealign_cpt", *arguments], num_processes, {RESULT: str(result)} | (environment or {}))
+        code = _wait(
+            [*python, "-m", "prealign_cpt", *arguments], num_processes, {RESULT: str(result)} | (environment or {})
+        )
         if code == 0:
             return
         if result.is_file():

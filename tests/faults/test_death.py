@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prealign_cpt.run.verify import inspect
 
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.run import signals
 from prealign_cpt.run.manifest import verify
-from prealign_cpt.run.verify import inspect
 from prealign_cpt.train import loop
 from prealign_cpt.train.metrics import Log
 from tests.faults.ranks import Ended, start, values

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from prealign_cpt.run.verify import inspect
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
@@ -26,7 +27,6 @@ from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import Run
 from prealign_cpt.run.manifest import new_folder, read_manifest, verify
-from prealign_cpt.run.verify import inspect
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.accept import check_accepted
 from prealign_cpt.train.optim import make_optimizer
