@@ -181,8 +181,11 @@ def _agree(recipe: Recipe, world: "World") -> None:
     Raises:
         RecipeError: they differ; the keys are named.
     """
-    first = _from_rank_0(as_dict(recipe))
-    if told := ", ".join(changes(first, as_dict(recipe))):
+    text = json.dumps(as_dict(recipe))
+    if world.rank == 0:
+        world.store.set("recipe", text)
+    elif (first := world.store.get("recipe").decode()) != text:
+        told = ", ".join(changes(json.loads(first), json.loads(text)))
         raise RecipeError(f"the recipe here is not that of rank 0 ({told}); give every node the same file and flags")
 
 

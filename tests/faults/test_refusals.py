@@ -154,7 +154,7 @@ def test_row_26_a_run_does_not_leave_its_folder_by_a_link(recipe_file: Path, tmp
     recipe.run.mkdir(parents=True)
     (recipe.run / "cpt").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="cpt: is a link"):
-        Run(recipe, "cpt")
+        Run(recipe.run, ["cpt"])
     assert (tmp_path / "elsewhere").is_dir()
 
 
@@ -291,7 +291,7 @@ def test_row_55_any_name_of_a_folder_works(tmp_path: Path, trainer: Any, world: 
 def test_row_55_a_name_that_is_too_long_is_refused_before_any_work(recipe_file: Path) -> None:
     recipe = dataclasses.replace(load_recipe(recipe_file), name="x" * 300)
     with pytest.raises(StorageError, match="File name too long"):
-        Run(recipe)
+        Run(recipe.run)
 
 
 FIXTURE = Path(__file__).parent / "format1"
@@ -338,7 +338,7 @@ def test_row_42_what_is_not_safe_is_not_accepted(recipe_file: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"--accept: train\.lr may not change; train.steps, train.warmup, train.decay may"
     ):
-        Run(load_recipe(recipe_file), accept=("train.lr",))
+        Run(load_recipe(recipe_file).run, accept=("train.lr",))
 
 
 def test_faults_are_met_at_their_point_rank_and_count_only(monkeypatch: pytest.MonkeyPatch) -> None:
