@@ -3,25 +3,30 @@
     lexicon -> vocab -> align -> data  (rank 0)   ->   cpt  (all ranks)   ->   export -> eval  (rank 0)
 
 While rank 0 prepares, the others wait for a key in the store, not in a collective, so preparing may take any time.
-Another key calls them to the training stage of the alignment, after which they wait again.
 """
 
 import json
 import os
+import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.align.build import INVITATION, build_align, join_align
+from prealign_cpt.align.build import build_align
 from prealign_cpt.align.init.subword import old_pieces
+from prealign_cpt.align.initialize import build_init, load_for_run
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all
+from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, score_texts
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
+from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import choose_device, load_whole
@@ -93,7 +98,7 @@ def run_all(
 
 
 def prepare(run: Run, world: World, until: str) -> None:
-    """The stages before training, in this process alone but for the training stage of the alignment."""
+    """The stages before training, in this process alone."""
     recipe = run.recipe
     base = check_inputs(recipe)
     texts = recipe.paths(recipe.text.target + recipe.text.english)
@@ -124,7 +129,7 @@ def prepare(run: Run, world: World, until: str) -> None:
             "rows": file_digests(rows_files(recipe)),
         }
         | values(recipe, "base", "align", "evaluate", "seed", "train.precision", "data.mixed_tokenization"),
-        lambda out: build_align(recipe, base, vocab, pairs, heldout, world.device, out, world),
+        lambda out: _fill_align(recipe, base, vocab, pairs, heldout, world, out),
     )
     if until == "align":
         return
@@ -218,6 +223,30 @@ def _fill_lexicon(recipe: Recipe, path: Path, out: Path) -> None:
     )
 
 
+def _fill_align(
+    recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], heldout: list[Pair], world: World, out: Path
+) -> None:
+    """Both halves of the alignment on rank 0, and the scores of the model before and behind it."""
+    arms: dict[str, Any] = {}
+
+    def score(name: str, folder: Path) -> None:
+        model = load_for_run(recipe, folder, world.device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        texts = score_texts(model, tokenizer, recipe, ("valid",))
+        arms[name] = texts | score_all(model, tokenizer, recipe, pairs, heldout)
+
+    if recipe.evaluate.arms:
+        score("base", base)
+    with tempfile.TemporaryDirectory() as init:
+        build_init(recipe, base, vocab, pairs, Path(init), world.device)
+        alone = replace(world, size=1, store=dist.HashStore())
+        build_align(recipe, Path(init), pairs, out, alone)
+    report = json.loads((out / "report.json").read_text())
+    if recipe.evaluate.arms and (report["new_tokens"] or report["contrast_stage"]["steps"]):
+        score("aligned", out)
+    atomic_write(out / "report.json", json.dumps({**report, "arms": arms}, indent=1))
+
+
 def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device, out: Path) -> None:
     verify(export)
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
@@ -259,19 +288,8 @@ class _all_cores:  # noqa: N801
 
 
 def _follow(recipe: Recipe, world: World) -> None:
-    """What the other ranks do while rank 0 prepares: wait, and take part in the alignment when they are called."""
-    failure = "rank 0 could not prepare the run; its message says why"
-    joined = False
+    """What the other ranks do while rank 0 prepares: wait."""
     while not world.store.check(["prepared"]):
-        if not joined and world.store.check([INVITATION]):
-            joined = True
-            try:
-                join_align(recipe, world)
-            except RuntimeError as error:  # a collective that rank 0 left; it says so a moment later
-                time.sleep(1.0)
-                if world.store.check(["prepared"]):
-                    raise signals.StoppedError(failure) from error
-                raise
         time.sleep(0.5)
     if world.store.get("prepared") != b"yes":
-        raise signals.StoppedError(failure)
+        raise signals.StoppedError("rank 0 could not prepare the run; its message says why")
