@@ -208,6 +208,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     """Continual pretraining, on every rank; skipped if it is finished."""
     from transformers import AutoTokenizer
 
+    from prealign_cpt.align.initialize import PIECES
     from prealign_cpt.data.build import read_mixture
     from prealign_cpt.model.bits import held_out
     from prealign_cpt.model.tokens import num_ids, start_token_id
@@ -230,7 +231,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas
     )
     module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
-    spellings = json.loads((recipe.run / "init" / "spellings.json").read_text(encoding="utf-8"))
+    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
     first_new = num_ids(tokenizer) - len(spellings) if spellings else None
     composed = spellings if spellings and settings.composition_lr else None
     result = train(

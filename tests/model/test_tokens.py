@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 from prealign_cpt.data.build import read_mixture
 from prealign_cpt.model.tokens import end_token_id, frame, start_token_id
 from prealign_cpt.prepare import prepare
-from prealign_cpt.run.folder import Run
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import RecipeError
+from prealign_cpt.run.folder import Run
 from tests.conftest import ENGLISH, START, make_model, make_tokenizer
 
 
