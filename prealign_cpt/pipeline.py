@@ -22,7 +22,7 @@ from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import ORDER, Run, changes, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
-from prealign_cpt.run.manifest import atomic_write, verify
+from prealign_cpt.run.manifest import atomic_write, read_manifest, verify
 from prealign_cpt.stages import READS, inputs, with_dependents
 
 if TYPE_CHECKING:
@@ -103,13 +103,8 @@ def is_done(run: Run, recipe: Recipe, part: str) -> bool:
         if not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
             return False
         made_from = _inputs(stage, recipe, run.digests)
-        if stage != "cpt":
-            if not run.has(stage, made_from):
-                return False
-        elif (summary := _summary(recipe)) is None or summary["inputs"] != made_from:
+        if not (_is_trained(run, recipe, made_from) if stage == "cpt" else run.has(stage, made_from)):
             return False
-        else:
-            run.say_once("cpt: done before, kept")
     return True
 
 
@@ -287,6 +282,21 @@ def _inputs(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
         if not (folders["cpt"] / MANIFEST).is_file():
             raise _unsound(recipe)
     return inputs(stage, recipe, digests, folders)
+
+
+def _is_trained(run: Run, recipe: Recipe, made_from: dict[str, Any]) -> bool:
+    folder, summary = recipe.run / "cpt", _summary(recipe)
+    checkpoints = sorted(folder.glob(f"step-{'[0-9]' * 10}/{MANIFEST}"))
+    if summary is not None:
+        run.check_inputs(folder, summary["inputs"], made_from, "cpt")
+    elif checkpoints:
+        run.check_inputs(
+            checkpoints[-1].parent, read_manifest(checkpoints[-1].parent)["about"]["inputs"], made_from, "cpt"
+        )
+    if summary is None or summary["inputs"] != made_from:
+        return False
+    run.say_once("cpt: done before, kept")
+    return True
 
 
 def _is_made(recipe: Recipe, stage: str) -> bool:
