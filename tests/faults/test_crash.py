@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from prealign_cpt.run.verify import inspect
+from prealign_cpt.verify import inspect
 
 from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import DataError

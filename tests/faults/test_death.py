@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prealign_cpt.run.verify import inspect
+from prealign_cpt.verify import inspect
 
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.run import signals

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from prealign_cpt.run.verify import inspect
+from prealign_cpt.verify import inspect
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
