@@ -233,7 +233,7 @@ def _base(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from prealign_cpt.lab.texts.sources import fetch
+    from prealign_cpt.lab.texts import fetch
 
     for line in fetch(options.language, options.larger):
         print(line)
