@@ -246,11 +246,11 @@ def _lexicon(options: argparse.Namespace) -> None:
 
 
 def _clone(options: argparse.Namespace) -> None:
-    from prealign_cpt.lab.clone.build import Knobs, build_clone
+    from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 
     names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")
-    knobs = Knobs(**{name: getattr(options, name) for name in names})
-    print(json.dumps(build_clone(options.base, options.texts, options.out, knobs)))
+    chosen = CloneOptions(**{name: getattr(options, name) for name in names})
+    print(json.dumps(build_clone(options.base, options.texts, options.out, chosen)))
 
 
 def _report(options: argparse.Namespace) -> None:
