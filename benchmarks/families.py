@@ -109,7 +109,7 @@ save_every = 3
 [evaluate]
 window_bytes = 64
 max_bytes = 256
-arms = false
+before_training = false
 """
 
 

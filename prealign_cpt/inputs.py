@@ -5,7 +5,6 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.scores import evaluation_files, question_files
 from prealign_cpt.model.accept import check_isolation, check_structure, check_tokenizer
 from prealign_cpt.model.base import check_base, resolve_base
 from prealign_cpt.model.load import load_whole
@@ -32,20 +31,20 @@ def check_inputs(recipe: Recipe) -> Path:
     check_structure(base)
     if not (recipe.run / "vocab").exists():  # its weights, once before they are needed: that may be many gigabytes
         check_isolation(load_whole(base))
-    named = recipe.paths(recipe.text.target + recipe.text.english) + evaluation_files(recipe)
+    named = recipe.paths(recipe.text.target + recipe.text.english) + recipe.evaluation_files()
     for path in named:
         next(iter(read_documents([path])))
     if not recipe.path(recipe.lexicon.path).is_file():
         raise MissingInputError(
             f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
         )
-    for path in question_files(recipe):
+    for path in recipe.question_files():
         if not path.is_file():
             raise MissingInputError(f"{path}: no such file; see evaluate.clka and evaluate.transfer_* of the recipe")
     for path in rows_files(recipe):
         if not path.is_file():
             raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
-    test = {sha256(path) for path in evaluation_files(recipe)}
+    test = {sha256(path) for path in recipe.evaluation_files()}
     for path in recipe.paths(recipe.text.target + recipe.text.english):
         if sha256(path) in test:
             raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")

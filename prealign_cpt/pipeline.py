@@ -19,11 +19,12 @@ from prealign_cpt.align.build import INVITATION, build_align, join_align
 from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all
+from prealign_cpt.evaluate.scores import score_all
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.load import choose_device, load_whole
 from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe.file import as_dict
@@ -120,7 +121,7 @@ def prepare(run: Run, world: World, until: str) -> None:
             "base": of_base,
             "lexicon": folder_digest(lexicon),
             "vocab": folder_digest(vocab),
-            "texts": file_digests(texts + evaluation_files(recipe) + question_files(recipe) + parallel_files(recipe)),
+            "texts": file_digests(texts + recipe.evaluation_files() + recipe.question_files() + parallel_files(recipe)),
             "rows": file_digests(rows_files(recipe)),
         }
         | values(recipe, "base", "align", "evaluate", "seed", "train.precision", "data.mixed_tokenization"),
@@ -202,7 +203,7 @@ def finish(run: Run, device: torch.device, until: str) -> None:
         "eval",
         {
             "model": folder_digest(export),
-            "texts": file_digests(evaluation_files(recipe) + question_files(recipe)),
+            "texts": file_digests(recipe.evaluation_files() + recipe.question_files()),
         }
         | values(recipe, "evaluate", "base.start_token", "seed"),
         lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),

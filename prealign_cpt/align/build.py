@@ -62,7 +62,7 @@ def build_align(
     check_stage(recipe, model)
     before = score_texts(model, base_tokenizer, recipe, ("valid",))
     arms: dict[str, Any] = {}
-    if recipe.evaluate.arms:
+    if recipe.evaluate.before_training:
         arms["base"] = before | score_all(model, base_tokenizer, recipe, train, heldout)
         say(f"align: base: {_line(arms['base'])}")
     num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
@@ -95,7 +95,7 @@ def build_align(
         done = _train_together(model, tokenizer, base_tokenizer, train, recipe, curve.append, (base, vocab), world)
     changed = bool(new_ids or done["steps"])
     after = score_texts(model, tokenizer, recipe, ("valid",)) if changed else before
-    if changed and recipe.evaluate.arms:
+    if changed and recipe.evaluate.before_training:
         arms["aligned"] = after | score_all(model, tokenizer, recipe, train, heldout)
         say(f"align: extended, before training: {_line(arms['aligned'])}")
     english = {when: scores["valid"]["english_bpb"] for when, scores in (("before", before), ("after", after))}

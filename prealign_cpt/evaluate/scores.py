@@ -5,7 +5,6 @@ retrieval on held-out lexicon entries.
 """
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,31 +16,15 @@ from prealign_cpt.evaluate.transfer.clka import score_facts
 from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.evaluate.transfer.zero_shot import zero_shot_transfer
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.bits import Batch, Score, batches, score_windows, windows
+from prealign_cpt.model.bits import Score, held_out, score_windows, windows
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import start_token_id
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.text.reader import read_documents
-
-SETS = ("valid", "test", "general")
-
-
-def held_out(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Batch]]:
-    """Batches of one held-out set by language ("target", "english"); empty if the recipe names no such text."""
-    start = start_token_id(tokenizer, recipe)
-    found = {}
-    for language in ("target", "english"):
-        path = getattr(recipe.text, f"{name}_{language}")
-        if not path:
-            continue
-        documents = read_documents([recipe.path(path)])
-        texts = windows(documents, recipe.evaluate.window_bytes, recipe.evaluate.max_bytes)
-        found[language] = batches(texts, tokenizer, start, recipe.evaluate.batch_tokens)
-    return found
 
 
 def score_texts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, names: tuple[str, ...] = SETS
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, names: tuple[str, ...] = HELD_OUT_SETS
 ) -> dict[str, Any]:
     """{"valid": {"target_bpb", "english_bpb", "target_bytes", ...}, ...} for the sets that the recipe names.
 
@@ -91,18 +74,6 @@ def score_all(
     if own.mixed_prompts:
         result["mixed"] = mixed_output(model, tokenizer, _prompts(recipe), start, own.mixed_prompts)
     return result
-
-
-def evaluation_files(recipe: Recipe) -> list[Path]:
-    """The held-out texts of a recipe."""
-    names = [getattr(recipe.text, f"{name}_{language}") for name in SETS for language in ("target", "english")]
-    return [recipe.path(name) for name in names if name]
-
-
-def question_files(recipe: Recipe) -> list[Path]:
-    """The files that the recipe names for CLKA and zero-shot transfer."""
-    own = recipe.evaluate
-    return [recipe.path(name) for name in (own.clka, own.transfer_train, own.transfer_test) if name]
 
 
 def _prompts(recipe: Recipe) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from prealign_cpt.evaluate.scores import held_out
+from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.recipe.schema import Recipe

@@ -44,7 +44,7 @@ WITHOUT = {
     "align.max_english_increase": "1.0",
     "codeswitch.ratio": "0.0",
     "train.composition_lr": "0.0",
-    "evaluate.arms": "false",
+    "evaluate.before_training": "false",
 }
 """What all controls do without. Plain rows cost English something at first, so their gate is open."""
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.text.reader import read_documents
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,21 @@ def batches(texts: list[str], tokenizer: PreTrainedTokenizerBase, start_id: int,
             groups.append([])
         groups[-1].append(row)
     return [_pad(group, start_id) for group in groups if group]
+
+
+def held_out(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Batch]]:
+    """Batches of a recipe's held-out set ("valid", "test" or "general") by language ("target", "english"); empty if the
+    recipe names no such text."""
+    start = start_token_id(tokenizer, recipe)
+    found = {}
+    for language in ("target", "english"):
+        path = getattr(recipe.text, f"{name}_{language}")
+        if not path:
+            continue
+        documents = read_documents([recipe.path(path)])
+        texts = windows(documents, recipe.evaluate.window_bytes, recipe.evaluate.max_bytes)
+        found[language] = batches(texts, tokenizer, start, recipe.evaluate.batch_tokens)
+    return found
 
 
 @torch.no_grad()

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from prealign_cpt.run.cache import cache_folder
 
+HELD_OUT_SETS = ("valid", "test", "general")
+"""Names of the held-out texts: `text.valid_target`, `text.valid_english`, ..."""
+
 
 def number(default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
            most: float | None = None, step: int = 1) -> Any:  # fmt: skip
@@ -231,7 +234,7 @@ class Evaluate:
     mixed_prompts: int = number(0, least=0)
     """Held-out prompts of each language that are continued, to count letters of the other language's script in what
     the model writes; 0: not measured."""
-    arms: bool = True
+    before_training: bool = True
     """Score the base model and the extended one before training too, not only the trained model."""
 
 
@@ -283,3 +286,16 @@ class Recipe:
     def paths(self, values: tuple[str, ...]) -> list[Path]:
         """`path` of each value."""
         return [self.path(value) for value in values]
+
+    def evaluation_files(self) -> list[Path]:
+        """The held-out texts, those that are named."""
+        names = [
+            getattr(self.text, f"{name}_{language}") for name in HELD_OUT_SETS for language in ("target", "english")
+        ]
+        return [self.path(name) for name in names if name]
+
+    def question_files(self) -> list[Path]:
+        """The files for CLKA and zero-shot transfer, those that are named."""
+        settings = self.evaluate
+        names = (settings.clka, settings.transfer_train, settings.transfer_test)
+        return [self.path(name) for name in names if name]

@@ -31,7 +31,7 @@ INITS = {"subword": "subword-mean", "mean": "all-at-the-mean"}
 """What the names of controls call some values of align.init; the others as they are."""
 
 _FREE_KEYS = (
-    *("name", "out", "evaluate.arms", "train.composition_lr"),
+    *("name", "out", "evaluate.before_training", "train.composition_lr"),
     *("train.steps", "train.eval_every", "train.save_every", "train.keep"),
 )
 _FREE_SECTIONS = ("vocab.", "align.", "codeswitch.", "lexicon.", "serve.")
@@ -174,7 +174,7 @@ def _measured(vocab: Document, key: str, size: str | None = None) -> Figure:
 def _scores(document: Document, *keys: str) -> Scores:
     arm = document.at(*keys)
     if keys[:1] == ("arms",) and document.at("arms") == {}:
-        none = Absent("arms before CPT were not scored (recipe key evaluate.arms)")
+        none = Absent("arms before CPT were not scored (recipe key evaluate.before_training)")
         return Scores(none, none, none, none, none, none, none, none, {"target": none, "english": none})
     # A second domain is optional in a recipe: one reason for all arms then, not one for each.
     unscored = isinstance(arm, dict) and not {"general", "general_absent"} & arm.keys()

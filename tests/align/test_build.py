@@ -68,7 +68,9 @@ def test_the_whole_stage(align: Any, base_folder: Path):
 
 
 def test_plain_rows_and_no_arms(align: Any):
-    out = align("--align.init", "mean", "--align.calibrate", "0", "--align.steps", "0", "--evaluate.arms", "false")
+    out = align(
+        "--align.init", "mean", "--align.calibrate", "0", "--align.steps", "0", "--evaluate.before_training", "false"
+    )
     found = report(out)
     assert found["rows"] == {"mean": NUM_NEW} and found["arms"] == {} and found["contrast"] == []
     table = AutoModelForCausalLM.from_pretrained(out).get_input_embeddings().weight
@@ -122,7 +124,7 @@ def test_the_english_gate(align: Any, monkeypatch: pytest.MonkeyPatch):
     bits = iter([2.0, 2.5])
     monkeypatch.setattr(build, "score_texts", lambda *a: {"valid": {"english_bpb": next(bits)}})
     with pytest.raises(NumericError, match=r"2\.0 to 2\.5.*max_english_increase \(0\.4\)") as caught:
-        align("--align.max_english_increase", "0.4", "--evaluate.arms", "false", "--align.steps", "0")
+        align("--align.max_english_increase", "0.4", "--evaluate.before_training", "false", "--align.steps", "0")
     assert caught.value.exit_code == 79
 
 
@@ -130,7 +132,7 @@ def test_the_english_gate_stops_nan(align: Any, monkeypatch: pytest.MonkeyPatch)
     bits = iter([2.0, float("nan")])
     monkeypatch.setattr(build, "score_texts", lambda *a: {"valid": {"english_bpb": next(bits)}})
     with pytest.raises(NumericError):
-        align("--evaluate.arms", "false", "--align.steps", "0")
+        align("--evaluate.before_training", "false", "--align.steps", "0")
 
 
 @pytest.mark.parametrize(("name", "row"), [("model.embed_tokens.weight", 7), ("model.layers.1.mlp.up_proj.weight", 3)])

@@ -20,7 +20,16 @@ from prealign_cpt.train.shard import World, process_group
 from tests.align.conftest import LEXICON, grown_tokenizer, recipe_with
 from tests.conftest import recipe_file, run_ranks
 
-FLAGS = ("--evaluate.arms", "false", "--align.words", "6", "--align.target_tokens", "256", "--align.lr", "1e-2")
+FLAGS = (
+    "--evaluate.before_training",
+    "false",
+    "--align.words",
+    "6",
+    "--align.target_tokens",
+    "256",
+    "--align.lr",
+    "1e-2",
+)
 
 
 def work(rank: int, size: int, path: str, base: str, vocab: str, outs: list[str]) -> list[str]:

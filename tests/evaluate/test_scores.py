@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign_cpt.evaluate.scores import evaluation_files, held_out, score_all, score_texts
+from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
@@ -55,8 +56,8 @@ def test_retrieval_needs_held_out_words(recipe_file: Path, tokenizer):
 
 def test_evaluation_files(recipe_file: Path, tokenizer):
     recipe = load_recipe(recipe_file)
-    names = [path.name for path in evaluation_files(recipe)]
+    names = [path.name for path in recipe.evaluation_files()]
     assert names == ["valid_target.txt", "valid_english.txt", "test_target.txt", "test_english.txt"]
-    evaluation_files(recipe)[0].unlink()
+    recipe.evaluation_files()[0].unlink()
     with pytest.raises(MissingInputError, match="valid_target"):
         held_out(recipe, "valid", tokenizer)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from prealign_cpt.evaluate.scores import held_out
 from prealign_cpt.export import Probe, build_export
+from prealign_cpt.model.bits import held_out
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.serving.folder import check_servable

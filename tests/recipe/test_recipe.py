@@ -47,7 +47,8 @@ align.rows align.shrink align.steps align.switch_tokens align.switch_weight alig
 align.temperature align.trains align.unit align.weight align.words base.end_token base.model base.start_token
 codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
-data.sequence_length device evaluate.arms evaluate.batch_tokens evaluate.clka evaluate.max_bytes evaluate.mixed_prompts
+data.sequence_length device evaluate.batch_tokens evaluate.before_training evaluate.clka evaluate.max_bytes
+evaluate.mixed_prompts
 evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
 lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
@@ -150,12 +151,12 @@ def test_a_whole_number_is_a_number(file: Path):
 
 def test_flags_override_the_file(file: Path):
     flags = ["--train.steps", "10", "--align.lr=2e-3", "--text.target", '["a.txt", "b.txt"]', "--seed=7", "--seed", "8"]
-    flags += ["--codeswitch.labels", "vanilla", "--evaluate.arms=false"]
+    flags += ["--codeswitch.labels", "vanilla", "--evaluate.before_training=false"]
     flags += ["--language", "Low German", "--serve.prompts_target=[]"]
     recipe = load_recipe(file, flags)
     assert recipe.train.steps == 10 and recipe.align.lr == 2e-3 and recipe.text.target == ("a.txt", "b.txt")
     assert recipe.seed == 8, "the last one holds"
-    assert recipe.codeswitch.labels == "vanilla" and recipe.evaluate.arms is False
+    assert recipe.codeswitch.labels == "vanilla" and recipe.evaluate.before_training is False
     assert recipe.language == "Low German" and recipe.serve.prompts_target == ()
 
 

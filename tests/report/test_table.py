@@ -101,7 +101,7 @@ def test_an_arm_that_was_not_scored_has_its_reason(make: Make) -> None:
     report = read(run / "align/report.json")
     report["arms"] = {}
     write(run / "align/report.json", report)
-    reason = "- base; extended, before training: arms before CPT were not scored (recipe key evaluate.arms)"
+    reason = "- base; extended, before training: arms before CPT were not scored (recipe key evaluate.before_training)"
     assert reason in text_table(collect(run)).splitlines()
 
 

@@ -30,7 +30,7 @@ from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeErro
 OURS = ("out", "seed", "device", "language", "train.steps")
 """Recipe keys that an arm may not set: the comparison does, or they must be the same for all."""
 
-DEFAULTS = {"evaluate.arms": False}
+DEFAULTS = {"evaluate.before_training": False}
 """What an arm has unless it or the command line says otherwise: its stages are not scored one by one."""
 
 

@@ -35,21 +35,21 @@ def test_every_arm_and_seed_is_a_run_the_reference_first(recipe_file: Path, arms
     assert (ours.align.init, ours.align.steps, ours.seed) == ("subword+lexicon", 3, 3)
     assert (subword.train.lr, ours.train.lr) == (1e-3, 1e-3)
     assert (subword.codeswitch.ratio, ours.codeswitch.ratio) == (0.1, 0.25), "an arm's key goes before a flag"
-    assert not subword.evaluate.arms and not ours.evaluate.arms
+    assert not subword.evaluate.before_training and not ours.evaluate.before_training
     assert (found[0].switching, found[1].switching) == (False, True), "the label, or else what the recipe does"
 
 
 def test_an_arm_may_ask_for_its_stages_to_be_scored(recipe_file: Path, arms_file: Callable[[str], Path]):
-    grid = read_grid(arms_file(GOOD.replace("steps = 0", "steps = 0\n[arm.evaluate]\narms = true")))
-    assert [job.recipe.evaluate.arms for job in jobs(grid, recipe_file, [])][:2] == [True, False]
+    grid = read_grid(arms_file(GOOD.replace("steps = 0", "steps = 0\n[arm.evaluate]\nbefore_training = true")))
+    assert [job.recipe.evaluate.before_training for job in jobs(grid, recipe_file, [])][:2] == [True, False]
 
 
 def test_what_all_arms_change_gives_way_to_flags_and_arms(recipe_file: Path, arms_file: Callable[[str], Path]):
-    shared = '[all]\nname = "grid"\ntrain.lr = 5e-4\n"codeswitch.ratio" = 0.5\nevaluate.arms = true\n[[arm]]'
+    shared = '[all]\nname = "grid"\ntrain.lr = 5e-4\n"codeswitch.ratio" = 0.5\nevaluate.before_training = true\n[[arm]]'
     path = arms_file(GOOD.replace("[[arm]]", shared, 1))
     subword, ours = (job.recipe for job in jobs(read_grid(path), recipe_file, ["--codeswitch.ratio", "0.1"])[:2])
     assert subword.name == "grid-subword-s3"
-    assert (subword.train.lr, subword.codeswitch.ratio, subword.evaluate.arms) == (5e-4, 0.1, True)
+    assert (subword.train.lr, subword.codeswitch.ratio, subword.evaluate.before_training) == (5e-4, 0.1, True)
     assert (ours.train.lr, ours.codeswitch.ratio) == (5e-4, 0.25)
 
 
