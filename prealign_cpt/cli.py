@@ -73,14 +73,18 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--nproc", type=int, default=0, help="processes; 0: one for each GPU, one on a CPU")
     add.set_defaults(work=_demo, takes_flags=True)
 
-    add = commands.add_parser("compare", help="a grid of arms of recipes, each an ordinary run, and one table")
+    add = commands.add_parser(
+        "compare", help="variants of recipes at equal cost over seeds, each an ordinary run, and one table"
+    )
     add.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE")
-    add.add_argument("--arms", type=Path, required=True, help="TOML: seeds, target_bytes, [[arm]] tables")
+    add.add_argument("--variants", type=Path, required=True, help="TOML: seeds, target_bytes, [[variant]] tables")
     add.add_argument("--nproc", type=int, default=1, help="processes of each training")
     add.add_argument("--out", type=Path, dest="points", help="file for the points of the curves (JSON lines)")
-    add.add_argument("--only", type=_names, help="names of the arms to run, with commas between them")
-    add.add_argument("--seeds", type=_seeds, help="seeds of the arms file to run, with commas between them")
-    add.add_argument("--target-bytes", type=int, help="in place of the arms file's")
+    add.add_argument("--only", type=_names, default=[], help="names of the variants to run, with commas between them")
+    add.add_argument(
+        "--seeds", type=_seeds, default=[], help="seeds of the variants file to run, with commas between them"
+    )
+    add.add_argument("--target-bytes", type=int, help="in place of the variants file's")
     add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
     add.set_defaults(work=_compare, takes_flags=True)
 
@@ -159,12 +163,12 @@ def _recipe_command(arguments: list[str], until: str) -> int:
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
     flags = list(arguments[1:])
     redo = _taken_out(flags, "--redo", "name a stage")
-    borrow = _taken_out(flags, "--borrow", "name a folder of runs")
+    reuse = _taken_out(flags, "--reuse", "name a folder of runs")
     accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
-    if borrow is not None and not Path(borrow).is_dir():
-        raise RecipeError(f"--borrow: {borrow} is no folder; name the one that holds the runs")
+    if reuse is not None and not Path(reuse).is_dir():
+        raise RecipeError(f"--reuse: {reuse} is no folder; name the one that holds the runs")
     recipe = load_recipe(Path(arguments[0]), flags)
-    run_all(recipe, redo, until, Path(borrow) if borrow else None, tuple(accept.split(",")) if accept else ())
+    run_all(recipe, redo, until, Path(reuse) if reuse else None, tuple(accept.split(",")) if accept else ())
     return 0
 
 
@@ -213,7 +217,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     return compare(
         options.recipes,
-        options.arms,
+        options.variants,
         options.flags,
         options.nproc,
         options.points,

@@ -226,7 +226,7 @@ def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device
     tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
     pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
     scores = score_all(model.eval(), tokenizer, recipe, pairs, heldout)
-    atomic_write(out / "report.json", json.dumps({"scores": scores}, indent=1))
+    atomic_write(out / "report.json", json.dumps({"scores": scores, "models": {"trained": scores}}, indent=1))
     test = scores["test"]
     say(f"eval: target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte")
 

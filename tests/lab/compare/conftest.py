@@ -28,11 +28,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @pytest.fixture
-def arms_file(tmp_path: Path) -> Callable[[str], Path]:
-    """Write an arms file."""
+def variants_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a variants file."""
 
     def write(text: str) -> Path:
-        path = tmp_path / "arms.toml"
+        path = tmp_path / "variants.toml"
         path.write_text(text, encoding="utf-8")
         return path
 
