@@ -1,10 +1,10 @@
 """The alignment stage by itself, on validation text, without the training that follows.
 
-    prealign vocab RECIPE; python benchmarks/alignment_stage.py RECIPE --arms FILE [--only A,B] [--KEY VALUE ...]
+    prealign vocab RECIPE; python benchmarks/alignment_stage.py RECIPE --variants FILE [--only A,B] [--KEY VALUE ...]
 
-For each arm of an arms file (as for `prealign compare`; one seed): bits per byte of both languages with the static
-rows, after their calibration and after the training stage, the losses along the way, word retrieval, target text read,
-and time. Prints one JSON object an arm. What an arm says of training and switching is ignored.
+For each variant of a file as for `prealign compare`, one seed: bits per byte of both languages with the static rows,
+after their calibration and after the training stage, the losses along the way, word retrieval, target text read,
+and time. Prints one JSON object a variant. What one says of training and switching is ignored.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from prealign_cpt.align.stage import run_stage
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
 from prealign_cpt.evaluate.scores import score_texts
-from prealign_cpt.lab.compare.arms import jobs, read_grid
+from prealign_cpt.lab.compare.variants import read_grid, run_specs
 from prealign_cpt.lexicon.stage import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.tokens import start_token_id
@@ -32,7 +32,7 @@ from prealign_cpt.vocab.rows import grow_rows
 
 
 def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """One arm; `run` holds the lexicon and the grown tokenizer."""
+    """One variant; `run` holds the lexicon and the grown tokenizer."""
     base = resolve_base(recipe.base.model)
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(run / "vocab")
     train, heldout = (read_pairs(run / "lexicon" / f"{name}.tsv") for name in ("clean", "heldout"))
@@ -74,14 +74,14 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--arms", type=Path, required=True)
+    parser.add_argument("--variants", type=Path, required=True)
     parser.add_argument("--only", default="")
     options, flags = parser.parse_known_args()
     run = load_recipe(options.recipe, flags).run
-    grid = read_grid(options.arms)
-    for job in jobs(grid, options.recipe, flags):
-        if job.recipe.seed == grid.seeds[0] and (not options.only or job.arm.name in options.only.split(",")):
-            print(json.dumps({"arm": job.arm.name, **measure(job.recipe, run)}), flush=True)
+    grid = read_grid(options.variants)
+    for spec in run_specs(grid, options.recipe, flags):
+        if spec.recipe.seed == grid.seeds[0] and (not options.only or spec.variant.name in options.only.split(",")):
+            print(json.dumps({"variant": spec.variant.name, **measure(spec.recipe, run)}), flush=True)
 
 
 if __name__ == "__main__":

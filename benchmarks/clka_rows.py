@@ -24,8 +24,8 @@ REPLACED = {"nothing": (), "embedding": (0,), "head": (1,), "both": (0, 1)}
 
 @torch.no_grad()
 def main(clone: str, *runs: str) -> None:
-    pieces = [line.split("\t") for line in (Path(clone) / "pieces.tsv").read_text(encoding="utf-8").splitlines()[1:]]
-    new, original = zip(*((int(piece[0]), int(piece[1])) for piece in pieces if piece[1]), strict=True)
+    rows = [line.split("\t") for line in (Path(clone) / "tokens.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    new, original = zip(*((int(row[0]), int(row[1])) for row in rows if row[1]), strict=True)
     questions = read_questions(Path(clone) / QUESTIONS)
     for run in map(Path, runs):
         model, tokenizer = load_whole(run / "export").eval(), AutoTokenizer.from_pretrained(run / "export")

@@ -34,7 +34,7 @@ def measure(recipe: Path, runs: Path, name: str, environment: dict[str, str], fl
     run = runs / f"processor-{name.replace(', ', '-').replace(' ', '-')}"
     command = [sys.executable, "-m", "prealign_cpt", "export", str(recipe), "--out", str(runs), "--name", run.name]
     began = time.monotonic()
-    done = subprocess.run([*command, "--borrow", str(runs), *flags], cwd=ROOT, env={**os.environ, **environment})
+    done = subprocess.run([*command, "--reuse", str(runs), *flags], cwd=ROOT, env={**os.environ, **environment})
     found: dict[str, Any] = {"variant": name, "exit_code": done.returncode, "seconds": round(time.monotonic() - began)}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found["valid"] = [{"step": row["step"], **row["valid"]} for row in rows if row.get("valid")]

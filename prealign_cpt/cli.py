@@ -74,14 +74,18 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--nproc", type=int, default=0, help="processes; 0: one for each GPU, one on a CPU")
     add.set_defaults(work=_demo, takes_flags=True)
 
-    add = commands.add_parser("compare", help="a grid of arms of recipes, each an ordinary run, and one table")
+    add = commands.add_parser(
+        "compare", help="variants of recipes at equal cost over seeds, each an ordinary run, and one table"
+    )
     add.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE")
-    add.add_argument("--arms", type=Path, required=True, help="TOML: seeds, target_bytes, [[arm]] tables")
+    add.add_argument("--variants", type=Path, required=True, help="TOML: seeds, target_bytes, [[variant]] tables")
     add.add_argument("--nproc", type=int, default=1, help="processes of each training")
     add.add_argument("--out", type=Path, dest="points", help="file for the points of the curves (JSON lines)")
-    add.add_argument("--only", type=_names, help="names of the arms to run, with commas between them")
-    add.add_argument("--seeds", type=_seeds, help="seeds of the arms file to run, with commas between them")
-    add.add_argument("--target-bytes", type=int, help="in place of the arms file's")
+    add.add_argument("--only", type=_names, default=[], help="names of the variants to run, with commas between them")
+    add.add_argument(
+        "--seeds", type=_seeds, default=[], help="seeds of the variants file to run, with commas between them"
+    )
+    add.add_argument("--target-bytes", type=int, help="in place of the variants file's")
     add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
     add.set_defaults(work=_compare, takes_flags=True)
 
@@ -228,7 +232,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     return compare(
         options.recipes,
-        options.arms,
+        options.variants,
         options.flags,
         options.nproc,
         options.points,
@@ -248,7 +252,7 @@ def _base(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from prealign_cpt.lab.texts.sources import fetch
+    from prealign_cpt.lab.texts import fetch
 
     for line in fetch(options.language, options.larger):
         print(line)
@@ -261,11 +265,11 @@ def _lexicon(options: argparse.Namespace) -> None:
 
 
 def _clone(options: argparse.Namespace) -> None:
-    from prealign_cpt.lab.clone.build import Knobs, build_clone
+    from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 
     names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")
-    knobs = Knobs(**{name: getattr(options, name) for name in names})
-    print(json.dumps(build_clone(options.base, options.texts, options.out, knobs)))
+    chosen = CloneOptions(**{name: getattr(options, name) for name in names})
+    print(json.dumps(build_clone(options.base, options.texts, options.out, chosen)))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -16,16 +16,16 @@ from typing import Any, Literal
 
 import torch
 
-from prealign_cpt.inputs import check_inputs
 from prealign_cpt.lab.answers import ask, ends
 from prealign_cpt.lab.compare.budget import plan
 from prealign_cpt.lab.texts.bible import fetch_bible
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import windows
+from prealign_cpt.prepare import check_inputs
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.report import write_report
-from prealign_cpt.run import torchrun
+from prealign_cpt.run import launch
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import StageClock, folder_digest, say
 from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest
@@ -64,21 +64,15 @@ def demo(path: Path, flags: list[str], num_processes: int = 0, evidence: bool = 
         evidence: train the controls too.
     """
     recipe = load_recipe(path, flags)
-    torchrun.check_script()
     say(f"about how many minutes the stages take on two idle cores: {MINUTES}")
     _bring(recipe)
     check_inputs(recipe)
     ranks = num_processes or _devices(recipe)
-    code = _train(path, flags, recipe, ranks)
-    if code:
-        return code
+    _train(path, flags, ranks)
     _serve(recipe)
     for name, keys in CONTROLS.items() if evidence else ():
         say(f"evidence: {name}: the same text once more, about 6 minutes on two idle cores")
-        own = _flags(recipe, flags, name, keys)
-        code = _control(path, own, recipe, ranks)
-        if code:
-            return code
+        _control(path, _flags(recipe, flags, name, keys), recipe, ranks)
     done = [control for name in CONTROLS if ((control := _control_run(recipe, name)) / "eval" / NAME).is_file()]
     print(write_report(recipe.run, done))
     report = recipe.run / "report"
@@ -95,16 +89,14 @@ def _flags(recipe: Recipe, flags: list[str], name: str, keys: dict[str, str]) ->
     return [*flags, *(word for key, value in changes.items() for word in (f"--{key}", value))]
 
 
-def _control(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> int:
-    """Train a control on as many bytes of target text as the run has read; its exit code."""
+def _control(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> None:
+    """Train a control on as many bytes of target text as the run has read."""
     control = load_recipe(path, flags)
-    borrow = ["--borrow", str(recipe.run.parent)]
-    code = torchrun.start(["-m", "prealign_cpt", "align"], [str(path), *flags, *borrow], control.run, 1)
-    if code:
-        return code
+    reuse = ["--reuse", str(recipe.run.parent)]
+    launch.start(["align", str(path), *flags, *reuse])
     read = plan(recipe, target_bytes=10**12).bytes(recipe.train.steps)
     steps = plan(control, target_bytes=read).steps
-    return _train(path, [*flags, "--train.steps", str(steps), *borrow], control, ranks)
+    _train(path, [*flags, "--train.steps", str(steps), *reuse], ranks)
 
 
 def _bring(recipe: Recipe) -> None:
@@ -127,11 +119,11 @@ def _on_gpu(recipe: Recipe) -> bool:
     return recipe.device != "cpu" and torch.cuda.is_available()
 
 
-def _train(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> int:
-    """Every stage of one run; its exit code."""
-    launcher = "python" if ranks == 1 else f"torchrun --nproc-per-node {ranks}"
-    say(" ".join([launcher, "launch/cpt.py", str(path), *flags]))
-    return torchrun.start([str(torchrun.SCRIPT)], [str(path), *flags], recipe.run, ranks)
+def _train(path: Path, flags: list[str], ranks: int) -> None:
+    """Every stage of one run."""
+    arguments = ["run", str(path), *flags, "--nproc", str(ranks)]
+    say(f"prealign {' '.join(arguments)}")
+    launch.start(arguments)
 
 
 def _serve(recipe: Recipe) -> None:

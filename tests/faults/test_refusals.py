@@ -16,7 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from prealign_cpt.verify import inspect
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
@@ -33,6 +32,7 @@ from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.stored import read_metadata
+from prealign_cpt.verify import inspect
 from tests.conftest import make_model
 from tests.faults.ranks import start, values
 from tests.faults.runs import INPUTS, RECIPE, go, make_base

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prealign_cpt.verify import inspect
 
 from prealign_cpt.cli import run_recipe
 from prealign_cpt.run import faults, signals
 from prealign_cpt.run import folder as runs
 from prealign_cpt.run.folder import ORDER
 from prealign_cpt.run.manifest import verify
+from prealign_cpt.verify import inspect
 from tests.run.test_signals import FLAGS, REPOSITORY, _ranks_of, _state, _steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]

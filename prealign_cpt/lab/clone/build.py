@@ -1,13 +1,13 @@
 """`prealign clone`: English text and a base model in, a folder with a whole language to learn out.
 
     english.{train,valid,test}.txt   target.{train,valid,test}.txt   valid and test are parallel, train is not
-    tokenizer/     the base tokenizer grown by clones of its tokens   lexicon.tsv   the word map, minus the knobs
-    pieces.tsv     new token -> English token                         oracle.safetensors   rows of perfect alignment
+    tokenizer/     the base tokenizer grown by clones of its tokens   lexicon.tsv   the word map, perfect by default
+    tokens.tsv     new token -> English token                         oracle.safetensors   rows of perfect alignment
     clka.jsonl     questions about invented facts                     transfer.{english,clone}.tsv   labelled sentences
     recipe.toml    a recipe over these files                          report.json
 
 The clone differs from English in nothing but its letters, so what a method gets wrong is the method's own fault. The
-knobs make it harder, one at a time.
+options make it harder, one at a time.
 """
 
 import json
@@ -17,16 +17,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
-from prealign_cpt.lab.clone.documents import SENTENCES, Deal, deal_documents, labelled_sentences
 from prealign_cpt.lab.clone.facts import invent, questions, statements
-from prealign_cpt.lab.clone.lexicon import count_words, make_lexicon, swap_words
-from prealign_cpt.lab.clone.oracle import oracle_rows
-from prealign_cpt.lab.clone.script import Cloner
-from prealign_cpt.lab.clone.tokenizer import Mirror, make_cloner, mirror_tokenizer
+from prealign_cpt.lab.clone.texts import (
+    Document,
+    count_words,
+    labelled_sentences,
+    make_lexicon,
+    split_documents,
+    swap_words,
+)
+from prealign_cpt.lab.clone.tokenizer import Cloner, make_cloner, mirror_tokenizer
 from prealign_cpt.lexicon.pairs import write_pairs
-from prealign_cpt.model.base import check_base, resolve_base
+from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import batches, score, windows
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
@@ -39,9 +45,12 @@ SEQUENCE_LENGTH, SEQUENCES = 256, 16
 START_BYTES = 4_000
 """Bytes of validation text on which the start token is chosen."""
 
+ENGLISH_SENTENCES, CLONE_SENTENCES = 400, 200
+"""Most sentences of one label in the transfer files."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Knobs:
+class CloneOptions:
     """What makes the clone harder than English in other letters, and what else is written."""
 
     vocab: int = 0
@@ -72,7 +81,7 @@ class Knobs:
             raise RecipeError(f"--facts {self.facts}: at least 4 are needed, one for each group")
 
 
-def build_clone(base_name: str, texts: list[Path], out: Path, knobs: Knobs) -> dict[str, Any]:
+def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOptions) -> dict[str, Any]:
     """Write the folder `out` and return its report.
 
     Args:
@@ -84,88 +93,116 @@ def build_clone(base_name: str, texts: list[Path], out: Path, knobs: Knobs) -> d
         DataError, MissingInputError, RecipeError: a text or the base cannot be used.
         StorageError: `out` exists, or writing failed.
     """
-    base = resolve_base(base_name)
-    check_base(base)
+    base, seed = resolve_base(base_name), options.seed
     if len({path.stem for path in texts}) < len(texts):
         raise RecipeError("two texts have the same file name; rename one, the names label their sentences")
-    deal = deal_documents(texts, knobs.seed)
-    everything = [document.text for part in (deal.english, deal.clone, deal.valid, deal.test) for document in part]
-    words = count_words(everything)
-    cloner = make_cloner(base, everything)
-    facts = invent(knobs.facts, {word.lower() for word in words}, knobs.seed)
-    about = {"base": base_name, "texts": {str(path): sha256(path) for path in texts}, "knobs": asdict(knobs)}
+    splits = split_documents(texts, seed)
+    english = [d.text for part in (splits.english, splits.clone, splits.valid, splits.test) for d in part]
+    words = count_words(english)
+    cloner = make_cloner(base, english)
+    facts = invent(options.facts, {word.lower() for word in words}, seed)
+    draw = random.Random(f"swap {seed}")
+    files = {
+        f"{language}.{name}": [
+            swap_words(document.text, options.swap if language == "target" else 0.0, draw) for document in documents
+        ]
+        for language, train in (("english", splits.english), ("target", splits.clone))
+        for name, documents in (("train", train), ("valid", splits.valid), ("test", splits.test))
+    }
+    files["english.train"] += statements(facts, "english", options.exposures, seed)
+    files["target.train"] += statements(facts, "clone", options.exposures, seed)
+    originals = [text for name, documents in files.items() if name.startswith("target") for text in documents]
+    for fact in facts:  # those that are stated in English alone are asked in the clone too
+        originals += [fact.relation.question.format(s=fact.subject), *(f" {o}" for o in fact.relation.objects)]
+
+    about = {"base": base_name, "texts": {str(path): sha256(path) for path in texts}, "options": asdict(options)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out, about) as folder:
-        draw = random.Random(f"swap {knobs.seed}")
-        files = {
-            f"{language}.{name}": [
-                swap_words(document.text, knobs.swap if language == "target" else 0.0, draw) for document in documents
-            ]
-            for language, half in (("english", deal.english), ("target", deal.clone))
-            for name, documents in (("train", half), ("valid", deal.valid), ("test", deal.test))
-        }
-        files["english.train"] += statements(facts, "english", knobs.exposures, knobs.seed)
-        files["target.train"] += statements(facts, "clone", knobs.exposures, knobs.seed)
-        originals = [text for name, some in files.items() if name.startswith("target") for text in some]
-        asked = questions(facts, str)  # of facts that are stated in English alone, too
-        for question in (q for q in asked if q["language"] == "clone"):
-            originals += [question["prompt"], *(f" {candidate}" for candidate in question["candidates"])]
-        mirror = mirror_tokenizer(base, cloner, originals, knobs.vocab, folder / "tokenizer")
-        for name, some in files.items():
-            _write_documents(folder / f"{name}.txt", map(cloner.text, some) if name.startswith("target") else some)
-        names = {fact.subject: knobs.exposures for fact in facts}
+        mirror = mirror_tokenizer(base, cloner, originals, options.vocab, folder / "tokenizer")
+        for name, documents in files.items():
+            cloned = map(cloner.text, documents) if name.startswith("target") else documents
+            (folder / f"{name}.txt").write_text("\n\n".join(cloned) + "\n", encoding="utf-8")
+        names = {fact.subject: options.exposures for fact in facts}
         pairs, lexicon = make_lexicon(
-            words | names, cloner.text, knobs.lexicon_share, knobs.noise, knobs.ambiguity, knobs.seed
+            words | names, cloner.text, options.lexicon_share, options.noise, options.ambiguity, seed
         )
         write_pairs(folder / "lexicon.tsv", pairs, f"English and its clone in {cloner.script.name} letters")
         if facts:
-            lines = [json.dumps(q, ensure_ascii=False) for q in questions(facts, cloner.text)]
-            (folder / "clka.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        sentences = _write_transfer(folder, deal, cloner, knobs.seed) if len(texts) > 1 else {}
+            _write_lines(
+                folder / "clka.jsonl", [json.dumps(q, ensure_ascii=False) for q in questions(facts, cloner.text)]
+            )
+        sentences = _write_transfer(folder, splits.english, splits.clone, cloner, seed) if len(texts) > 1 else {}
         model = load_whole(base).eval()
-        oracle_rows(model, [piece.original for piece in mirror.pieces], folder / "oracle.safetensors")
-        _write_pieces(folder / "pieces.tsv", mirror)
-        starts = _start_tokens(model, base, [document.text for document in deal.valid])
+        save_file(oracle_rows(model, [t.original for t in mirror.new_tokens]), folder / "oracle.safetensors")
+        rows = [f"{t.id}\t{'' if t.original is None else t.original}\t{t.text!r}\t{t.count}" for t in mirror.new_tokens]
+        _write_lines(folder / "tokens.tsv", ["id\toriginal\ttext\tcount", *rows])
+        starts = _start_tokens(model, base, [document.text for document in splits.valid])
         report = {
             "script": cloner.script.name,
-            "documents": {name: len(some) for name, some in files.items()},
+            "documents": {name: len(documents) for name, documents in files.items()},
             "bytes": {name: (folder / f"{name}.txt").stat().st_size for name in files},
-            "new_tokens": len(mirror.pieces),
-            "new_tokens_in_text": sum(piece.count > 0 for piece in mirror.pieces),
-            "tokens": mirror.tokens,
+            "new_tokens": len(mirror.new_tokens),
+            "new_tokens_in_text": sum(token.count > 0 for token in mirror.new_tokens),
+            "tokens": mirror.text_tokens,
             "mismatch": mirror.mismatch,
             "lexicon": lexicon,
             "facts": len(facts),
             "transfer_sentences": sentences,
             "start_tokens": starts,
         }
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        start = min(starts, key=starts.__getitem__)
+        _write_lines(folder / "report.json", [json.dumps(report, indent=1)])
         model_name = str(base.resolve()) if Path(base_name).expanduser().is_dir() else base_name
-        recipe = _recipe(out.name, model_name, start, mirror, model.config.max_position_embeddings, facts, sentences)
+        recipe = _recipe(out.name, model_name, report, min(SEQUENCE_LENGTH, model.config.max_position_embeddings))
         (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     return report
 
 
-def _write_documents(path: Path, documents: Any) -> None:
-    path.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+@torch.no_grad()
+def oracle_rows(model: PreTrainedModel, originals: list[int | None]) -> dict[str, torch.Tensor]:
+    """The content of a file for `align.init = "file"`: each new token has the row of the English one that it mirrors.
+
+    With these rows the hidden states of a clone text are those of its English original. Let m be the probability that
+    the model gives, at some position, to the English tokens that have a clone. Over the whole vocabulary the next token
+    of either language costs log2(1 + m) bits more than in English, one bit where m is 1; over the clone's own
+    vocabulary, that is without those English tokens, it costs what English costs (papers: English-Clone of PreAlign,
+    arXiv 2407.16222).
+
+    Args:
+        model: the base model.
+        originals: for each of the M new tokens the English one that it mirrors; None, a part of a letter, gets the
+            mean of all rows.
+
+    Returns:
+        `input` fp32 [M, D] and, if the head is not tied, `output` fp32 [M, D].
+    """
+    tables = {"input": model.get_input_embeddings().weight, "output": model.get_output_embeddings().weight}
+    if tables["output"] is tables["input"]:
+        del tables["output"]
+    ids_M = torch.tensor([-1 if original is None else original for original in originals])
+    rows = {}
+    for name, weight_VD in tables.items():
+        table_VD = weight_VD.detach().float().cpu()
+        rows[name] = torch.where((ids_M >= 0)[:, None], table_VD[ids_M.clamp(min=0)], table_VD.mean(dim=0))
+    return rows
 
 
-def _write_pieces(path: Path, mirror: Mirror) -> None:
-    lines = [f"{p.id}\t{'' if p.original is None else p.original}\t{p.text!r}\t{p.count}" for p in mirror.pieces]
-    path.write_text("\n".join(["id\toriginal\ttext\tcount", *lines]) + "\n", encoding="utf-8")
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _write_transfer(folder: Path, deal: Deal, cloner: Cloner, seed: int) -> dict[str, int]:
+def _write_transfer(
+    folder: Path, english: list[Document], clone: list[Document], cloner: Cloner, seed: int
+) -> dict[str, int]:
     """Sentences labelled by file: English ones of English documents, clones of clone documents, none in both."""
-    train = labelled_sentences(deal.english, SENTENCES["english"], seed)
+    train = labelled_sentences(english, ENGLISH_SENTENCES, seed)
     known = {sentence for _, sentence in train}
-    test = [(label, s) for label, s in labelled_sentences(deal.clone, SENTENCES["clone"], seed) if s not in known]
+    test = [(label, s) for label, s in labelled_sentences(clone, CLONE_SENTENCES, seed) if s not in known]
     if len({label for label, _ in train}) < 2:
         raise DataError("the texts hold no sentences of 30 to 200 characters to tell their files apart; give others")
-    for name, some in (("english", train), ("clone", [(label, cloner.text(s)) for label, s in test])):
-        lines = [f"{label}\t{' '.join(sentence.split())}" for label, sentence in some]
-        (folder / f"transfer.{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    test_in_clone = [(label, cloner.text(sentence)) for label, sentence in test]
+    for name, labelled in (("english", train), ("clone", test_in_clone)):
+        lines = [f"{label}\t{' '.join(sentence.split())}" for label, sentence in labelled]
+        _write_lines(folder / f"transfer.{name}.tsv", lines)
     return {"english": len(train), "clone": len(test)}
 
 
@@ -173,36 +210,30 @@ def _start_tokens(model: PreTrainedModel, base: Path, documents: list[str]) -> d
     """Bits per byte of some validation text after each token that may start a text."""
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
-    tokens = dict.fromkeys(token for token in special if token)
-    if not tokens:
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special if token}
+    if not ids:
         raise RecipeError(f"{base}: its tokenizer names no BOS or EOS token, so no text can be started; add one")
     texts = windows(documents, 512, START_BYTES)
     module = LanguageModelLoss(model)
-    return {
-        token: round(
-            score(module, batches(texts, tokenizer, tokenizer.convert_tokens_to_ids(token), 2048)).bits_per_byte, 4
-        )
-        for token in tokens
-    }
+    scores = {token: score(module, batches(texts, tokenizer, start_id, 2048)) for token, start_id in ids.items()}
+    return {token: round(result.bits_per_byte, 4) for token, result in scores.items()}
 
 
-def _recipe(
-    name: str, model: str, start: str, mirror: Mirror, positions: int, facts: list[Any], sentences: dict[str, int]
-) -> str:
-    length = min(SEQUENCE_LENGTH, positions)
-    steps = max(10, math.ceil(2 * mirror.tokens / (length * SEQUENCES)))
-    evaluate = ["mixed_prompts = 32"]
-    if facts:
-        evaluate.append('clka = "clka.jsonl"')
-    if sentences:
-        evaluate += ['transfer_train = "transfer.english.tsv"', 'transfer_test = "transfer.clone.tsv"']
+def _recipe(name: str, model: str, report: dict[str, Any], length: int) -> str:
+    steps = max(10, math.ceil(2 * report["tokens"] / (length * SEQUENCES)))
+    start_token = min(report["start_tokens"], key=report["start_tokens"].__getitem__)
+    evaluate = "mixed_prompts = 32\n"
+    if report["facts"]:
+        evaluate += 'clka = "clka.jsonl"\n'
+    if report["transfer_sentences"]:
+        evaluate += 'transfer_train = "transfer.english.tsv"\ntransfer_test = "transfer.clone.tsv"\n'
     return f"""# English-Clone, written by `prealign clone`. One pass over the training text of both languages.
 name = {json.dumps(name, ensure_ascii=False)}
 language = "English-Clone"
 
 [base]
 model = {json.dumps(model, ensure_ascii=False)}
-start_token = {json.dumps(start, ensure_ascii=False)}  # the best one in report.json
+start_token = {json.dumps(start_token, ensure_ascii=False)}  # the best one in report.json
 
 [text]
 target = ["target.train.txt"]
@@ -216,7 +247,7 @@ test_english = "english.test.txt"
 path = "lexicon.tsv"
 
 [vocab]
-size = {len(mirror.pieces)}
+size = {report["new_tokens"]}
 tokenizer = "tokenizer"
 
 [align]
@@ -231,10 +262,9 @@ english_share = 0.5
 [train]
 steps = {steps}
 sequences = {SEQUENCES}
-composition_lr = 0.0  # a clone word's pieces in the base's tokenizer are bytes, which say nothing of it
+composition_lr = 0.0  # a clone word's tokens in the base's tokenizer are bytes, which say nothing of it
 eval_every = {max(1, steps // 10)}
 save_every = {max(1, steps // 4)}
 
 [evaluate]
-{chr(10).join(evaluate)}
-"""
+{evaluate}"""

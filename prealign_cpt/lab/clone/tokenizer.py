@@ -1,32 +1,169 @@
-"""The clone's tokenizer: base tokenizer and English originals in, a folder with mirrored merges out.
+"""The clone's letters and its tokenizer: base tokenizer and English texts in, a folder with mirrored merges out.
+
+    "God's Spirit"  --Cloner-->  "\u0537\u0545\u0534's \u0543..."    each ASCII letter becomes one letter of a cased
+                                                script that the base model hardly knows, here Armenian
 
     base rules   ("t", "h")  ("th", "e")  ("Ġ", "the")     old ids, as they are
     letters      the bytes of each clone letter, merged into one token
     mirror       (T, H)  (TH, E)  (Ġ, THE)                 the base's order
 
-Where a base merge fires in English its mirror fires in the clone, in the same order, so the tokens of a clone text are
-the clones of the English tokens, one for one.
+Nothing but the letters changes, so a clone text has the words, the order and the statistics of its English original,
+and Python's `isalpha`, `lower` and `upper` work on it as they do on English. Where a base merge fires in English its
+mirror fires in the clone, in the same order, so the tokens of a clone text are the clones of the English tokens, one
+for one.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 
-from prealign_cpt.lab.clone.script import Cloner, choose_script, spellings
 from prealign_cpt.model.tokens import num_ids
-from prealign_cpt.run.errors import DataError
+from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import storage_error
-from prealign_cpt.vocab.bytelevel import ByteLevel, keep_added_ids
+from prealign_cpt.vocab.bytelevel import BYTE_OF, LETTER_OF, ByteLevel, keep_added_ids
 from prealign_cpt.vocab.grow import MODEL, copy_tokenizer, family_of, load_tokenizer
 from prealign_cpt.vocab.learn import Piece
-from prealign_cpt.vocab.spm import grow_model
+from prealign_cpt.vocab.spm import SentencePiece, grow_model
+
+_CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
+"""What the pre-tokenizers of GPT-2 and Llama 3 cut off by name; in other letters they would cut elsewhere."""
+
+_CONTINUATION = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))
+"""Bytes that never begin a character in UTF-8."""
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class Script:
+    """26 letters in two cases: the code points of the first upper and the first lower one."""
+
+    name: str
+    upper: int
+    lower: int
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """ASCII letter -> letter of the script."""
+        cases = ((ascii_uppercase, self.upper), (ascii_lowercase, self.lower))
+        return {letter: chr(first + i) for alphabet, first in cases for i, letter in enumerate(alphabet)}
+
+
+SCRIPTS = (
+    Script("Armenian", 0x0531, 0x0561),
+    Script("Glagolitic", 0x2C00, 0x2C30),
+    Script("Deseret", 0x10400, 0x10428),
+    Script("Warang Citi", 0x118A0, 0x118C0),
+    Script("Medefaidrin", 0x16E40, 0x16E60),
+    Script("Adlam", 0x1E900, 0x1E922),
+)
+"""The candidates, those with the fewest bytes a letter first. Case maps one to one in each, and NFC changes none."""
+
+
+class Cloner:
+    """English to clone, for texts and for strings of the base vocabulary.
+
+    Attributes:
+        letters: ASCII letter -> clone letter. A letter that the base has no token for has no clone.
+    """
+
+    def __init__(self, script: Script, family: ByteLevel | SentencePiece) -> None:
+        self.script = script
+        self.letters = {letter: clone for letter, clone in script.letters.items() if letter in family.vocab}
+        self._bytelevel = family if isinstance(family, ByteLevel) else None
+        self._characters = str.maketrans(self.letters)
+        self._strings = str.maketrans(spellings(self.letters) if self._bytelevel else self.letters)
+
+    def text(self, english: str) -> str:
+        """The clone of a text. The part of a contraction that byte-level pre-tokenizers cut off stays English."""
+        cloned = english.translate(self._characters)  # as long as the original
+        if self._bytelevel and "'" in english:
+            for start, end in self._bytelevel.spans(english):
+                if _CONTRACTION.fullmatch(english, start, end):
+                    cloned = cloned[:start] + english[start:end] + cloned[end:]
+        return cloned
+
+    def string(self, token: str) -> str:
+        """The clone of a vocabulary string; one without letters is its own."""
+        return token.translate(self._strings)
+
+    def word(self, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        """The clone of a pretoken that is written in tokens."""
+        if self._bytelevel and _CONTRACTION.fullmatch("".join(tokens)):
+            return tokens
+        return tuple(map(self.string, tokens))
+
+
+def make_cloner(base: Path, texts: Iterable[str]) -> Cloner:
+    """The clone language for a base tokenizer and the texts that it must not collide with.
+
+    Raises:
+        MissingInputError, RecipeError: the base has no tokenizer of a known kind, or no script is left.
+    """
+    tokenizer = load_tokenizer(base)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    family = family_of(base, tokenizer, content)
+    return Cloner(choose_script(family, map(tuple, content["model"]["merges"]), texts), family)
+
+
+def choose_script(family: ByteLevel | SentencePiece, merges: Iterable[tuple[str, str]], texts: Iterable[str]) -> Script:
+    """The first candidate that neither the texts nor the base tokenizer would mix up with anything.
+
+    Its letters occur in no text and are no tokens, their bytes are, and no merge of the base reaches across the border
+    of a letter: so a letter's tokens are the same wherever it stands.
+
+    Args:
+        merges: the base's rules as pairs of vocabulary strings.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    used = set().union(*texts)
+    pairs = list(merges)
+    for script in SCRIPTS:
+        letters = set(script.letters.values())
+        if letters & used:
+            continue
+        if isinstance(family, SentencePiece):
+            if not letters & family.vocab.keys():
+                return script
+            continue
+        spelled = spellings(script.letters).values()
+        alphabet = set().union(*spelled)
+        if alphabet <= family.vocab.keys() and not any(letter in family.vocab for letter in spelled):
+            encoded = [letter.encode() for letter in sorted(letters)]
+            merged = (left + right for left, right in pairs if alphabet & set(left + right))
+            if not any(_glues(bytes(BYTE_OF[letter] for letter in string), encoded) for string in merged):
+                return script
+    raise RecipeError(
+        "the texts or the base tokenizer know the letters of every candidate script "
+        f"({', '.join(script.name for script in SCRIPTS)}); choose a base model or texts that are more English"
+    )
+
+
+def spellings(letters: dict[str, str]) -> dict[str, str]:
+    """ASCII letter -> the clone letter in the visible letters of its bytes."""
+    return {a: "".join(LETTER_OF[byte] for byte in b.encode()) for a, b in letters.items()}
+
+
+def _glues(merged: bytes, letters: Collection[bytes]) -> bool:
+    """Whether a merge may join a part of one of the letters with something outside it."""
+    for letter in letters:
+        for start in range(1 - len(letter), len(merged)):  # where the letter would begin in the merged bytes
+            end = start + len(letter)
+            if (start <= 0 and len(merged) <= end) or merged[end : end + 1] in _CONTINUATION:
+                continue  # inside the letter, or the byte behind it could not stand there
+            seen = merged[max(start, 0) : end]
+            if seen == letter[max(-start, 0) : max(-start, 0) + len(seen)]:
+                return True
+    return False
+
+
+@dataclass(frozen=True)
+class ClonedToken:
     """A token of the clone."""
 
     id: int
@@ -41,24 +178,12 @@ class Mirrored:
 class Mirror:
     """What `mirror_tokenizer` added."""
 
-    pieces: list[Mirrored]
-    tokens: int
+    new_tokens: list[ClonedToken]
+    text_tokens: int
     """Tokens of the clone text; a character that SentencePiece spells in bytes counts as one."""
     mismatch: float
     """Share of the clone's pretokens whose tokens are not the clones of the English ones. 0 unless the vocabulary is
     limited, or the text mixes letters with characters that the base merges with them."""
-
-
-def make_cloner(base: Path, texts: Iterable[str]) -> Cloner:
-    """The clone language for a base tokenizer and the texts that it must not collide with.
-
-    Raises:
-        MissingInputError, RecipeError: the base has no tokenizer of a known kind, or no script is left.
-    """
-    tokenizer = load_tokenizer(base)
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    family = family_of(base, tokenizer, content)
-    return Cloner(choose_script(family, map(tuple, content["model"]["merges"]), texts), family)
 
 
 def mirror_tokenizer(base: Path, cloner: Cloner, originals: Sequence[str], size: int, out: Path) -> Mirror:
@@ -85,27 +210,28 @@ def mirror_tokenizer(base: Path, cloner: Cloner, originals: Sequence[str], size:
                 used[token] += count
     if not used:
         raise DataError("the texts hold no ASCII letters, so there is nothing to clone; give English text")
-    ranked = sorted(used, key=lambda token: (-used[token], token))
-    rank = {pair: at for at, pair in reversed(list(enumerate(merges)))}
-    wanted = {string for token in ranked[: size or None] for string in _derivation(token, rank)}
-    wanted |= cloner.letters.keys()
-    cloned = [(s, cloner.string(s)) for s in sorted(wanted & family.vocab.keys(), key=family.vocab.__getitem__)]
+
+    rank = {pair: i for i, pair in reversed(list(enumerate(merges)))}
+    most_used = sorted(used, key=lambda token: (-used[token], token))[: size or None]
+    wanted = {string for token in most_used for string in _derivation(token, rank)} | cloner.letters.keys()
+    mirrored = sorted(wanted & family.vocab.keys(), key=family.vocab.__getitem__)
+    original_of = {cloner.string(string): string for string in mirrored if cloner.string(string) != string}
     rules: list[tuple[str, str]] = []
     if isinstance(family, ByteLevel):
-        rules = list(_letter_rules(spellings(cloner.letters).values(), rank))
-    strings = dict.fromkeys(left + right for left, right in rules if left + right not in family.vocab)
-    original_of = {clone: string for string, clone in cloned if string != clone}
-    strings |= dict.fromkeys(original_of)
+        rules = _letter_rules(spellings(cloner.letters).values(), rank)
+    parts = [left + right for left, right in rules if left + right not in family.vocab]
+    strings = list(dict.fromkeys([*parts, *original_of]))
 
     known = tokenizer.get_vocab()
     first_id = num_ids(tokenizer)
+    new_ids = {string: first_id + i for i, string in enumerate(strings)}
     keep_added_ids(content)
     vocab = content["model"]["vocab"]
-    vocab.update({string: first_id + at for at, string in enumerate(strings)})
+    vocab.update(new_ids)
     for left, right in merges:
-        mirrored = cloner.string(left), cloner.string(right)
-        if "".join(mirrored) in original_of and mirrored[0] in vocab and mirrored[1] in vocab:
-            rules.append(mirrored)
+        rule = cloner.string(left), cloner.string(right)
+        if "".join(rule) in original_of and rule[0] in vocab and rule[1] in vocab:
+            rules.append(rule)
     content["model"]["merges"].extend(map(list, rules))
     copy_tokenizer(tokenizer, base, out)
     try:
@@ -116,24 +242,19 @@ def mirror_tokenizer(base: Path, cloner: Cloner, originals: Sequence[str], size:
         raise storage_error(out, error) from error
 
     grown = load_tokenizer(out)
-    assert grown.get_vocab() == known | {s: first_id + at for at, s in enumerate(strings)}, "ids are numbered otherwise"
-    found = family_of(out, grown, json.loads(grown.backend_tokenizer.to_str())).words(map(cloner.text, originals))
+    assert grown.get_vocab() == known | new_ids, "ids are numbered otherwise"
+    written = family_of(out, grown, json.loads(grown.backend_tokenizer.to_str())).words(map(cloner.text, originals))
     expected: Counter[tuple[str, ...]] = Counter()
     for word, count in words.items():
         expected[cloner.word(word)] += count
-    pieces = [
-        Mirrored(
-            first_id + at,
-            known[original_of[string]] if string in original_of else None,
-            family.text(string),
-            used[original_of[string]] if string in original_of else 0,
-        )
-        for at, string in enumerate(strings)
-    ]
+    new_tokens = []
+    for string, number in new_ids.items():
+        original = original_of.get(string, "")
+        new_tokens.append(ClonedToken(number, known.get(original), family.text(string), used[original]))
     return Mirror(
-        pieces,
-        tokens=sum(len(word) * count for word, count in found.items()),
-        mismatch=1 - (expected & found).total() / expected.total(),
+        new_tokens,
+        text_tokens=sum(len(word) * count for word, count in written.items()),
+        mismatch=1 - (expected & written).total() / expected.total(),
     )
 
 
@@ -143,29 +264,27 @@ def _derivation(token: str, rank: dict[tuple[str, str], int]) -> set[str]:
     A whole word that the tokenizer takes without merges may be out of their reach; it is named all the same.
     """
     symbols = list(token)
-    formed = {token, *symbols}
-    while (at := _next_merge(symbols, rank)) is not None:
-        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
-        formed.add(symbols[at])
-    return formed
+    return {token, *symbols, *_merge(symbols, rank)}
 
 
-def _letter_rules(letters: Iterable[str], rank: dict[tuple[str, str], int]) -> Iterator[tuple[str, str]]:
+def _letter_rules(letters: Iterable[str], rank: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
     """Rules that join the base's tokens for each letter from the left, each rule once."""
-    seen = set()
+    rules: dict[tuple[str, str], None] = {}
     for letter in letters:
         symbols = list(letter)
-        while (at := _next_merge(symbols, rank)) is not None:
-            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
-        left = symbols[0]
-        for right in symbols[1:]:
-            if (left, right) not in seen:
-                seen.add((left, right))
-                yield left, right
+        _merge(symbols, rank)
+        left, *others = symbols
+        for right in others:
+            rules[left, right] = None
             left += right
+    return list(rules)
 
 
-def _next_merge(symbols: list[str], rank: dict[tuple[str, str], int]) -> int | None:
-    """Where the earliest rule that applies does so first."""
-    ranked = [(rank[pair], at) for at, pair in enumerate(pairwise(symbols)) if pair in rank]
-    return min(ranked)[1] if ranked else None
+def _merge(symbols: list[str], rank: dict[tuple[str, str], int]) -> list[str]:
+    """Merge symbols in place until no rule applies, the earliest rule first; the strings that were formed."""
+    formed = []
+    while ranked := [(rank[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in rank]:
+        _, i = min(ranked)
+        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+        formed.append(symbols[i])
+    return formed

@@ -1,18 +1,18 @@
-"""What an arm reads and costs: bytes of target text and floating-point operations, at every step.
+"""What a variant reads and costs: bytes of target text and floating-point operations, at every step.
 
-    bytes = target text of the alignment stage + training tokens of target text * bytes per token of the arm's tokenizer
+    bytes = target text of the alignment stage + training tokens of target text * bytes per token of its tokenizer
     FLOPs = 6 N per token that is trained on, 2 N per token that is only read        (Kaplan et al. 2020, section 2.1)
             + what the composition map of the new rows takes in each step                    (train/composition.py)
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
-Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all arms), the
+Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all variants), the
 static start of the rows but for its calibration, and scoring. A backward pass counts in full also where only some rows
 move, so the alignment stage is rather over- than undercounted.
 """
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ NAME = "budget.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps an arm makes, and what they cost."""
+    """How many steps a run makes, and what they cost."""
 
     steps: int
     sequences: int
@@ -88,50 +88,55 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     Raises:
         RecipeError: the alignment stage alone uses the budget up.
     """
-    parameters = matmul_parameters(recipe.run / "align")
-    per_token = bytes_per_token(recipe)
-    align_bytes, flops = alignment_cost(recipe.run, parameters)
+    align = recipe.run / "align"
+    parameters = matmul_parameters(align)
+    report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
+    align_bytes, forward, backward = (
+        sum(part.get(name, 0) for part in (report["contrast_stage"], report.get("calibration", {})))
+        for name in ("target_bytes", "tokens_forward", "tokens_backward")
+    )
     start = Plan(
         steps=0,
         sequences=recipe.train.sequences,
         sequence_length=recipe.data.sequence_length,
         english_share=recipe.data.english_share,
-        bytes_per_token=per_token,
+        bytes_per_token=bytes_per_token(recipe),
         parameters=parameters,
-        align_bytes=align_bytes,
-        align_flops=flops,
-        map_flops=map_flops(recipe) if recipe.train.composition_lr else 0.0,
+        align_bytes=int(align_bytes),
+        align_flops=parameters * (2.0 * forward + 6.0 * backward),
+        map_flops=_map_flops(recipe) if recipe.train.composition_lr else 0.0,
     )
     if most_flops is not None:
-        steps = math.floor((most_flops - flops) / (start.flops(1) - flops) + 1e-6)  # equal costs, equal steps
-        used = f"{flops:.3g} of {most_flops:.3g} FLOPs"
+        each = start.flops(1) - start.align_flops
+        steps = math.floor((most_flops - start.align_flops) / each + 1e-6)  # equal costs, equal steps
+        used = f"{start.align_flops:.3g} of {most_flops:.3g} FLOPs"
     else:
         tokens = start.sequences * start.sequence_length * (1 - start.english_share)
-        steps = round((target_bytes - start.align_bytes) / (tokens * per_token))
-        used = f"{align_bytes} of {target_bytes} bytes"
+        steps = round((target_bytes - start.align_bytes) / (tokens * start.bytes_per_token))
+        used = f"{start.align_bytes} of {target_bytes} bytes"
     if steps < 1:
         raise RecipeError(
             f"{recipe.name}: no training step fits into the budget, of which the alignment stage uses {used}; "
             "raise target_bytes, or lower align.steps or train.sequences"
         )
-    return Plan(**asdict(start) | {"steps": steps})
+    return replace(start, steps=steps)
 
 
 def bytes_per_token(recipe: Recipe) -> float:
-    """UTF-8 bytes of target training text per packed token, start and end tokens included, as the arm spells it."""
-    files = tuple(recipe.paths(recipe.text.target))
-    grown = _tokens_per_byte(recipe, recipe.run / "align", files)
+    """UTF-8 bytes of target training text per packed token, start and end tokens included, as the run spells it."""
+    grown = _tokens_per_byte(recipe, recipe.run / "align")
     share = recipe.data.mixed_tokenization
-    old = _tokens_per_byte(recipe, resolve_base(recipe.base.model), files) if share else 0.0
+    old = _tokens_per_byte(recipe, resolve_base(recipe.base.model)) if share else 0.0
     return 1.0 / ((1 - share) * grown + share * old)
 
 
-_MEASURED: dict[tuple[str, tuple[Path, ...]], float] = {}
-"""Tokens per byte by tokenizer and texts: most arms share theirs."""
+_MEASURED: dict[tuple[str, ...], float] = {}
+"""Tokens per byte by tokenizer and texts: most variants share theirs."""
 
 
-def _tokens_per_byte(recipe: Recipe, folder: Path, files: tuple[Path, ...]) -> float:
-    key = sha256(folder / "tokenizer.json"), files
+def _tokens_per_byte(recipe: Recipe, folder: Path) -> float:
+    files = recipe.paths(recipe.text.target)
+    key = (sha256(folder / "tokenizer.json"), *map(str, files))
     if key not in _MEASURED:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         every = max(1, math.ceil(sum(file.stat().st_size for file in files) / SAMPLE_BYTES))
@@ -150,18 +155,8 @@ def matmul_parameters(folder: Path) -> int:
     return sum(p.numel() for p in matrices.values()) - (0 if table is head else table.numel())
 
 
-def map_flops(recipe: Recipe) -> float:
+def _map_flops(recipe: Recipe) -> float:
     """What the composition map takes in a step."""
     report = json.loads((recipe.run / "vocab" / "report.json").read_text(encoding="utf-8"))
     config = AutoConfig.from_pretrained(recipe.run / "align", local_files_only=True)
     return step_flops(report["new_tokens"], config.hidden_size, tables=1 if config.tie_word_embeddings else 2)
-
-
-def alignment_cost(run: Path, parameters: int) -> tuple[int, float]:
-    """Bytes of target text and floating-point operations of the alignment stage, from its report."""
-    report: dict[str, Any] = json.loads((run / "align" / "report.json").read_text(encoding="utf-8"))
-    parts = report["contrast_stage"], report.get("calibration", {})
-    target, forward, backward = (
-        sum(part.get(name, 0) for part in parts) for name in ("target_bytes", "tokens_forward", "tokens_backward")
-    )
-    return int(target), parameters * (2.0 * forward + 6.0 * backward)

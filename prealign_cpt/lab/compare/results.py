@@ -1,19 +1,35 @@
-"""What came of a run: its status, its learning curve and its test figures, as points in a JSONL file.
+"""What came of the runs: points of their curves for programs, and a table for people.
 
-    RUN/{run_state.json, budget.json, metrics.jsonl, eval/report.json}  -->  points.jsonl, one JSON object a point
+    RUN/{run_state.json, budget.json, metrics.jsonl, eval/report.json} --> points.jsonl  one JSON object a point
+                                                                       --> table.json    every figure of the table
+                                                                       --> table.md      the ones to look at
 
-A point has `language`, `base`, `arm`, `switching`, `seed`, `run`, `step`, `bytes` and `flops` (both cumulative, the
+A point has `language`, `base`, `variant`, `switching`, `seed`, `run`, `step`, `bytes` and `flops` (both cumulative, the
 alignment stage included), `target_bpb`, `english_bpb` and `set`: "valid" for each validation while training, "test"
 for the finished model, which has further figures where the evaluation has them.
+
+Figures of the table are means over a variant's finished seeds; differences to the reference use the seeds of both.
 """
 
 import fcntl
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.lab.compare.arms import Job
+import numpy as np
+from numpy.typing import NDArray
+
+from prealign_cpt.evaluate.statistics import (
+    Curve,
+    at,
+    bytes_to_reach,
+    mean_and_deviation,
+    mean_over,
+    paired_difference,
+)
 from prealign_cpt.lab.compare.budget import Plan
+from prealign_cpt.lab.compare.variants import Grid, RunSpec
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.train.metrics import Log
@@ -34,7 +50,9 @@ EXTRA = {
     "mixed_output": ("mixed", "target"),
     "mixed_output_english": ("mixed", "english"),
 }
-"""Further figures of a test point and where eval/report.json has them; each is there only if it was measured."""
+"""Further figures of a test point and where the scores have them; each is there only if it was measured."""
+
+Row = dict[str, Any]
 
 
 def status(run: Path) -> str:
@@ -50,75 +68,254 @@ def status(run: Path) -> str:
     return " ".join(f"{state['status']}: {state.get('reason', 'no reason was given')}".split())
 
 
-def scores(run: Path) -> dict[str, Any]:
-    """The figures of a finished run's exported model.
+class FinishedRun:
+    """The figures of a finished run.
+
+    Attributes:
+        scores: the exported model's, by evaluation.
+        validations: `step`, `target_bpb` and `english_bpb` of each; a repeated step counts as it was last.
 
     Raises:
-        DataError: the report is damaged.
+        DataError: a file of the run is damaged.
     """
-    path = run / "eval" / "report.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["scores"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged; start {run.name} again with --redo eval") from error
 
+    def __init__(self, spec: RunSpec) -> None:
+        self.seed = spec.recipe.seed
+        self.budget = Plan.read(spec.run)
+        report = spec.run / "eval" / "report.json"
+        try:
+            self.scores: Row = dict(json.loads(report.read_text(encoding="utf-8"))["models"]["trained"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{report}: damaged; start {spec.run.name} again with --redo eval") from error
+        logged = Log(spec.run / "metrics.jsonl", active=False).rows()
+        valid = {row["step"]: row["valid"] for row in logged if "valid" in row}
+        self.validations = [{"step": step, **valid[step]} for step in sorted(valid)]
+        self.curve: Curve = [(self.budget.bytes(row["step"]), row["target_bpb"]) for row in self.validations]
 
-def curve(run: Path) -> list[dict[str, Any]]:
-    """`step`, `target_bpb` and `english_bpb` of each validation, in order; a repeated step counts as it was last."""
-    rows = {row["step"]: row for row in Log(run / "metrics.jsonl", active=False).rows() if "valid" in row}
-    return [{"step": step, **rows[step]["valid"]} for step in sorted(rows)]
-
-
-def points(job: Job) -> list[dict[str, Any]]:
-    """All points of a finished run."""
-    budget, final = Plan.read(job.run), scores(job.run)
-    about = {
-        "language": job.recipe.language,
-        "base": job.recipe.base.model,
-        "arm": job.arm.name,
-        "switching": job.switching,
-        "seed": job.recipe.seed,
-        "run": job.run.name,
-    }
-    test = {key: final["test"][key] for key in ("target_bpb", "english_bpb")}
-    for name, place in EXTRA.items():
-        value: Any = final
+    def score(self, *place: str) -> Any:
+        """A figure of the scores; None if it was not measured."""
+        value: Any = self.scores
         for key in place:
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            test[name] = value
-    rows = [{**row, "set": "valid"} for row in curve(job.run)] + [{"step": budget.steps, **test, "set": "test"}]
-    return [
-        about | {"step": row["step"], "bytes": budget.bytes(row["step"]), "flops": budget.flops(row["step"])} | row
-        for row in rows
-    ]
+        return value
+
+    def windows(self, language: str) -> NDArray[np.float64]:
+        """Nats and bytes of each test window, float64 [W, 2]."""
+        return np.array(self.scores["test"]["windows"][language], dtype=np.float64)
 
 
-def write_points(path: Path, jobs: list[Job]) -> None:
+def write_points(path: Path, specs: list[RunSpec]) -> None:
     """Put the points of the finished runs into a file; what it holds of other runs stays.
 
     Raises:
         DataError: the file holds a line that is not a JSON object.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = {job.run.name for job in jobs}
-    found = [point for job in jobs if status(job.run) == FINISHED for point in points(job)]
+    names = {spec.run.name for spec in specs}
+    new = [json.dumps(point) for spec in specs if status(spec.run) == FINISHED for point in _points(spec)]
     # Two comparisons may share a file; each must see what the other has written.
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = [line for line in _lines(path) if json.loads(line).get("run") not in own]
-        atomic_write(path, "".join(f"{line}\n" for line in [*kept, *map(json.dumps, found)]))
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for number, line in enumerate(lines, start=1) if _run_of(line, path, number) not in names]
+        atomic_write(path, "".join(f"{line}\n" for line in [*filter(str.strip, kept), *new]))
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for number, line in enumerate(lines, start=1):
-        try:
-            whole = isinstance(json.loads(line), dict)
-        except ValueError:
-            whole = False
-        if not whole:
-            raise DataError(f"{path}:{number}: not a JSON object; mend or remove the line, or give another --out")
-    return lines
+def _points(spec: RunSpec) -> list[Row]:
+    run = FinishedRun(spec)
+    about = {
+        "language": spec.recipe.language,
+        "base": spec.recipe.base.model,
+        "variant": spec.variant.name,
+        "switching": spec.switching,
+        "seed": run.seed,
+        "run": spec.run.name,
+    }
+    test = {key: run.score("test", key) for key in ("target_bpb", "english_bpb")}
+    test |= {name: value for name, place in EXTRA.items() if (value := run.score(*place)) is not None}
+    rows = [{**row, "set": "valid"} for row in run.validations] + [{"step": run.budget.steps, **test, "set": "test"}]
+    return [
+        {**about, "step": row["step"], "bytes": run.budget.bytes(row["step"]), "flops": run.budget.flops(row["step"])}
+        | row
+        for row in rows
+    ]
+
+
+def _run_of(line: str, path: Path, number: int) -> str | None:
+    """The run that a line of the points' file belongs to."""
+    try:
+        return dict(json.loads(line)).get("run") if line.strip() else None
+    except (ValueError, TypeError) as error:
+        remedy = "mend or remove the line, or give another --out"
+        raise DataError(f"{path}:{number}: not a JSON object; {remedy}") from error
+
+
+def write_table(folder: Path, grid: Grid, specs: list[list[RunSpec]]) -> str:
+    """Write `table.json` and `table.md` into a folder; return the Markdown.
+
+    Args:
+        specs: those of each recipe.
+    """
+    tables = [
+        {
+            "recipe": of_recipe[0].recipe_name,
+            "language": of_recipe[0].recipe.language,
+            "base": of_recipe[0].recipe.base.model,
+            "reference": grid.reference,
+            "budget": grid.budget,
+            "target_bytes": grid.target_bytes,
+            "variants": _rows(grid, of_recipe),
+        }
+        for of_recipe in specs
+    ]
+    text = "\n".join(_markdown(table, len(grid.seeds)) for table in tables)
+    atomic_write(folder / "table.json", json.dumps(tables, indent=1) + "\n")
+    atomic_write(folder / "table.md", text)
+    return text
+
+
+def _rows(grid: Grid, specs: list[RunSpec]) -> list[Row]:
+    finished: dict[str, list[FinishedRun]] = {variant.name: [] for variant in grid.variants}
+    rows: dict[str, Row] = {}
+    for spec in specs:
+        name = spec.variant.name
+        row = rows.setdefault(name, {"variant": name, "switching": spec.switching, "not_finished": {}})
+        state = status(spec.run)
+        if state == FINISHED:
+            finished[name].append(FinishedRun(spec))
+        else:
+            row["not_finished"][str(spec.recipe.seed)] = state
+    curves = [run.curve for runs in finished.values() for run in runs]
+    low = max((curve[0][0] for curve in curves), default=0.0)  # the bytes that all curves cover
+    high = min((curve[-1][0] for curve in curves), default=0.0)
+    reference = {run.seed: run for run in finished[grid.reference]}
+    for name, runs in finished.items():
+        row = rows[name]
+        row["seeds"] = [run.seed for run in runs]
+        for figure, of_run in FIGURES.items():
+            row |= _over_seeds(figure, [of_run(run) for run in runs])
+        row |= _over_seeds("valid_target_mean", [mean_over(run.curve, low, high) for run in runs])
+        pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
+        if pairs and name != grid.reference:
+            row |= _against(pairs)
+    return [rows[variant.name] for variant in grid.variants]
+
+
+FIGURES: dict[str, Callable[[FinishedRun], float | None]] = {
+    "steps": lambda run: run.budget.steps,
+    "bytes": lambda run: run.budget.bytes(run.budget.steps),
+    "flops": lambda run: run.budget.flops(run.budget.steps),
+    "align_bytes": lambda run: run.budget.align_bytes,
+    "align_flops": lambda run: run.budget.align_flops,
+    "valid_target_start": lambda run: run.validations[0]["target_bpb"],
+    "valid_target_last": lambda run: run.validations[-1]["target_bpb"],
+    "valid_english_start": lambda run: run.validations[0]["english_bpb"],
+    "valid_english_last": lambda run: run.validations[-1]["english_bpb"],
+    "test_target": lambda run: run.score("test", "target_bpb"),
+    "test_english": lambda run: run.score("test", "english_bpb"),
+    "general_target": lambda run: run.score("general", "target_bpb"),
+    "general_english": lambda run: run.score("general", "english_bpb"),
+    "retrieval_heldout": lambda run: run.score("retrieval", "p1"),
+    "retrieval_seen": lambda run: run.score("retrieval", "seen_p1"),
+}
+
+
+def _over_seeds(figure: str, values: list[float | None]) -> Row:
+    measured = [value for value in values if value is not None]
+    if not measured:
+        return {}
+    mean, deviation = mean_and_deviation(measured)
+    return {figure: {"mean": mean, "sd": deviation, "values": measured}}
+
+
+def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
+    """A variant and the reference, seed by seed."""
+    row: Row = {}
+    for language in ("target", "english"):
+        windows = [[run.windows(language) for run in side] for side in zip(*pairs, strict=True)]
+        bytes_W = windows[0][0][:, 1]
+        if all(np.array_equal(run_W2[:, 1], bytes_W) for side in windows for run_W2 in side):
+            nats_SW, other_SW = (np.stack([run_W2[:, 0] for run_W2 in side]) for side in windows)
+            difference = paired_difference(nats_SW, other_SW, bytes_W)
+            row[f"test_{language}_difference"] = {
+                "mean": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+            }
+        else:
+            row[f"test_{language}_difference"] = None  # other windows: the variant was scored on other text
+    # By seed: bytes until the reference's last figure, as a share of the bytes that the reference took for it.
+    reached = [bytes_to_reach(run.curve, other.curve[-1][1]) for run, other in pairs]
+    row["share_of_bytes"] = [
+        None if count is None else count / other.curve[-1][0] for count, (_, other) in zip(reached, pairs, strict=True)
+    ]
+    # The largest lead of the reference at a checkpoint of the variant; behind the reference's end its last one counts.
+    row["worst_on_curve"] = max(value - at(other.curve, place) for run, other in pairs for place, value in run.curve)
+    return row
+
+
+def _markdown(table: Row, num_seeds: int) -> str:
+    budget = f"{table['target_bytes']:,} bytes of target text"
+    if table["budget"] == "flops":
+        budget = f"the FLOPs of `{table['reference']}` for {budget}"
+    lines = [
+        f"## {table['recipe']}: {table['language']}, {table['base']}",
+        "",
+        f"Bits per byte, mean ± standard deviation over seeds. Budget: {budget}, the alignment stage included. "
+        f"Difference to `{table['reference']}` on the test text, with a 95 % interval over windows and seeds. Bytes: "
+        "what the variant needs to come down to the reference's last figure on the validation text, as a share of what "
+        "the reference took.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + " --- |" * len(COLUMNS),
+    ]
+    for row in table["variants"]:
+        cells = {**row, "num_seeds": num_seeds}
+        lines.append("| " + " | ".join(column(cells) for column in COLUMNS.values()) + " |")
+    notes = [
+        f"- `{row['variant']}`, seed {seed}: {reason}"
+        for row in table["variants"]
+        for seed, reason in row["not_finished"].items()
+    ]
+    return "\n".join([*lines, *(["", "Not finished:", "", *notes] if notes else [])]) + "\n"
+
+
+def _number(row: Row, figure: str, digits: int = 4) -> str:
+    if figure not in row:
+        return "–"
+    mean, deviation = row[figure]["mean"], row[figure]["sd"]
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+def _difference(row: Row) -> str:
+    if "test_target_difference" not in row:
+        return "–"
+    difference = row["test_target_difference"]
+    if not difference:
+        return "other text"
+    low, high = difference["low"], difference["high"]
+    return f"{difference['mean']:+z.4f} [{'no interval' if low is None else f'{low:+z.4f}, {high:+z.4f}'}]"
+
+
+def _share(row: Row) -> str:
+    shares = row.get("share_of_bytes", [])
+    reached = [share for share in shares if share is not None]
+    if len(reached) < len(shares):
+        return "never" if not reached else f"never in {len(shares) - len(reached)} of {len(shares)} seeds"
+    return f"{sum(reached) / len(reached):.0%}" if shares else "–"
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "variant": lambda row: f"`{row['variant']}`" + (" **not finished**" if row["not_finished"] else ""),
+    "switching": lambda row: "yes" if row["switching"] else "no",
+    "seeds": lambda row: f"{len(row['seeds'])} of {row['num_seeds']}",
+    "valid: target at step 0": lambda row: _number(row, "valid_target_start"),
+    "last": lambda row: _number(row, "valid_target_last"),
+    "test: target": lambda row: _number(row, "test_target"),
+    "difference [95 %]": _difference,
+    "English": lambda row: _number(row, "test_english"),
+    "P@1 held out / seen": lambda row: f"{_number(row, 'retrieval_heldout', 3)} / {_number(row, 'retrieval_seen', 3)}",
+    "bytes to the reference's figure": _share,
+    "FLOPs": lambda row: f"{row['flops']['mean']:.3g}" if "flops" in row else "–",
+}
+"""Of table.md: title, and the cell of a row."""

@@ -1,133 +1,143 @@
-"""`prealign compare`: every arm and seed of a recipe as an ordinary run, one after the other, and what came of them.
+"""`prealign compare`: every variant and seed of a recipe as an ordinary run, and what came of them.
 
-    arms.toml + recipe --> out/NAME-ARM-sSEED (ordinary run folders) --> points.jsonl --> table.md, table.json
+    variants.toml + recipe --> out/NAME-VARIANT-sSEED (ordinary run folders) --> points.jsonl, table.md, table.json
                             align stage --> budget: how many steps --> training, export, eval
 
-Runs share finished stages that have equal inputs (`--borrow`). A finished run is skipped, an interrupted one goes on
+Runs share finished stages that have equal inputs (`--reuse`). A finished run is skipped, an interrupted one goes on
 where it stopped, one that fails is marked and the others go on.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from prealign_cpt.inputs import check_inputs
-from prealign_cpt.lab.compare.arms import Grid, Job, jobs, read_grid
 from prealign_cpt.lab.compare.budget import plan
-from prealign_cpt.lab.compare.results import FINISHED, status, write_points
-from prealign_cpt.lab.compare.table import write_table
+from prealign_cpt.lab.compare.results import FINISHED, status, write_points, write_table
+from prealign_cpt.lab.compare.variants import Grid, RunSpec, read_grid, run_specs
+from prealign_cpt.prepare import check_inputs
 from prealign_cpt.recipe.file import as_toml, load_recipe
-from prealign_cpt.run import signals, torchrun
-from prealign_cpt.run.errors import PrealignError, RecipeError
+from prealign_cpt.run import launch, signals
+from prealign_cpt.run.errors import BusyError, PrealignError, RecipeError
 from prealign_cpt.run.folder import say, write_state
 from prealign_cpt.run.manifest import NAME as MANIFEST
 
 
 def compare(
     recipes: list[Path],
-    arms: Path,
+    variants: Path,
     flags: list[str],
     num_processes: int = 1,
     out: Path | None = None,
-    only: list[str] | None = None,
-    seeds: list[int] | None = None,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     target_bytes: int | None = None,
     table_only: bool = False,
 ) -> int:
-    """Run a grid and print its table; 0, or 1 if one of the arms asked for is not finished.
+    """Run a grid and print its table; 0, or 1 if one of the variants asked for is not finished.
 
     Args:
         recipes: one for each language or base model.
-        arms: the arms file (arms.py).
-        flags: recipe keys for all arms.
+        variants: the variants file (variants.py).
+        flags: recipe keys for all variants.
         num_processes: ranks of the training; more than one start torchrun.
         out: file for the points; by default RUNS/compare-NAME/points.jsonl.
-        only: names of the arms to run; the table shows the others as they are.
+        only: names of the variants to run; the table shows the others as they are.
         seeds: those to run, in the same way.
-        target_bytes: in place of the arms file's.
+        target_bytes: in place of the variants file's.
         table_only: run nothing.
 
     Raises:
         RecipeError, MissingInputError, DataError: an input is wrong; nothing has been started then.
         StoppedError: a signal asked to stop; the run that was going on has kept what it had.
     """
-    grid = read_grid(arms, target_bytes)
-    names = [arm.name for arm in grid.arms]
-    for name in only or []:
+    grid = read_grid(variants, target_bytes)
+    names = [variant.name for variant in grid.variants]
+    for name in only:
         if name not in names:
-            raise RecipeError(f"--only: {name!r} is no arm of {arms}; they are {', '.join(names)}")
-    for seed in seeds or []:
+            raise RecipeError(f"--only: {name!r} is no variant of {variants}; they are {', '.join(names)}")
+    for seed in seeds:
         if seed not in grid.seeds:
-            raise RecipeError(f"--seeds: {seed} is no seed of {arms}; they are {', '.join(map(str, grid.seeds))}")
-    every = {path: jobs(grid, path, flags) for path in recipes}
-    bases = [found[0].base_name for found in every.values()]
-    if len(set(bases)) != len(recipes):
+            raise RecipeError(f"--seeds: {seed} is no seed of {variants}; they are {', '.join(map(str, grid.seeds))}")
+    by_recipe = [run_specs(grid, path, flags) for path in recipes]
+    recipe_names = [specs[0].recipe_name for specs in by_recipe]
+    if len(set(recipe_names)) != len(recipes):
         raise RecipeError(
             f"{', '.join(map(str, recipes))}: two recipes of one name; their runs would lie in one folder"
         )
-    folder = every[recipes[0]][0].run.parent / f"compare-{'-'.join(bases)}"
-    points = out or folder / "points.jsonl"
+    folder = by_recipe[0][0].run.parent / f"compare-{'-'.join(recipe_names)}"
     folder.mkdir(parents=True, exist_ok=True)
-    all_jobs = [job for found in every.values() for job in found]
-    wanted = [job for job in all_jobs if (not only or job.arm.name in only) and (not seeds or job.recipe.seed in seeds)]
+    points = out or folder / "points.jsonl"
+    all_specs = [spec for specs in by_recipe for spec in specs]
+
+    def write() -> str:
+        write_points(points, all_specs)
+        return write_table(folder, grid, by_recipe)
+
+    wanted = [
+        spec
+        for spec in all_specs
+        if (not only or spec.variant.name in only) and (not seeds or spec.recipe.seed in seeds)
+    ]
     if not table_only:
-        torchrun.check_script()
-        for found in every.values():
-            check_inputs(found[0].recipe)
-        for number, job in enumerate(wanted, start=1):
-            say(f"compare: {number} of {len(wanted)}: {job.run}")
-            _run_job(job, grid, every[job.recipe_path], num_processes)
-            state = status(job.run)
-            say(f"compare: {job.run.name}: {state}")
+        for specs in by_recipe:
+            check_inputs(specs[0].recipe)
+        for number, spec in enumerate(wanted, start=1):
+            say(f"compare: {number} of {len(wanted)}: {spec.run}")
+            _run(spec, grid, all_specs, num_processes)
+            state = status(spec.run)
+            say(f"compare: {spec.run.name}: {state}")
             if state == FINISHED and not grid.keep_checkpoints:
-                for checkpoint in job.run.glob("cpt/step-*"):
+                for checkpoint in spec.run.glob("cpt/step-*"):
                     shutil.rmtree(checkpoint)
-            write_points(points, all_jobs)
-            write_table(folder, grid, list(every.values()))
-    write_points(points, all_jobs)
-    print(write_table(folder, grid, list(every.values())), end="")
+            write()
+    print(write(), end="")
     say(f"compare: the table is {folder / 'table.md'}, the points are in {points}")
-    return int(any(status(job.run) != FINISHED for job in wanted))
+    return int(any(status(spec.run) != FINISHED for spec in wanted))
 
 
-def _run_job(job: Job, grid: Grid, siblings: list[Job], num_processes: int) -> None:
+def _run(spec: RunSpec, grid: Grid, all_specs: list[RunSpec], num_processes: int) -> None:
     """Bring a run to its end, or leave in its `run_state.json` why it did not come there."""
     try:
-        if not _stage_there(job, "align") and not _start(job, job.flags, "align", num_processes):
+        if not _has_alignment(spec):
+            _start(spec, spec.flags, "align", num_processes)
+        budget = plan(spec.recipe, grid.target_bytes, _most_flops(spec, grid, all_specs))
+        flags = [*spec.flags, f"--train.steps={budget.steps}"]
+        written, wanted = spec.run / "recipe.toml", as_toml(load_recipe(spec.recipe_path, flags).anywhere())
+        if status(spec.run) == FINISHED and written.read_text(encoding="utf-8") == wanted:
+            say(f"compare: {spec.run.name}: done before, kept")
             return
-        budget = plan(job.recipe, grid.target_bytes, _most_flops(job, grid, siblings))
-        flags = [*job.flags, f"--train.steps={budget.steps}"]
-        recipe = load_recipe(job.recipe_path, flags)
-        written = job.run / "recipe.toml"
-        if status(job.run) == FINISHED and written.read_text(encoding="utf-8") == as_toml(recipe):
-            say(f"compare: {job.run.name}: done before, kept")
-            return
-        budget.write(job.run)
-        _start(job, flags, "", num_processes)
+        budget.write(spec.run)
+        _start(spec, flags, "run", num_processes)
+    except signals.StoppedError:
+        raise
     except PrealignError as error:
-        if isinstance(error, signals.StoppedError):
-            raise
-        job.run.mkdir(parents=True, exist_ok=True)
-        write_state(job.run, "failed", exit_code=error.exit_code, reason=str(error))
+        if error.exit_code == BusyError.exit_code:  # its state is that of the process that works there
+            return
+        spec.run.mkdir(parents=True, exist_ok=True)
+        write_state(spec.run, "failed", exit_code=error.exit_code, reason=str(error))
 
 
-def _most_flops(job: Job, grid: Grid, siblings: list[Job]) -> float | None:
+def _most_flops(spec: RunSpec, grid: Grid, all_specs: list[RunSpec]) -> float | None:
     """The FLOPs of the reference with the same seed, under budget "flops"; None under "bytes", and for itself."""
-    if grid.budget == "bytes" or job.arm.name == grid.reference:
+    if grid.budget == "bytes" or spec.variant.name == grid.reference:
         return None
-    reference = next(j for j in siblings if j.arm.name == grid.reference and j.recipe.seed == job.recipe.seed)
-    if not _stage_there(reference, "align"):
-        raise RecipeError(f"{reference.run}: has no alignment stage, so its FLOPs are unknown; run this arm first")
+    wanted = (spec.recipe_name, grid.reference, spec.recipe.seed)
+    reference = next(s for s in all_specs if (s.recipe_name, s.variant.name, s.recipe.seed) == wanted)
+    if not _has_alignment(reference):
+        raise RecipeError(f"{reference.run}: has no alignment stage, so its FLOPs are unknown; run this variant first")
     budget = plan(reference.recipe, grid.target_bytes)
     return budget.flops(budget.steps)
 
 
-def _stage_there(job: Job, name: str) -> bool:
-    return (job.run / name / MANIFEST).is_file()
+def _has_alignment(spec: RunSpec) -> bool:
+    return (spec.run / "align" / MANIFEST).is_file()
 
 
-def _start(job: Job, flags: list[str], until: str, num_processes: int) -> bool:
-    """Run the job's recipe in processes of its own, up to a stage or ("") to the end; whether it ended well."""
-    program = ["-m", "prealign_cpt", until] if until else [str(torchrun.SCRIPT)]
-    job.run.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [str(job.recipe_path), *flags, "--borrow", str(job.run.parent)]
-    return torchrun.start(program, arguments, job.run, num_processes) == 0
+def _start(spec: RunSpec, flags: list[str], command: str, num_processes: int) -> None:
+    """Run the recipe in processes of its own, up to the alignment ("align") or to the end ("run")."""
+    spec.run.parent.mkdir(parents=True, exist_ok=True)
+    arguments = [command, str(spec.recipe_path), *flags, "--reuse", str(spec.run.parent)]
+    if command == "run":
+        launch.start([*arguments, "--nproc", str(num_processes)])
+    else:
+        launch.start(arguments, num_processes)

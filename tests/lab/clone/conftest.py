@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.lab.clone.build import Knobs, build_clone
+from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 
 TOPICS = {
     "house": "the old house stands near the river and a small dog sleeps in front of it under the trees",
@@ -31,5 +31,5 @@ def write_texts(folder: Path) -> list[Path]:
 def clone_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     """What `prealign clone --facts 24` writes."""
     folder = tmp_path_factory.mktemp("clone")
-    build_clone(str(base_folder), write_texts(folder), folder / "lab", Knobs(facts=24))
+    build_clone(str(base_folder), write_texts(folder), folder / "lab", CloneOptions(facts=24))
     return folder / "lab"

@@ -7,7 +7,7 @@ import pytest
 
 from prealign_cpt.cli import main
 from prealign_cpt.evaluate.read import read_labelled
-from prealign_cpt.lab.clone.build import Knobs, build_clone
+from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 from prealign_cpt.lab.clone.tokenizer import make_cloner
 from prealign_cpt.lexicon.stage import read_pairs
 from prealign_cpt.recipe.file import load_recipe
@@ -86,14 +86,14 @@ def test_the_pipeline_runs_on_it(clone_folder: Path, tmp_path: Path, monkeypatch
 )
 def test_knobs_have_bounds(knobs: dict[str, float], message: str):
     with pytest.raises(RecipeError, match=message):
-        Knobs(**knobs)
+        CloneOptions(**knobs)
 
 
 def test_too_little_text(tmp_path: Path, base_folder: Path):
     path = tmp_path / "short.txt"
     path.write_text("one document\n\nanother", encoding="utf-8")
     with pytest.raises(DataError, match=r"short\.txt: only 2 different documents.*give more text"):
-        build_clone(str(base_folder), [path], tmp_path / "out", Knobs())
+        build_clone(str(base_folder), [path], tmp_path / "out", CloneOptions())
     assert not (tmp_path / "out").exists()
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from prealign_cpt.lab.clone.lexicon import count_words, make_lexicon, swap_words
+from prealign_cpt.lab.clone.texts import count_words, make_lexicon, swap_words
 
 WORDS = {f"w{i:02}": 100 - i for i in range(40)}
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.lab.clone.script import Cloner
-from prealign_cpt.lab.clone.tokenizer import Mirror, make_cloner, mirror_tokenizer
+from prealign_cpt.lab.clone.tokenizer import Cloner, Mirror, make_cloner, mirror_tokenizer
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.vocab.grow import encode, load_tokenizer
 from tests.vocab.conftest import ENGLISH, byte_level, sentence_piece
@@ -34,7 +33,7 @@ def made(request, tmp_path_factory) -> tuple[Path, Cloner, Mirror, Path]:
 def test_the_clone_is_tokenized_as_english_is(made):
     base, cloner, mirror, out = made
     old, new = load_tokenizer(base), load_tokenizer(out)
-    original = {piece.id: piece.original for piece in mirror.pieces}
+    original = {token.id: token.original for token in mirror.new_tokens}
     assert mirror.mismatch == 0 and all(number is not None for number in original.values())
     cloned = 0
     for text in TEXTS:
@@ -42,16 +41,18 @@ def test_the_clone_is_tokenized_as_english_is(made):
         assert [original.get(number, number) for number in clone] == encode(old, text)
         assert new.decode(clone, clean_up_tokenization_spaces=False) == cloner.text(text)
         cloned += sum(number in original for number in clone)
-    assert cloned == sum(piece.count for piece in mirror.pieces) > 150
-    assert sum(len(encode(old, text)) for text in TEXTS) - mirror.tokens in (0, 1), "an é may be spelled in two bytes"
+    assert cloned == sum(token.count for token in mirror.new_tokens) > 150
+    assert sum(len(encode(old, text)) for text in TEXTS) - mirror.text_tokens in (0, 1), (
+        "an é may be spelled in two bytes"
+    )
 
 
 def test_english_and_its_ids_stay(made):
     base, _, mirror, out = made
     old, new = load_tokenizer(base), load_tokenizer(out)
     vocab, grown = old.get_vocab(), new.get_vocab()
-    assert vocab.items() <= grown.items() and len(grown) == len(vocab) + len(mirror.pieces)
-    assert [piece.id for piece in mirror.pieces] == list(range(len(old), len(new)))
+    assert vocab.items() <= grown.items() and len(grown) == len(vocab) + len(mirror.new_tokens)
+    assert [token.id for token in mirror.new_tokens] == list(range(len(old), len(new)))
     for text in [*TEXTS, "Größe und Straße"]:
         assert encode(new, text) == encode(old, text)
 
@@ -59,10 +60,10 @@ def test_english_and_its_ids_stay(made):
 def test_only_tokens_of_the_text_and_their_parts_are_cloned(made):
     base, cloner, mirror, _ = made
     used = {number for text in TEXTS for number in encode(load_tokenizer(base), text)}
-    assert {piece.original for piece in mirror.pieces if piece.count} <= used
+    assert {token.original for token in mirror.new_tokens if token.count} <= used
     letters = set(cloner.letters.values())
-    whole = [piece for piece in mirror.pieces if len(piece.text) > 1]
-    assert whole and all(letters & set(piece.text) for piece in mirror.pieces)
+    whole = [token for token in mirror.new_tokens if len(token.text) > 1]
+    assert whole and all(letters & set(token.text) for token in mirror.new_tokens)
 
 
 def test_a_limited_vocabulary_takes_the_most_used(tmp_path: Path):
@@ -70,9 +71,9 @@ def test_a_limited_vocabulary_takes_the_most_used(tmp_path: Path):
     cloner = make_cloner(base, TEXTS)
     full = mirror_tokenizer(base, cloner, TEXTS, 0, tmp_path / "full")
     small = mirror_tokenizer(base, cloner, TEXTS, 10, tmp_path / "small")
-    assert len(small.pieces) < len(full.pieces) and small.mismatch > 0 and small.tokens > full.tokens
-    most = sorted(full.pieces, key=lambda piece: -piece.count)[:5]
-    assert {piece.text for piece in most} <= {piece.text for piece in small.pieces}
+    assert len(small.new_tokens) < len(full.new_tokens) and small.mismatch > 0 and small.text_tokens > full.text_tokens
+    most = sorted(full.new_tokens, key=lambda token: -token.count)[:5]
+    assert {token.text for token in most} <= {token.text for token in small.new_tokens}
 
 
 def test_letters_of_four_bytes(tmp_path: Path):
@@ -82,8 +83,8 @@ def test_letters_of_four_bytes(tmp_path: Path):
     cloner = make_cloner(base, texts)
     mirror = mirror_tokenizer(base, cloner, TEXTS, 0, tmp_path / "grown")
     assert cloner.script.name == "Deseret" and mirror.mismatch == 0
-    parts = [piece for piece in mirror.pieces if piece.original is None]
-    assert parts and all(piece.text == "\ufffd" and not piece.count for piece in parts)
+    parts = [token for token in mirror.new_tokens if token.original is None]
+    assert parts and all(token.text == "\ufffd" and not token.count for token in parts)
     content = json.loads((tmp_path / "grown" / "tokenizer.json").read_text())
     old = json.loads((base / "tokenizer.json").read_text())["model"]["merges"]
     assert [tuple(rule) for rule in content["model"]["merges"][: len(old)]] == [tuple(rule) for rule in old]

@@ -1,12 +1,8 @@
-"""Tiny grids from end to end: budgets, shared stages, failing arms, interruptions, points and tables."""
+"""Tiny grids from end to end: budgets, shared stages, failing variants, interruptions, points and tables."""
 
 import json
 import math
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,36 +14,40 @@ from prealign_cpt.cli import main
 from prealign_cpt.data.batches import Mixture, PackedText
 from prealign_cpt.lab.compare.budget import Plan, plan
 from prealign_cpt.recipe.file import load_recipe
-from prealign_cpt.run import signals, torchrun
+from prealign_cpt.run import launch, signals
 from tests.lab.compare.conftest import in_process
 
-ARMS = """
+real_wait = launch._wait
+
+Write = Callable[[str], Path]
+
+VARIANTS = """
 seeds = [0, 1]
 target_bytes = 2400
-[[arm]]
+[[variant]]
 name = "base"
 vocab.size = 0
 align = { steps = 0, calibrate = 0.0 }
-[[arm]]
+[[variant]]
 name = "subword"
 switching = false
 align = { init = "subword", steps = 0, calibrate = 0.0 }
 codeswitch.ratio = 0.0
 """
 ALIGNED = """
-[[arm]]
+[[variant]]
 name = "aligned"
 align = { init = "subword", steps = 3, calibrate = 0.0, target_tokens = 128 }
 """
 BROKEN = """
-[[arm]]
+[[variant]]
 name = "broken"
 align = { init = "subword", steps = 3, target_tokens = 128, lr = 1e30 }
 """
 
 
-def _compare(recipe: Path, arms: Path, *flags: str) -> int:
-    return main(["compare", str(recipe), "--arms", str(arms), "--train.save_every", "100", *flags])
+def _compare(recipe: Path, variants: Path, *flags: str) -> int:
+    return main(["compare", str(recipe), "--variants", str(variants), "--train.save_every", "100", *flags])
 
 
 def _points(folder: Path) -> list[dict[str, Any]]:
@@ -55,20 +55,20 @@ def _points(folder: Path) -> list[dict[str, Any]]:
 
 
 def _table(folder: Path) -> dict[str, dict[str, Any]]:
-    return {row["arm"]: row for row in json.loads((folder / "table.json").read_text())[0]["arms"]}
+    return {row["variant"]: row for row in json.loads((folder / "table.json").read_text())[0]["variants"]}
 
 
-def test_a_grid_with_a_failing_arm(
-    recipe_file: Path, arms_file: Callable[[str], Path], started: list[list[str]], capsys: pytest.CaptureFixture[str]
+def test_a_grid_with_a_failing_variant(
+    recipe_file: Path, variants_file: Write, started: list[list[str]], capsys: pytest.CaptureFixture[str]
 ):
-    arms, runs = arms_file(ARMS + BROKEN), recipe_file.parent / "runs"
+    variants, runs = variants_file(VARIANTS + BROKEN), recipe_file.parent / "runs"
     folder = runs / "compare-tiny"
-    assert _compare(recipe_file, arms) == 1
+    assert _compare(recipe_file, variants) == 1
     said = capsys.readouterr().out
 
-    # Each arm is an ordinary run; the stages before training are made once for all that share their inputs.
+    # Each variant is an ordinary run; the stages before training are made once for all that share their inputs.
     names = sorted(path.name for path in runs.iterdir() if path != folder)
-    assert names == sorted(f"tiny-{arm}-s{seed}" for arm in ("base", "subword", "broken") for seed in (0, 1))
+    assert names == sorted(f"tiny-{variant}-s{seed}" for variant in ("base", "subword", "broken") for seed in (0, 1))
     assert said.count("lexicon: starts") == 2 and said.count("lexicon: taken from") == 4, "the split hangs on the seed"
     assert said.count("vocab: starts") == 2 and said.count("vocab: taken from") == 4, "with and without new tokens"
     inodes = {
@@ -76,7 +76,7 @@ def test_a_grid_with_a_failing_arm(
     }
     assert len(inodes) == 1
 
-    # The arm that fails is marked with its one line; the others are finished.
+    # The variant that fails is marked with its one line; the others are finished.
     table = _table(folder)
     assert {name: row["seeds"] for name, row in table.items()} == {"base": [0, 1], "subword": [0, 1], "broken": []}
     assert set(table["broken"]["not_finished"]) == {"0", "1"}
@@ -96,23 +96,25 @@ def test_a_grid_with_a_failing_arm(
 
     # Points: the curve and the test figures of each finished run, with cumulative costs.
     points = _points(folder)
-    assert {(p["arm"], p["seed"]) for p in points} == {(arm, seed) for arm in ("base", "subword") for seed in (0, 1)}
+    assert {(p["variant"], p["seed"]) for p in points} == {
+        (variant, seed) for variant in ("base", "subword") for seed in (0, 1)
+    }
     own, budget = [p for p in points if p["run"] == "tiny-base-s1"], Plan.read(runs / "tiny-base-s1")
     assert [p["set"] for p in own] == ["valid"] * (len(own) - 1) + ["test"]
     assert own[0]["step"] == own[0]["bytes"] == own[0]["flops"] == 0
     assert own[-1]["step"] == own[-2]["step"] == budget.steps and own[-1]["flops"] == budget.flops(budget.steps)
-    report = json.loads((runs / "tiny-base-s1" / "eval" / "report.json").read_text())["scores"]
+    report = json.loads((runs / "tiny-base-s1" / "eval" / "report.json").read_text())["models"]["trained"]
     assert own[-1]["target_bpb"] == report["test"]["target_bpb"]
     assert own[-1]["retrieval_heldout"] == report["retrieval"]["p1"]
     assert own[-1]["retrieval_seen"] == report["retrieval"]["seen_p1"]
-    assert {p["switching"] for p in points if p["arm"] == "subword"} == {False}
+    assert {p["switching"] for p in points if p["variant"] == "subword"} == {False}
 
     # The table: means over seeds, differences on the windows of the test text.
-    figures = [p["target_bpb"] for p in points if p["arm"] == "base" and p["set"] == "test"]
+    figures = [p["target_bpb"] for p in points if p["variant"] == "base" and p["set"] == "test"]
     assert table["base"]["test_target"]["mean"] == pytest.approx(sum(figures) / 2)
     assert table["base"]["test_target"]["sd"] == pytest.approx(abs(figures[0] - figures[1]) / math.sqrt(2))
     gap = table["base"]["test_target_difference"]
-    means = [table[arm]["test_target"]["mean"] for arm in ("base", "subword")]
+    means = [table[variant]["test_target"]["mean"] for variant in ("base", "subword")]
     assert gap["mean"] == pytest.approx(means[0] - means[1], abs=2e-4)
     assert gap["low"] <= gap["mean"] <= gap["high"]
     assert "test_target_difference" not in table["subword"]
@@ -122,7 +124,7 @@ def test_a_grid_with_a_failing_arm(
     # A second start runs nothing but what failed, and writes nothing twice.
     started.clear()
     times = {path: path.stat().st_mtime_ns for path in runs.glob("tiny-*/eval/report.json")}
-    assert _compare(recipe_file, arms, "--only", "subword,base") == 0
+    assert _compare(recipe_file, variants, "--only", "subword,base") == 0
     assert started == [] and _points(folder) == points
     assert times == {path: path.stat().st_mtime_ns for path in runs.glob("tiny-*/eval/report.json")}
 
@@ -130,12 +132,12 @@ def test_a_grid_with_a_failing_arm(
     extra = json.dumps({"language": "Klingon", "run": "other"})
     (folder / "points.jsonl").write_text((folder / "points.jsonl").read_text() + extra + "\n")
     (folder / "table.md").unlink()
-    assert _compare(recipe_file, arms, "--table-only") == 1
+    assert _compare(recipe_file, variants, "--table-only") == 1
     assert started == [] and (folder / "table.md").read_text() == text
     assert [p for p in _points(folder) if p["run"] != "other"] == points and len(_points(folder)) == len(points) + 1
 
     # Another budget is refused by the runs that are there, not mixed with them; other seeds are left alone.
-    assert _compare(recipe_file, arms, "--only", "base", "--seeds", "0", "--target-bytes", "4000") == 1
+    assert _compare(recipe_file, variants, "--only", "base", "--seeds", "0", "--target-bytes", "4000") == 1
     base = _table(folder)["base"]
     assert "made from other inputs" in base["not_finished"].pop("0")
     assert base["seeds"] == [1] and not base["not_finished"]
@@ -151,24 +153,27 @@ def _read_from_disk(run: Path, budget: Plan) -> int:
     return budget.align_bytes + sum(len(tokenizer.decode(r, skip_special_tokens=True).encode()) for r in rows)
 
 
-def test_equal_flops(recipe_file: Path, arms_file: Callable[[str], Path], started: list[list[str]]):
-    text = (ARMS + ALIGNED).replace("[0, 1]", '[0]\nbudget = "flops"\nkeep_checkpoints = false')
-    assert _compare(recipe_file, arms_file(text)) == 0
+def test_equal_flops(recipe_file: Path, variants_file: Write, started: list[list[str]]):
+    text = (VARIANTS + ALIGNED).replace("[0, 1]", '[0]\nbudget = "flops"\nkeep_checkpoints = false')
+    assert _compare(recipe_file, variants_file(text)) == 0
     starts = len(started)
-    assert _compare(recipe_file, arms_file(text)) == 0 and len(started) == starts, (
+    assert _compare(recipe_file, variants_file(text)) == 0 and len(started) == starts, (
         "finished without its checkpoints too"
     )
     assert not list((recipe_file.parent / "runs").glob("*/cpt/step-*"))
-    plans = {arm: Plan.read(recipe_file.parent / "runs" / f"tiny-{arm}-s0") for arm in ("base", "subword", "aligned")}
+    plans = {
+        variant: Plan.read(recipe_file.parent / "runs" / f"tiny-{variant}-s0")
+        for variant in ("base", "subword", "aligned")
+    }
     most = plans["subword"].flops(plans["subword"].steps)
-    for arm, budget in plans.items():
-        assert budget.flops(budget.steps) <= most * (1 + 1e-9) < budget.flops(budget.steps + 1), arm
+    for variant, budget in plans.items():
+        assert budget.flops(budget.steps) <= most * (1 + 1e-9) < budget.flops(budget.steps + 1), variant
     assert plans["base"].parameters < plans["subword"].parameters, "more tokens, a larger head"
     assert plans["base"].bytes(plans["base"].steps) < plans["subword"].bytes(plans["subword"].steps)
     # What the alignment stage reads and costs is part of it.
     aligned = plans["aligned"]
     assert aligned.align_bytes >= 128 and aligned.align_flops > 0 == plans["subword"].align_flops
-    point = next(p for p in _points(recipe_file.parent / "runs" / "compare-tiny") if p["arm"] == "aligned")
+    point = next(p for p in _points(recipe_file.parent / "runs" / "compare-tiny") if p["variant"] == "aligned")
     assert (point["step"], point["bytes"], point["flops"]) == (0, aligned.align_bytes, aligned.align_flops)
     flags = ["--name=tiny-aligned-s0", "--align.init=subword", "--align.steps=3", "--align.target_tokens=128"]
     by_bytes = plan(load_recipe(recipe_file, flags), 2400)
@@ -178,82 +183,81 @@ def test_equal_flops(recipe_file: Path, arms_file: Callable[[str], Path], starte
 
 
 def test_an_interrupted_comparison_goes_on_where_it_stopped(
-    recipe_file: Path, arms_file: Callable[[str], Path], started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    recipe_file: Path, variants_file: Write, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ):
-    arms, runs = arms_file(ARMS.replace("[0, 1]", "[0]")), recipe_file.parent / "runs"
+    variants, runs = variants_file(VARIANTS.replace("[0, 1]", "[0]")), recipe_file.parent / "runs"
 
-    def stopped(line: list[str], num_processes: int) -> int:
-        if len(started) == 3:  # the second arm's training
+    def stopped(line: list[str], num_processes: int, variables: dict[str, str]) -> int:
+        if len(started) == 3:  # the second variant's training
             raise signals.StoppedError("stopped by SIGTERM")
-        return in_process(line, num_processes)
+        return in_process(line, num_processes, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torchrun, "_wait", stopped)
-        assert _compare(recipe_file, arms) == 75
+        patch.setattr(launch, "_wait", stopped)
+        assert _compare(recipe_file, variants) == 75
     assert (runs / "tiny-subword-s0" / "eval").is_dir() and not (runs / "tiny-base-s0" / "eval").exists()
     started.clear()
-    assert _compare(recipe_file, arms) == 0
-    assert len(started) == 1 and '--name="tiny-base-s0"' in started[0] and started[0][1].endswith("launch/cpt.py")
+    assert _compare(recipe_file, variants) == 0
+    assert len(started) == 1 and '--name="tiny-base-s0"' in started[0] and started[0][3] == "run"
 
 
-def test_an_alignment_stage_that_uses_the_budget_up(
-    recipe_file: Path, arms_file: Callable[[str], Path], started: list[list[str]]
-):
-    text = (ARMS + ALIGNED).replace("2400", "300").replace("[0, 1]", "[0]")
-    assert _compare(recipe_file, arms_file(text)) == 1
+def test_an_alignment_stage_that_uses_the_budget_up(recipe_file: Path, variants_file: Write, started: list[list[str]]):
+    text = (VARIANTS + ALIGNED).replace("2400", "300").replace("[0, 1]", "[0]")
+    assert _compare(recipe_file, variants_file(text)) == 1
     reason = _table(recipe_file.parent / "runs" / "compare-tiny")["aligned"]["not_finished"]["0"]
     assert "no training step fits into the budget" in reason and "of 300 bytes" in reason
 
 
-def test_a_run_that_dies_without_a_word(
-    recipe_file: Path, arms_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(torchrun, "_wait", lambda line, num_processes: -9)
-    assert _compare(recipe_file, arms_file(ARMS)) == 1
+def test_a_run_that_dies_without_a_word(recipe_file: Path, variants_file: Write, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "_wait", lambda line, num_processes, variables: -9)
+    assert _compare(recipe_file, variants_file(VARIANTS)) == 1
     for row in _table(recipe_file.parent / "runs" / "compare-tiny").values():
         assert "killed by SIGKILL" in row["not_finished"]["0"]
 
 
 def test_what_is_wrong_is_said_before_anything_starts(
-    recipe_file: Path, arms_file: Callable[[str], Path], started: list[list[str]], capfd: pytest.CaptureFixture[str]
+    recipe_file: Path, variants_file: Write, started: list[list[str]], capfd: pytest.CaptureFixture[str]
 ):
-    arms = arms_file(ARMS)
+    variants = variants_file(VARIANTS)
     (recipe_file.parent / "lexicon.tsv").rename(recipe_file.parent / "elsewhere.tsv")
     for flags, code, message in (
-        (["--only", "base,other"], 78, "--only: 'other' is no arm"),
+        (["--only", "base,other"], 78, "--only: 'other' is no variant"),
         (["--seeds", "0,7"], 78, "--seeds: 7 is no seed of"),
         (["--train.stepz", "3"], 78, "--train.stepz: unknown key"),
         (["--name", "a/b"], 78, "name: 'a/b' must be a plain folder name"),
         ([], 66, "lexicon.tsv: no such file"),
     ):
-        assert _compare(recipe_file, arms, *flags) == code
+        assert _compare(recipe_file, variants, *flags) == code
         lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("prealign:")]
         assert len(lines) == 1 and message in lines[0]
-    assert main(["compare", str(recipe_file), str(recipe_file), "--arms", str(arms)]) == 78
+    assert main(["compare", str(recipe_file), str(recipe_file), "--variants", str(variants)]) == 78
     assert "two recipes of one name" in capfd.readouterr().err
     assert started == [] and not list((recipe_file.parent / "runs").glob("tiny-*"))
 
 
-def test_points_that_are_no_points(recipe_file: Path, arms_file: Callable[[str], Path], tmp_path: Path, capfd: Any):
+def test_points_that_are_no_points(recipe_file: Path, variants_file: Write, tmp_path: Path, capfd: Any):
     (tmp_path / "points.jsonl").write_text('{"run": "a"}\nnonsense\n')
-    assert _compare(recipe_file, arms_file(ARMS), "--table-only", "--out", str(tmp_path / "points.jsonl")) == 65
+    assert _compare(recipe_file, variants_file(VARIANTS), "--table-only", "--out", str(tmp_path / "points.jsonl")) == 65
     assert "points.jsonl:2: not a JSON object" in capfd.readouterr().err
 
 
-@pytest.mark.slow
-def test_sigterm_stops_the_run_in_its_own_process(recipe_file: Path, arms_file: Callable[[str], Path]):
-    """The real thing: processes of their own, and a signal while one of them trains."""
-    arms, runs = arms_file(ARMS.replace("[0, 1]", "[0]").replace("2400", "60000")), recipe_file.parent / "runs"
-    line = [sys.executable, "-m", "prealign_cpt", "compare", str(recipe_file), "--arms", str(arms), "--only", "subword"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log = runs / "tiny-subword-s0" / "metrics.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n") > 3):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 75, errors
-    state = json.loads((runs / "tiny-subword-s0" / "run_state.json").read_text())
-    assert state["status"] == "stopped" and list(log.parent.glob("cpt/step-*")), "it has saved before it ended"
-    text = runs / "compare-tiny" / "table.md"
-    assert not text.exists()
+def test_sigterm_stops_the_run_in_its_own_process(
+    recipe_file: Path, variants_file: Write, started: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A signal while a process trains: the comparison stops it, waits for it and ends."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'stopped')!r}, 'w').close(), sys.exit(75)))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n"
+    )
+
+    def wait(line: list[str], num_processes: int, variables: dict[str, str]) -> int:
+        if line[3] == "run":
+            return real_wait([sys.executable, str(script)], num_processes, variables)
+        return in_process(line, num_processes, variables)
+
+    monkeypatch.setattr(launch, "_wait", wait)
+    assert _compare(recipe_file, variants_file(VARIANTS), "--only", "subword", "--seeds", "0") == 75
+    assert (tmp_path / "stopped").exists() and not (recipe_file.parent / "runs/compare-tiny/table.md").exists()

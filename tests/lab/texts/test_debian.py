@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.lab.texts import debian
-from prealign_cpt.lab.texts.debian import fetch_debian
-from prealign_cpt.lab.texts.prose import keep_paragraphs, read_fortunes, read_glosses, read_man, read_markup
+from prealign_cpt.lab.texts.debian import (
+    fetch_debian,
+    keep_paragraphs,
+    read_fortunes,
+    read_glosses,
+    read_man,
+    read_markup,
+)
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import DataError, RecipeError, UnavailableError
 
@@ -153,7 +159,7 @@ def test_fetch_debian(packages: Path) -> None:
     assert about["packages"] == {
         f"{split}-{code}": "1.0" for split in ("test", "train", "valid") for code in ("de", "en")
     }
-    assert not (folder / "work").exists()
+    assert not (folder / "packages").exists()
     assert fetch_debian("de") == folder
 
 

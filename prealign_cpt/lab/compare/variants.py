@@ -1,0 +1,228 @@
+"""The variants file: which variants of a recipe are compared, over which seeds, at which budget.
+
+seeds = [0, 1, 2]
+target_bytes = 1_000_000          # target text that each variant reads, alignment stage included
+budget = "bytes"                  # or "flops": as many steps as fit into the reference's FLOPs
+reference = "subword"             # the variant that the others are measured against
+keep_checkpoints = true           # false: a finished run keeps its export, but not its training checkpoints
+
+[all]                             # recipe keys of all variants, for flags and variants to overrule
+train.lr = 1e-3
+
+[[variant]]
+name = "subword"
+switching = false                 # a label for the tables; left out, the recipe tells
+align.init = "subword"            # any key of the recipe, dotted or as a table
+codeswitch.ratio = 0.0
+
+The base with its own tokens stands in every comparison: where no variant has vocab.size = 0, "base" is added.
+"""
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prealign_cpt.recipe.file import keys, load_recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeError
+
+CONTROLLED_KEYS = ("out", "seed", "device", "language", "train.steps")
+"""Recipe keys that a variant may not set: the comparison does, or they must be the same for all."""
+
+DEFAULTS = {"evaluate.before_training": False}
+"""What a variant has unless it or the command line says otherwise: it is not scored before training."""
+
+PLAIN = {
+    "align.steps": 0,
+    "align.max_english_increase": 1.0,
+    "codeswitch.ratio": 0.0,
+    "train.composition_lr": 0.0,
+    "evaluate.before_training": False,
+}
+"""No contrastive stage, switching and composition map. Plain rows cost English something at first, so they may."""
+
+BASE = {"vocab.size": 0, **PLAIN}
+"""The base with its own tokens: not extended, trained on the same text."""
+
+SUBWORD = {"align.init": "subword", "align.shrink": 1.0, "align.calibrate": 0.0, **PLAIN}
+"""Plain subword-mean rows."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant: its name, its label, and what it changes in the recipe, by dotted key."""
+
+    name: str
+    switching: bool | None
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A variants file."""
+
+    path: Path
+    seeds: tuple[int, ...]
+    budget: Literal["bytes", "flops"]
+    target_bytes: int
+    reference: str
+    keep_checkpoints: bool
+    """False saves most of the disk; the stages behind training cannot be redone then."""
+    changes: dict[str, Any]
+    """What all variants change in the recipe, by dotted key."""
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One variant of one recipe with one seed: an ordinary run."""
+
+    recipe_path: Path
+    recipe_name: str
+    variant: Variant
+    flags: list[str]
+    recipe: Recipe
+    """With the recipe's own number of steps; the budget decides how many there are."""
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.recipe.run
+
+    @property
+    def switching(self) -> bool:
+        """Whether the variant's English text is switched: its label, or what its recipe says."""
+        if self.variant.switching is not None:
+            return self.variant.switching
+        return self.recipe.codeswitch.ratio > 0 and self.recipe.data.english_share > 0
+
+
+def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
+    """Read a variants file.
+
+    Args:
+        target_bytes: in place of the file's.
+
+    Raises:
+        MissingInputError: no such file.
+        RecipeError: not TOML, or a key that is unknown, missing or of an impossible value; file and key are named.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise MissingInputError(f"{path}: no such variants file; give one with --variants") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    if target_bytes is not None:
+        content["target_bytes"] = target_bytes
+    content = {"budget": "bytes", "reference": "subword", "keep_checkpoints": True, "all": {}} | content
+    wrong = {
+        "seeds": (not _are_seeds(content.get("seeds")), "different whole numbers such as [0, 1, 2]"),
+        "budget": (content["budget"] not in ("bytes", "flops"), "'bytes' or 'flops'"),
+        "target_bytes": (not _is_count(content.get("target_bytes"), 1), "a whole number above 0"),
+        "keep_checkpoints": (not isinstance(content["keep_checkpoints"], bool), "true or false"),
+        "reference": (not isinstance(content["reference"], str), "the name of a variant"),
+        "all": (not isinstance(content["all"], dict), "a table [all] of recipe keys"),
+        "variant": (not _are_tables(content.get("variant")), "at least one table [[variant]]"),
+    }
+    for key in content:
+        if key not in wrong:
+            raise RecipeError(f"{path}: {key}: unknown key; known keys: {', '.join(wrong)}")
+    for key, (is_wrong, expected) in wrong.items():
+        if is_wrong:
+            raise RecipeError(f"{path}: {key}: expected {expected}, got {content.get(key)!r}")
+
+    variants = [_variant(path, number, table) for number, table in enumerate(content["variant"], start=1)]
+    if not any(variant.changes.get("vocab.size") == 0 for variant in variants):
+        variants.append(Variant("base", False, BASE))
+    names = [variant.name for variant in variants]
+    for name in names:
+        if names.count(name) > 1:
+            remedy = 'give "base" the key vocab.size = 0' if name == "base" else "rename one"
+            raise RecipeError(f"{path}: variant.name: {name!r} stands there twice; {remedy}")
+    if content["reference"] not in names:
+        raise RecipeError(f"{path}: reference: {content['reference']!r} is no variant; they are {', '.join(names)}")
+    return Grid(
+        path=path,
+        seeds=tuple(content["seeds"]),
+        changes=_changes(path, "all", content["all"]),
+        variants=tuple(variants),
+        **{key: content[key] for key in ("budget", "target_bytes", "reference", "keep_checkpoints")},
+    )
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _are_seeds(value: Any) -> bool:
+    return (
+        isinstance(value, list) and 0 < len(value) == len(set(map(repr, value))) and all(_is_count(v, 0) for v in value)
+    )
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(table, dict) for table in value)
+
+
+def _variant(path: Path, number: int, table: dict[str, Any]) -> Variant:
+    table = dict(table)
+    name, switching = table.pop("name", None), table.pop("switching", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+][\w.+-]*", name):
+        raise RecipeError(f'{path}: variant {number}: name: expected a plain word such as "subword", got {name!r}')
+    if switching is not None and not isinstance(switching, bool):
+        raise RecipeError(f"{path}: variant {name}: switching: expected true or false, got {switching!r}")
+    return Variant(name, switching, _changes(path, f"variant {name}", table))
+
+
+def _changes(path: Path, where: str, table: dict[str, Any]) -> dict[str, Any]:
+    changes = _flat(table)
+    for key in changes:
+        if key in CONTROLLED_KEYS:
+            raise RecipeError(f"{path}: {where}: {key}: is not for a variant to set, the comparison does; remove it")
+        if key not in keys():
+            raise RecipeError(f"{path}: {where}: {key}: not a key of a recipe")
+    return changes
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def run_specs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[RunSpec]:
+    """Every variant and seed of a recipe, seed by seed, the reference first.
+
+    Args:
+        flags: recipe keys for all variants; they go before [all], and what a variant sets goes before them.
+
+    Raises:
+        RecipeError: a variant makes the recipe impossible; file, variant and key are named.
+    """
+    load_recipe(recipe_path, flags)  # what is wrong with a flag is not the variants file's fault
+    flags = [*as_flags(DEFAULTS | grid.changes), *flags]
+    try:
+        name = load_recipe(recipe_path, flags).name
+    except PrealignError as error:
+        raise RecipeError(f"{grid.path}: all: {error}") from error
+    specs = []
+    for seed in grid.seeds:
+        for variant in sorted(grid.variants, key=lambda variant: variant.name != grid.reference):
+            changes = variant.changes | {"name": f"{name}-{variant.name}-s{seed}", "seed": seed}
+            all_flags = [*flags, *as_flags(changes)]
+            try:
+                recipe = load_recipe(recipe_path, all_flags)
+            except PrealignError as error:
+                raise RecipeError(f"{grid.path}: variant {variant.name}: {error}") from error
+            specs.append(RunSpec(recipe_path, name, variant, all_flags, recipe))
+    return specs
+
+
+def as_flags(changes: dict[str, Any]) -> list[str]:
+    """Recipe keys and their values as flags of a command."""
+    return [f"--{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in changes.items()]
