@@ -169,6 +169,8 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
     path, flags = Path(arguments[0]), list(arguments[1:])
     redo = _taken_out(flags, "--redo", "name a stage")
+    without_data = "--without-data" in flags
+    flags = [flag for flag in flags if flag != "--without-data"]
     reuse = _taken_out(flags, "--reuse", "name a folder of runs")
     accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
     if reuse is not None and not Path(reuse).is_dir():
@@ -179,6 +181,7 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
         redo=redo,
         reuse=Path(reuse) if reuse else None,
         accept=tuple(accept.split(",")) if accept else (),
+        without_data=without_data,
     )
     run_parts(load_recipe(path, flags), command, until, num_processes)
     return 0

@@ -11,7 +11,7 @@ so preparing may take any time and nobody waits for it in a collective.
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,13 @@ class Command:
     redo: str | None = None
     reuse: Path | None = None
     accept: tuple[str, ...] = ()
+    without_data: bool = False
+    """Prepare what the alignment reads, and no packed text."""
 
     def child(self, part: str) -> list[str]:
         """Arguments that make a part in a process of its own."""
-        options = ["--reuse", str(self.reuse)] if self.reuse else []
+        options = ["--without-data"] if self.without_data and part == "prepare" else []
+        options += ["--reuse", str(self.reuse)] if self.reuse else []
         options += ["--accept", ",".join(self.accept)] if self.accept else []
         return [part, str(self.path), *self.flags, *options]
 
@@ -70,6 +73,7 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
         what the stages raise; `run_state.json` says so too, if work had begun.
     """
     parts = list(PARTS)[: list(PARTS).index(until) + 1]
+    command = replace(command, without_data=command.without_data or until == "align")
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     redo = with_dependents(command.redo) if command.redo else []
     run = Run(recipe.run, redo, command.reuse, command.accept) if rank == 0 else None
@@ -92,14 +96,19 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
             run.close()
 
 
-def is_done(run: Run, recipe: Recipe, part: str) -> bool:
+def is_done(run: Run, recipe: Recipe, part: str, without_data: bool = False) -> bool:
     """Whether all stages of a part are there, made from the same; a stage of another run is taken where it can be.
+
+    Args:
+        without_data: never mind the packed text, which training reads and the alignment does not.
 
     Raises:
         RecipeError: a stage was made from something else.
         DataError: a stage is damaged.
     """
     for stage in PARTS[part]:
+        if stage == "data" and without_data:
+            continue
         if not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
             return False
         made_from = _inputs(stage, recipe, run.digests)
@@ -110,7 +119,7 @@ def is_done(run: Run, recipe: Recipe, part: str) -> bool:
 
 def _make(run: Run, recipe: Recipe, command: Command, part: str, num_processes: int) -> None:
     """A part in a process of its own."""
-    if is_done(run, recipe, part):
+    if is_done(run, recipe, part, command.without_data):
         return
     run.start()
     run.digests.save()
@@ -121,15 +130,17 @@ def _make(run: Run, recipe: Recipe, command: Command, part: str, num_processes: 
 def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[str], ranks: int) -> None:
     """Alignment and training in this process; the rest too where it is alone, and by children of rank 0 where not."""
     alone = ranks == 1
-    work = {"prepare": _prepare, "export": _export, "eval": _evaluate}
 
     def make(part: str) -> None:
         if run is None or part not in parts:
             return
         if not alone:
             _make(run, recipe, command, part, 1)
-        elif not is_done(run, recipe, part):
-            work[part](run, recipe)
+        elif not is_done(run, recipe, part, command.without_data):
+            if part == "prepare":
+                _prepare(run, recipe, not command.without_data)
+            else:
+                {"export": _export, "eval": _evaluate}[part](run, recipe)
 
     if alone:
         make("prepare")
@@ -142,10 +153,10 @@ def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[st
     make("eval")
 
 
-def _prepare(run: Run, recipe: Recipe) -> None:
+def _prepare(run: Run, recipe: Recipe, with_data: bool) -> None:
     from prealign_cpt.prepare import prepare
 
-    prepare(run, recipe)
+    prepare(run, recipe, with_data)
 
 
 def _on_ranks(

@@ -25,8 +25,11 @@ from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.build import build_vocab
 
 
-def prepare(run: Run, recipe: Recipe) -> None:
+def prepare(run: Run, recipe: Recipe, with_data: bool = True) -> None:
     """Make the stages before the alignment that are not there yet.
+
+    Args:
+        with_data: pack the text too, which training reads and the alignment does not.
 
     Raises:
         as `check_inputs`, `Run.stage` and the stages.
@@ -40,7 +43,8 @@ def prepare(run: Run, recipe: Recipe) -> None:
     run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
     run.stage("vocab", made_from("vocab"), lambda out: build_vocab(recipe, base, out))
     pairs = read_pairs(folders["lexicon"] / "clean.tsv")
-    run.stage("data", made_from("data"), lambda out: build_data(recipe, base, folders["vocab"], pairs, out))
+    if with_data:
+        run.stage("data", made_from("data"), lambda out: build_data(recipe, base, folders["vocab"], pairs, out))
     device = choose_device(recipe.device)
     run.stage("init", made_from("init"), lambda out: build_init(recipe, base, folders["vocab"], pairs, out, device))
 

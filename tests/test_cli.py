@@ -186,7 +186,7 @@ def test_a_gate_that_closes_names_its_key(recipe_file: Path, command: Any) -> No
     code, lines = command("align", recipe_file, "--align.max_english_increase", "0", "--align.shrink", "1.0")
     assert code == 79 and len(lines) == 1, lines
     assert "align.max_english_increase" in lines[0]
-    assert _left(recipe_file) == ["data", "init", "lexicon", "vocab"]
+    assert _left(recipe_file) == ["init", "lexicon", "vocab"]
 
 
 def test_a_text_that_fills_no_sequence_is_refused(recipe_file: Path, command: Any) -> None:
