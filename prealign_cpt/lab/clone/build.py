@@ -126,7 +126,7 @@ def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOpti
         pairs, lexicon = make_lexicon(
             words | names, cloner.text, options.lexicon_share, options.noise, options.ambiguity, seed
         )
-        write_pairs(folder / "lexicon.tsv", pairs, f"English and its clone in {cloner.script.name} letters")
+        write_pairs(folder / "lexicon.tsv", pairs, f"English and its clone in {cloner.script} letters")
         if facts:
             _write_lines(
                 folder / "clka.jsonl", [json.dumps(q, ensure_ascii=False) for q in questions(facts, cloner.text)]
@@ -138,7 +138,7 @@ def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOpti
         _write_lines(folder / "tokens.tsv", ["id\toriginal\ttext\tcount", *rows])
         starts = _start_tokens(model, base, [document.text for document in splits.valid])
         report = {
-            "script": cloner.script.name,
+            "script": cloner.script,
             "documents": {name: len(documents) for name, documents in files.items()},
             "bytes": {name: (folder / f"{name}.txt").stat().st_size for name in files},
             "new_tokens": len(mirror.new_tokens),
