@@ -14,20 +14,14 @@ Figures of the table are means over a variant's finished seeds; differences to t
 import fcntl
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prealign_cpt.evaluate.statistics import (
-    Curve,
-    at,
-    bytes_to_reach,
-    mean_and_deviation,
-    mean_over,
-    paired_difference,
-)
+from prealign_cpt.evaluate.statistics import Curve, bytes_to_reach, mean_and_deviation, paired_difference
 from prealign_cpt.lab.compare.budget import Plan
 from prealign_cpt.lab.compare.variants import Grid, RunSpec
 from prealign_cpt.run.errors import DataError
@@ -185,16 +179,12 @@ def _rows(grid: Grid, specs: list[RunSpec]) -> list[Row]:
             finished[name].append(FinishedRun(spec))
         else:
             row["not_finished"][str(spec.recipe.seed)] = state
-    curves = [run.curve for runs in finished.values() for run in runs]
-    low = max((curve[0][0] for curve in curves), default=0.0)  # the bytes that all curves cover
-    high = min((curve[-1][0] for curve in curves), default=0.0)
     reference = {run.seed: run for run in finished[grid.reference]}
     for name, runs in finished.items():
         row = rows[name]
         row["seeds"] = [run.seed for run in runs]
         for figure, of_run in FIGURES.items():
             row |= _over_seeds(figure, [of_run(run) for run in runs])
-        row |= _over_seeds("valid_target_mean", [mean_over(run.curve, low, high) for run in runs])
         pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
         if pairs and name != grid.reference:
             row |= _against(pairs)
@@ -236,12 +226,7 @@ def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
         bytes_W = windows[0][0][:, 1]
         if all(np.array_equal(run_W2[:, 1], bytes_W) for side in windows for run_W2 in side):
             nats_SW, other_SW = (np.stack([run_W2[:, 0] for run_W2 in side]) for side in windows)
-            difference = paired_difference(nats_SW, other_SW, bytes_W)
-            row[f"test_{language}_difference"] = {
-                "mean": difference.mean,
-                "low": difference.low,
-                "high": difference.high,
-            }
+            row[f"test_{language}_difference"] = asdict(paired_difference(nats_SW, other_SW, bytes_W))
         else:
             row[f"test_{language}_difference"] = None  # other windows: the variant was scored on other text
     # By seed: bytes until the reference's last figure, as a share of the bytes that the reference took for it.
@@ -249,8 +234,6 @@ def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
     row["share_of_bytes"] = [
         None if count is None else count / other.curve[-1][0] for count, (_, other) in zip(reached, pairs, strict=True)
     ]
-    # The largest lead of the reference at a checkpoint of the variant; behind the reference's end its last one counts.
-    row["worst_on_curve"] = max(value - at(other.curve, place) for run, other in pairs for place, value in run.curve)
     return row
 
 
