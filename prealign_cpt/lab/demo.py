@@ -68,14 +68,14 @@ def demo(path: Path, flags: list[str], num_processes: int = 0, evidence: bool = 
     _bring_inputs(recipe)
     # On a CPU one rank with all cores: two would pass weights and gradients to each other.
     ranks = num_processes or (torch.cuda.device_count() if _on_gpu(recipe) else 1)
-    if code := _train(path, flags, recipe, ranks):
+    if code := _run(path, flags, recipe.run, ranks):
         return code
     serve(recipe)
     controls = {name: recipe.run.with_name(f"{recipe.name}-{name}") for name in CONTROLS}
     for name, run in controls.items() if evidence else ():
         say(f"evidence: {name}: the same text once more, about 6 minutes on two idle cores")
-        control_flags = [*flags, *as_flags({"name": run.name, **CONTROLS[name]}), "--reuse", str(run.parent)]
-        if code := _train_control(path, control_flags, recipe, ranks):
+        control_flags = [*flags, *as_flags({"name": run.name, **CONTROLS[name]})]
+        if code := _run_control(path, control_flags, recipe, ranks):
             return code
     print(write_report(recipe.run, [run for run in controls.values() if (run / "eval" / NAME).is_file()]))
     report = recipe.run / "report"
@@ -99,21 +99,21 @@ def _on_gpu(recipe: Recipe) -> bool:
     return recipe.device != "cpu" and torch.cuda.is_available()
 
 
-def _train(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> int:
+def _run(path: Path, flags: list[str], run: Path, ranks: int) -> int:
     """Every stage of one run, in processes of its own; its exit code."""
     launcher = "python" if ranks == 1 else f"torchrun --nproc-per-node {ranks}"
     say(" ".join([launcher, "launch/cpt.py", str(path), *flags]))
-    return torchrun.start([str(torchrun.SCRIPT)], [str(path), *flags], recipe.run, ranks)
+    return torchrun.start([str(torchrun.SCRIPT)], [str(path), *flags], run, ranks)
 
 
-def _train_control(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> int:
+def _run_control(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> int:
     """Train a control on as many bytes of target text as the run has read; its exit code."""
-    control = load_recipe(path, flags[: flags.index("--reuse")])
-    if code := torchrun.start(["-m", "prealign_cpt", "align"], [str(path), *flags], control.run, 1):
+    control, reuse = load_recipe(path, flags), ["--reuse", str(recipe.run.parent)]
+    if code := torchrun.start(["-m", "prealign_cpt", "align"], [str(path), *flags, *reuse], control.run, 1):
         return code
     target_bytes = plan(recipe, target_bytes=10**12).bytes(recipe.train.steps)
     steps = plan(control, target_bytes).steps
-    return _train(path, [*flags, "--train.steps", str(steps)], control, ranks)
+    return _run(path, [*flags, "--train.steps", str(steps), *reuse], control.run, ranks)
 
 
 def serve(recipe: Recipe) -> None:
