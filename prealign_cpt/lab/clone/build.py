@@ -97,7 +97,7 @@ def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOpti
     if len({path.stem for path in texts}) < len(texts):
         raise RecipeError("two texts have the same file name; rename one, the names label their sentences")
     splits = split_documents(texts, seed)
-    english = [d.text for part in (splits.english, splits.clone, splits.valid, splits.test) for d in part]
+    english = [document.text for documents in splits.values() for document in documents]
     words = count_words(english)
     cloner = make_cloner(base, english)
     facts = invent(options.facts, {word.lower() for word in words}, seed)
@@ -106,8 +106,8 @@ def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOpti
         f"{language}.{name}": [
             swap_words(document.text, options.swap if language == "target" else 0.0, draw) for document in documents
         ]
-        for language, train in (("english", splits.english), ("target", splits.clone))
-        for name, documents in (("train", train), ("valid", splits.valid), ("test", splits.test))
+        for language, train in (("english", splits["english"]), ("target", splits["clone"]))
+        for name, documents in (("train", train), ("valid", splits["valid"]), ("test", splits["test"]))
     }
     files["english.train"] += statements(facts, "english", options.exposures, seed)
     files["target.train"] += statements(facts, "clone", options.exposures, seed)
@@ -126,19 +126,19 @@ def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOpti
         pairs, lexicon = make_lexicon(
             words | names, cloner.text, options.lexicon_share, options.noise, options.ambiguity, seed
         )
-        write_pairs(folder / "lexicon.tsv", pairs, f"English and its clone in {cloner.script.name} letters")
+        write_pairs(folder / "lexicon.tsv", pairs, f"English and its clone in {cloner.script} letters")
         if facts:
             _write_lines(
                 folder / "clka.jsonl", [json.dumps(q, ensure_ascii=False) for q in questions(facts, cloner.text)]
             )
-        sentences = _write_transfer(folder, splits.english, splits.clone, cloner, seed) if len(texts) > 1 else {}
+        sentences = _write_transfer(folder, splits["english"], splits["clone"], cloner, seed) if len(texts) > 1 else {}
         model = load_whole(base).eval()
         save_file(oracle_rows(model, [t.original for t in mirror.new_tokens]), folder / "oracle.safetensors")
         rows = [f"{t.id}\t{'' if t.original is None else t.original}\t{t.text!r}\t{t.count}" for t in mirror.new_tokens]
         _write_lines(folder / "tokens.tsv", ["id\toriginal\ttext\tcount", *rows])
-        starts = _start_tokens(model, base, [document.text for document in splits.valid])
+        starts = _start_tokens(model, base, [document.text for document in splits["valid"]])
         report = {
-            "script": cloner.script.name,
+            "script": cloner.script,
             "documents": {name: len(documents) for name, documents in files.items()},
             "bytes": {name: (folder / f"{name}.txt").stat().st_size for name in files},
             "new_tokens": len(mirror.new_tokens),

@@ -10,8 +10,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.run.errors import DataError
@@ -35,26 +35,18 @@ _NEIGHBOURS = re.compile(r"(?<!\S)([A-Za-z]+)( )(?=([A-Za-z]+)(?!\S))")
 """A word, a space and the next word, without punctuation at them."""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """One document and the name of the file that it comes from."""
 
     label: str
     text: str
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The documents by use, each list in the order of the files."""
-
-    english: list[Document]
-    clone: list[Document]
-    valid: list[Document]
-    test: list[Document]
-
-
-def split_documents(paths: list[Path], seed: int) -> Splits:
+def split_documents(paths: list[Path], seed: int) -> dict[str, list[Document]]:
     """Read the files and divide the documents: a share each for validation and test, of the rest half to a language.
+
+    Returns:
+        "english", "clone", "valid" and "test", each in the order of the files.
 
     Raises:
         DataError: a file cannot be used, or there are too few documents.
@@ -70,7 +62,8 @@ def split_documents(paths: list[Path], seed: int) -> Splits:
     random.Random(f"documents {seed}").shuffle(order)
     held = max(1, round(HELDOUT_SHARE * len(order)))
     valid, test, rest = order[:held], order[held : 2 * held], order[2 * held :]
-    return Splits(*([documents[i] for i in sorted(part)] for part in (rest[::2], rest[1::2], valid, test)))
+    parts = {"english": rest[::2], "clone": rest[1::2], "valid": valid, "test": test}
+    return {name: [documents[i] for i in sorted(part)] for name, part in parts.items()}
 
 
 def _documents(paths: list[Path]) -> Iterator[Document]:

@@ -18,14 +18,14 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import storage_error
-from prealign_cpt.vocab.bytelevel import BYTE_OF, LETTER_OF, ByteLevel, keep_added_ids
+from prealign_cpt.vocab.bytelevel import LETTER_OF, ByteLevel, keep_added_ids
 from prealign_cpt.vocab.grow import MODEL, copy_tokenizer, family_of, load_tokenizer
 from prealign_cpt.vocab.learn import Piece
 from prealign_cpt.vocab.spm import SentencePiece, grow_model
@@ -33,34 +33,22 @@ from prealign_cpt.vocab.spm import SentencePiece, grow_model
 _CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
 """What the pre-tokenizers of GPT-2 and Llama 3 cut off by name; in other letters they would cut elsewhere."""
 
-_CONTINUATION = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))
-"""Bytes that never begin a character in UTF-8."""
+SCRIPTS = {
+    "Armenian": (0x0531, 0x0561),
+    "Glagolitic": (0x2C00, 0x2C30),
+    "Deseret": (0x10400, 0x10428),
+    "Warang Citi": (0x118A0, 0x118C0),
+    "Medefaidrin": (0x16E40, 0x16E60),
+    "Adlam": (0x1E900, 0x1E922),
+}
+"""The candidates, those with the fewest bytes a letter first: code points of the first upper and the first lower letter
+of 26. Case maps one to one in each, and NFC changes none."""
 
 
-@dataclass(frozen=True)
-class Script:
-    """26 letters in two cases: the code points of the first upper and the first lower one."""
-
-    name: str
-    upper: int
-    lower: int
-
-    @property
-    def letters(self) -> dict[str, str]:
-        """ASCII letter -> letter of the script."""
-        cases = ((ascii_uppercase, self.upper), (ascii_lowercase, self.lower))
-        return {letter: chr(first + i) for alphabet, first in cases for i, letter in enumerate(alphabet)}
-
-
-SCRIPTS = (
-    Script("Armenian", 0x0531, 0x0561),
-    Script("Glagolitic", 0x2C00, 0x2C30),
-    Script("Deseret", 0x10400, 0x10428),
-    Script("Warang Citi", 0x118A0, 0x118C0),
-    Script("Medefaidrin", 0x16E40, 0x16E60),
-    Script("Adlam", 0x1E900, 0x1E922),
-)
-"""The candidates, those with the fewest bytes a letter first. Case maps one to one in each, and NFC changes none."""
+def script_letters(script: str) -> dict[str, str]:
+    """ASCII letter -> letter of the script."""
+    cases = zip((ascii_uppercase, ascii_lowercase), SCRIPTS[script], strict=True)
+    return {letter: chr(first + i) for alphabet, first in cases for i, letter in enumerate(alphabet)}
 
 
 class Cloner:
@@ -70,9 +58,9 @@ class Cloner:
         letters: ASCII letter -> clone letter. A letter that the base has no token for has no clone.
     """
 
-    def __init__(self, script: Script, family: ByteLevel | SentencePiece) -> None:
+    def __init__(self, script: str, family: ByteLevel | SentencePiece) -> None:
         self.script = script
-        self.letters = {letter: clone for letter, clone in script.letters.items() if letter in family.vocab}
+        self.letters = {letter: clone for letter, clone in script_letters(script).items() if letter in family.vocab}
         self._bytelevel = family if isinstance(family, ByteLevel) else None
         self._characters = str.maketrans(self.letters)
         self._strings = str.maketrans(spellings(self.letters) if self._bytelevel else self.letters)
@@ -97,50 +85,30 @@ class Cloner:
         return tuple(map(self.string, tokens))
 
 
-def make_cloner(base: Path, texts: Iterable[str]) -> Cloner:
-    """The clone language for a base tokenizer and the texts that it must not collide with.
+def make_cloner(base: Path, texts: Sequence[str]) -> Cloner:
+    """The clone language for a base tokenizer and texts: the first script that neither would mix up with anything.
+
+    Its letters occur in no text and are no tokens, their bytes are, and a letter's tokens are the same wherever it
+    stands: none joins a part of a letter with what is beside it.
 
     Raises:
         MissingInputError, RecipeError: the base has no tokenizer of a known kind, or no script is left.
     """
     tokenizer = load_tokenizer(base)
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    family = family_of(base, tokenizer, content)
-    return Cloner(choose_script(family, map(tuple, content["model"]["merges"]), texts), family)
-
-
-def choose_script(family: ByteLevel | SentencePiece, merges: Iterable[tuple[str, str]], texts: Iterable[str]) -> Script:
-    """The first candidate that neither the texts nor the base tokenizer would mix up with anything.
-
-    Its letters occur in no text and are no tokens, their bytes are, and no merge of the base reaches across the border
-    of a letter: so a letter's tokens are the same wherever it stands.
-
-    Args:
-        merges: the base's rules as pairs of vocabulary strings.
-
-    Raises:
-        RecipeError: there is none.
-    """
+    family = family_of(base, tokenizer, json.loads(tokenizer.backend_tokenizer.to_str()))
     used = set().union(*texts)
-    pairs = list(merges)
     for script in SCRIPTS:
-        letters = set(script.letters.values())
-        if letters & used:
-            continue
-        if isinstance(family, SentencePiece):
-            if not letters & family.vocab.keys():
-                return script
-            continue
-        spelled = spellings(script.letters).values()
-        alphabet = set().union(*spelled)
-        if alphabet <= family.vocab.keys() and not any(letter in family.vocab for letter in spelled):
-            encoded = [letter.encode() for letter in sorted(letters)]
-            merged = (left + right for left, right in pairs if alphabet & set(left + right))
-            if not any(_glues(bytes(BYTE_OF[letter] for letter in string), encoded) for string in merged):
-                return script
+        letters = script_letters(script)
+        if used.isdisjoint(letters.values()):
+            cloner = Cloner(script, family)
+            if isinstance(family, SentencePiece):
+                if family.vocab.keys().isdisjoint(letters.values()):
+                    return cloner
+            elif _bytes_stand_apart(family, spellings(letters).values(), map(cloner.text, texts)):
+                return cloner
     raise RecipeError(
-        "the texts or the base tokenizer know the letters of every candidate script "
-        f"({', '.join(script.name for script in SCRIPTS)}); choose a base model or texts that are more English"
+        f"the texts or the base tokenizer know the letters of every candidate script ({', '.join(SCRIPTS)}); "
+        "choose a base model or texts that are more English"
     )
 
 
@@ -149,17 +117,16 @@ def spellings(letters: dict[str, str]) -> dict[str, str]:
     return {a: "".join(LETTER_OF[byte] for byte in b.encode()) for a, b in letters.items()}
 
 
-def _glues(merged: bytes, letters: Collection[bytes]) -> bool:
-    """Whether a merge may join a part of one of the letters with something outside it."""
-    for letter in letters:
-        for start in range(1 - len(letter), len(merged)):  # where the letter would begin in the merged bytes
-            end = start + len(letter)
-            if (start <= 0 and len(merged) <= end) or merged[end : end + 1] in _CONTINUATION:
-                continue  # inside the letter, or the byte behind it could not stand there
-            seen = merged[max(start, 0) : end]
-            if seen == letter[max(-start, 0) : max(-start, 0) + len(seen)]:
-                return True
-    return False
+def _bytes_stand_apart(family: ByteLevel, spelled: Collection[str], clones: Iterable[str]) -> bool:
+    """Whether the base knows the letters as bytes alone, and none of its tokens reaches across a letter's border."""
+    if not family.vocab.keys().isdisjoint(spelled) or not set().union(*spelled) <= family.vocab.keys():
+        return False
+    letter = re.compile("|".join(map(re.escape, spelled)))
+    for word in family.words(clones):
+        borders = {0, *accumulate(map(len, word))}
+        if not all(borders.issuperset(match.span()) for match in letter.finditer("".join(word))):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,28 @@
 """What came of the runs: points of their curves for programs, and a table for people.
 
     RUN/{run_state.json, budget.json, metrics.jsonl, eval/report.json} --> points.jsonl  one JSON object a point
-                                                                       --> table.json    every figure of the table
+                                                                       --> table.json    every figure over seeds
                                                                        --> table.md      the ones to look at
 
 A point has `language`, `base`, `variant`, `switching`, `seed`, `run`, `step`, `bytes` and `flops` (both cumulative, the
 alignment stage included), `target_bpb`, `english_bpb` and `set`: "valid" for each validation while training, "test"
 for the finished model, which has further figures where the evaluation has them.
 
-Figures of the table are means over a variant's finished seeds; differences to the reference use the seeds of both.
+A row of table.json holds the figures of the `first` and `last` validation and of the `test`, with their mean and
+standard deviation over the variant's finished seeds; differences to the reference use the seeds that both have.
 """
 
 import fcntl
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prealign_cpt.evaluate.statistics import (
-    Curve,
-    at,
-    bytes_to_reach,
-    mean_and_deviation,
-    mean_over,
-    paired_difference,
-)
+from prealign_cpt.evaluate.statistics import Curve, bytes_to_reach, mean_and_deviation, paired_difference
 from prealign_cpt.lab.compare.budget import Plan
 from prealign_cpt.lab.compare.variants import Grid, RunSpec
 from prealign_cpt.run.errors import DataError
@@ -72,28 +67,38 @@ class FinishedRun:
     """The figures of a finished run.
 
     Attributes:
-        scores: the exported model's, by evaluation.
-        validations: `step`, `target_bpb` and `english_bpb` of each; a repeated step counts as it was last.
+        points: those of the validations in the order of their steps, and last that of the test.
 
     Raises:
         DataError: a file of the run is damaged.
     """
 
     def __init__(self, spec: RunSpec) -> None:
-        self.seed = spec.recipe.seed
-        self.budget = Plan.read(spec.run)
+        budget = Plan.read(spec.run)
         report = spec.run / "eval" / "report.json"
         try:
             self.scores: Row = dict(json.loads(report.read_text(encoding="utf-8"))["models"]["trained"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{report}: damaged; start {spec.run.name} again with --redo eval") from error
         logged = Log(spec.run / "metrics.jsonl", active=False).rows()
-        valid = {row["step"]: row["valid"] for row in logged if "valid" in row}
-        self.validations = [{"step": step, **valid[step]} for step in sorted(valid)]
-        self.curve: Curve = [(self.budget.bytes(row["step"]), row["target_bpb"]) for row in self.validations]
+        valid = {row["step"]: row["valid"] for row in logged if "valid" in row}  # a repeated step counts as it was last
+        rows = [{"step": step, **valid[step], "set": "valid"} for step in sorted(valid)]
+        test = {key: self.scores["test"][key] for key in ("target_bpb", "english_bpb")}
+        test |= {name: value for name, place in EXTRA.items() if (value := self._score(*place)) is not None}
+        rows.append({"step": budget.steps, **test, "set": "test"})
+        about = {
+            "language": spec.recipe.language,
+            "base": spec.recipe.base.model,
+            "variant": spec.variant.name,
+            "switching": spec.switching,
+            "seed": spec.recipe.seed,
+            "run": spec.run.name,
+        }
+        costs = ({"bytes": budget.bytes(row["step"]), "flops": budget.flops(row["step"])} for row in rows)
+        self.points = [{**about, "step": row["step"], **cost, **row} for row, cost in zip(rows, costs, strict=True)]
+        self.curve: Curve = [(point["bytes"], point["target_bpb"]) for point in self.points[:-1]]
 
-    def score(self, *place: str) -> Any:
-        """A figure of the scores; None if it was not measured."""
+    def _score(self, *place: str) -> Any:
         value: Any = self.scores
         for key in place:
             value = value.get(key) if isinstance(value, dict) else None
@@ -112,33 +117,14 @@ def write_points(path: Path, specs: list[RunSpec]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {spec.run.name for spec in specs}
-    new = [json.dumps(point) for spec in specs if status(spec.run) == FINISHED for point in _points(spec)]
+    finished = [FinishedRun(spec) for spec in specs if status(spec.run) == FINISHED]
+    new = [json.dumps(point) for run in finished for point in run.points]
     # Two comparisons may share a file; each must see what the other has written.
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for number, line in enumerate(lines, start=1) if _run_of(line, path, number) not in names]
         atomic_write(path, "".join(f"{line}\n" for line in [*filter(str.strip, kept), *new]))
-
-
-def _points(spec: RunSpec) -> list[Row]:
-    run = FinishedRun(spec)
-    about = {
-        "language": spec.recipe.language,
-        "base": spec.recipe.base.model,
-        "variant": spec.variant.name,
-        "switching": spec.switching,
-        "seed": run.seed,
-        "run": spec.run.name,
-    }
-    test = {key: run.score("test", key) for key in ("target_bpb", "english_bpb")}
-    test |= {name: value for name, place in EXTRA.items() if (value := run.score(*place)) is not None}
-    rows = [{**row, "set": "valid"} for row in run.validations] + [{"step": run.budget.steps, **test, "set": "test"}]
-    return [
-        {**about, "step": row["step"], "bytes": run.budget.bytes(row["step"]), "flops": run.budget.flops(row["step"])}
-        | row
-        for row in rows
-    ]
 
 
 def _run_of(line: str, path: Path, number: int) -> str | None:
@@ -175,57 +161,36 @@ def write_table(folder: Path, grid: Grid, specs: list[list[RunSpec]]) -> str:
 
 
 def _rows(grid: Grid, specs: list[RunSpec]) -> list[Row]:
-    finished: dict[str, list[FinishedRun]] = {variant.name: [] for variant in grid.variants}
+    finished: dict[str, dict[int, FinishedRun]] = {variant.name: {} for variant in grid.variants}
     rows: dict[str, Row] = {}
     for spec in specs:
-        name = spec.variant.name
+        name, seed, state = spec.variant.name, spec.recipe.seed, status(spec.run)
         row = rows.setdefault(name, {"variant": name, "switching": spec.switching, "not_finished": {}})
-        state = status(spec.run)
         if state == FINISHED:
-            finished[name].append(FinishedRun(spec))
+            finished[name][seed] = FinishedRun(spec)
         else:
-            row["not_finished"][str(spec.recipe.seed)] = state
-    curves = [run.curve for runs in finished.values() for run in runs]
-    low = max((curve[0][0] for curve in curves), default=0.0)  # the bytes that all curves cover
-    high = min((curve[-1][0] for curve in curves), default=0.0)
-    reference = {run.seed: run for run in finished[grid.reference]}
+            row["not_finished"][str(seed)] = state
+    reference = finished[grid.reference]
     for name, runs in finished.items():
         row = rows[name]
-        row["seeds"] = [run.seed for run in runs]
-        for figure, of_run in FIGURES.items():
-            row |= _over_seeds(figure, [of_run(run) for run in runs])
-        row |= _over_seeds("valid_target_mean", [mean_over(run.curve, low, high) for run in runs])
-        pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
+        row["seeds"] = list(runs)
+        for key, place in (("first", 0), ("last", -2), ("test", -1)):
+            row[key] = _over_seeds([run.points[place] for run in runs.values()])
+        pairs = [(run, reference[seed]) for seed, run in runs.items() if seed in reference]
         if pairs and name != grid.reference:
             row |= _against(pairs)
     return [rows[variant.name] for variant in grid.variants]
 
 
-FIGURES: dict[str, Callable[[FinishedRun], float | None]] = {
-    "steps": lambda run: run.budget.steps,
-    "bytes": lambda run: run.budget.bytes(run.budget.steps),
-    "flops": lambda run: run.budget.flops(run.budget.steps),
-    "align_bytes": lambda run: run.budget.align_bytes,
-    "align_flops": lambda run: run.budget.align_flops,
-    "valid_target_start": lambda run: run.validations[0]["target_bpb"],
-    "valid_target_last": lambda run: run.validations[-1]["target_bpb"],
-    "valid_english_start": lambda run: run.validations[0]["english_bpb"],
-    "valid_english_last": lambda run: run.validations[-1]["english_bpb"],
-    "test_target": lambda run: run.score("test", "target_bpb"),
-    "test_english": lambda run: run.score("test", "english_bpb"),
-    "general_target": lambda run: run.score("general", "target_bpb"),
-    "general_english": lambda run: run.score("general", "english_bpb"),
-    "retrieval_heldout": lambda run: run.score("retrieval", "p1"),
-    "retrieval_seen": lambda run: run.score("retrieval", "seen_p1"),
-}
-
-
-def _over_seeds(figure: str, values: list[float | None]) -> Row:
-    measured = [value for value in values if value is not None]
-    if not measured:
-        return {}
-    mean, deviation = mean_and_deviation(measured)
-    return {figure: {"mean": mean, "sd": deviation, "values": measured}}
+def _over_seeds(points: list[Row]) -> Row:
+    """Mean, standard deviation and values of each figure that was measured."""
+    figures: Row = {}
+    for key in dict.fromkeys(key for point in points for key in point):
+        values = [point[key] for point in points if key in point]
+        if key not in ("seed", "switching") and not isinstance(values[0], str):
+            mean, deviation = mean_and_deviation(values)
+            figures[key] = {"mean": mean, "sd": deviation, "values": values}
+    return figures
 
 
 def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
@@ -236,12 +201,7 @@ def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
         bytes_W = windows[0][0][:, 1]
         if all(np.array_equal(run_W2[:, 1], bytes_W) for side in windows for run_W2 in side):
             nats_SW, other_SW = (np.stack([run_W2[:, 0] for run_W2 in side]) for side in windows)
-            difference = paired_difference(nats_SW, other_SW, bytes_W)
-            row[f"test_{language}_difference"] = {
-                "mean": difference.mean,
-                "low": difference.low,
-                "high": difference.high,
-            }
+            row[f"test_{language}_difference"] = asdict(paired_difference(nats_SW, other_SW, bytes_W))
         else:
             row[f"test_{language}_difference"] = None  # other windows: the variant was scored on other text
     # By seed: bytes until the reference's last figure, as a share of the bytes that the reference took for it.
@@ -249,8 +209,6 @@ def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
     row["share_of_bytes"] = [
         None if count is None else count / other.curve[-1][0] for count, (_, other) in zip(reached, pairs, strict=True)
     ]
-    # The largest lead of the reference at a checkpoint of the variant; behind the reference's end its last one counts.
-    row["worst_on_curve"] = max(value - at(other.curve, place) for run, other in pairs for place, value in run.curve)
     return row
 
 
@@ -280,11 +238,15 @@ def _markdown(table: Row, num_seeds: int) -> str:
     return "\n".join([*lines, *(["", "Not finished:", "", *notes] if notes else [])]) + "\n"
 
 
-def _number(row: Row, figure: str, digits: int = 4) -> str:
-    if figure not in row:
+def _number(figures: Row, name: str, digits: int = 4) -> str:
+    if name not in figures:
         return "–"
-    mean, deviation = row[figure]["mean"], row[figure]["sd"]
+    mean, deviation = figures[name]["mean"], figures[name]["sd"]
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+def _retrieval(row: Row) -> str:
+    return " / ".join(_number(row["test"], f"retrieval_{words}", digits=3) for words in ("heldout", "seen"))
 
 
 def _difference(row: Row) -> str:
@@ -309,13 +271,13 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "variant": lambda row: f"`{row['variant']}`" + (" **not finished**" if row["not_finished"] else ""),
     "switching": lambda row: "yes" if row["switching"] else "no",
     "seeds": lambda row: f"{len(row['seeds'])} of {row['num_seeds']}",
-    "valid: target at step 0": lambda row: _number(row, "valid_target_start"),
-    "last": lambda row: _number(row, "valid_target_last"),
-    "test: target": lambda row: _number(row, "test_target"),
+    "valid: target at step 0": lambda row: _number(row["first"], "target_bpb"),
+    "last": lambda row: _number(row["last"], "target_bpb"),
+    "test: target": lambda row: _number(row["test"], "target_bpb"),
     "difference [95 %]": _difference,
-    "English": lambda row: _number(row, "test_english"),
-    "P@1 held out / seen": lambda row: f"{_number(row, 'retrieval_heldout', 3)} / {_number(row, 'retrieval_seen', 3)}",
+    "English": lambda row: _number(row["test"], "english_bpb"),
+    "P@1 held out / seen": _retrieval,
     "bytes to the reference's figure": _share,
-    "FLOPs": lambda row: f"{row['flops']['mean']:.3g}" if "flops" in row else "–",
+    "FLOPs": lambda row: f"{row['test']['flops']['mean']:.3g}" if row["test"] else "–",
 }
 """Of table.md: title, and the cell of a row."""

@@ -1,4 +1,4 @@
-"""The clone's letters: case and kind as in English, and no merge of the base across their borders."""
+"""The clone's letters: case and kind as in English, and no token of the base across their borders."""
 
 import json
 import unicodedata
@@ -7,64 +7,53 @@ from string import ascii_letters
 
 import pytest
 
-from prealign_cpt.lab.clone.tokenizer import SCRIPTS, Script, _glues, choose_script, make_cloner
+from prealign_cpt.lab.clone.tokenizer import SCRIPTS, make_cloner, script_letters
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.vocab.bytelevel import LETTER_OF
-from prealign_cpt.vocab.grow import family_of, load_tokenizer
 from tests.vocab.conftest import byte_level
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_a_script_behaves_as_the_latin_one(script: Script):
-    letters = script.letters
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_behaves_as_the_latin_one(script: str):
+    letters = script_letters(script)
     assert list(letters) == sorted(ascii_letters) and len(set(letters.values())) == 52
     for letter, clone in letters.items():
         assert clone.isalpha() and clone.lower() == letters[letter.lower()] and clone.upper() == letters[letter.upper()]
         assert clone.capitalize() == letters[letter.upper()] and unicodedata.normalize("NFC", clone) == clone
-        assert unicodedata.name(clone).startswith(script.name.upper())
+        assert unicodedata.name(clone).startswith(script.upper())
+
+
+def test_scripts_that_would_be_mixed_up_are_passed_over(tmp_path: Path):
+    base = byte_level(tmp_path / "base", llama3=False)
+    assert make_cloner(base, ["only English"]).script == "Armenian"
+    assert make_cloner(base, ["one Ա in it"]).script == "Glagolitic", "the text has such a letter"
+    every = "".join(script_letters(script)["a"] for script in SCRIPTS)
+    with pytest.raises(RecipeError, match=r"Armenian.*Adlam.*choose"):
+        make_cloner(base, [every])
 
 
 @pytest.mark.parametrize(
-    ("merged", "glues"),
+    ("left", "right", "text"),
     [
-        ("Ա", False),  # the letter itself
-        ("Ա"[:1], False),
-        (" Ա", True),
-        ("ԱԲ", True),
-        ("Աx", True),
-        ("é", False),
-        ("Բ", False),  # another letter of the script: inside itself
+        (b" ", "Ա".encode()[:1], "x And"),  # the space before a letter and its first byte
+        ("Ա".encode()[1:], "Բ".encode()[:1], "AB"),  # two letters
     ],
 )
-def test_a_merge_across_a_border_is_seen(merged: str, glues: bool):
-    assert _glues(merged.encode(), [letter.encode() for letter in SCRIPTS[0].letters.values()]) == glues
-
-
-def test_parts_of_letters_that_glue():
-    letters = ["Ա".encode()]  # d4 b1
-    assert _glues(b" \xd4", letters) and _glues(b"\xb1,", letters)
-    assert not _glues(b"\xb1", letters) and not _glues(b"\xd4", letters)
-    assert not _glues(b"\xd4\xb2", letters), "another character"
-    assert not _glues(b"\xd0\xb1", letters), "another character with the same last byte"
-    assert not _glues(b"\xb1\xb1", letters), "no character ends and goes on"
-
-
-def test_known_scripts_are_passed_over(tmp_path: Path):
+def test_a_merge_across_the_border_of_a_letter_is_seen(tmp_path: Path, left: bytes, right: bytes, text: str):
     base = byte_level(tmp_path / "base", llama3=False)
-    tokenizer = load_tokenizer(base)
-    family = family_of(base, tokenizer, json.loads(tokenizer.backend_tokenizer.to_str()))
-    assert choose_script(family, [], ["only English"]).name == "Armenian"
-    assert choose_script(family, [], ["one Ա in it"]).name == "Glagolitic", "the text has such a letter"
-    glue = (LETTER_OF[0x20], LETTER_OF["Ա".encode()[0]])
-    assert choose_script(family, [glue], ["x"]).name == "Glagolitic", "a space would be glued to it"
-    every = "".join(script.letters["a"] for script in SCRIPTS)
-    with pytest.raises(RecipeError, match=r"Armenian.*Adlam.*choose"):
-        choose_script(family, [], [every])
+    path = base / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rule = ["".join(LETTER_OF[byte] for byte in part) for part in (left, right)]
+    content["model"]["vocab"]["".join(rule)] = max(content["model"]["vocab"].values()) + 1000
+    content["model"]["merges"].append(rule if isinstance(content["model"]["merges"][0], list) else " ".join(rule))
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert make_cloner(base, [text]).script == "Glagolitic"
+    assert make_cloner(base, ["b"]).script == "Armenian", "no such text, no such token"
 
 
 def test_contractions_stay(tmp_path: Path):
     cloner = make_cloner(byte_level(tmp_path / "base", llama3=False), ["text"])
-    a = cloner.script.letters
+    a = script_letters(cloner.script)
     for english, kept in (("God's", "'s"), ("we're", "'re"), ("'tis", "'t")):
         start = english.index("'")
         expected = [english[i] if start <= i < start + len(kept) else a.get(c, c) for i, c in enumerate(english)]
