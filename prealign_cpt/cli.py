@@ -113,6 +113,11 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--seed", type=int, default=0)
     add.set_defaults(work=_clone)
 
+    add = commands.add_parser("vecmap", help='rows from the tokens\' own contexts (laboratory), for align.init "file"')
+    add.add_argument("recipe", type=Path)
+    add.add_argument("rows", type=Path, help="file to write")
+    add.set_defaults(work=_vecmap, takes_flags=True)
+
     for name, text in STAGES.items():
         add = commands.add_parser(name, help=text)
         add.add_argument("recipe", type=Path)
@@ -164,6 +169,8 @@ def _recipe_command(arguments: list[str], until: str) -> int:
     if borrow is not None and not Path(borrow).is_dir():
         raise RecipeError(f"--borrow: {borrow} is no folder; name the one that holds the runs")
     recipe = load_recipe(Path(arguments[0]), flags)
+    if recipe.align.objective != "prealign":
+        import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
     run_all(recipe, redo, until, Path(borrow) if borrow else None, tuple(accept.split(",")) if accept else ())
     return 0
 
@@ -251,6 +258,18 @@ def _clone(options: argparse.Namespace) -> None:
     names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")
     knobs = Knobs(**{name: getattr(options, name) for name in names})
     print(json.dumps(build_clone(options.base, options.texts, options.out, knobs)))
+
+
+def _vecmap(options: argparse.Namespace) -> None:
+    from prealign_cpt.lab.objectives.vecmap import write_vecmap
+    from prealign_cpt.lexicon.stage import read_pairs
+    from prealign_cpt.model.base import resolve_base
+    from prealign_cpt.recipe.file import load_recipe
+
+    _recipe_command([str(options.recipe), *options.flags], "vocab")
+    recipe = load_recipe(options.recipe, options.flags)
+    pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
+    write_vecmap(recipe, resolve_base(recipe.base.model), recipe.run / "vocab", pairs, options.rows)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ def given_tokenizer(recipe: Recipe) -> dict[str, str]:
 
 def parallel_files(recipe: Recipe) -> list[Path]:
     """The parallel text, if the alignment reads it."""
-    used = recipe.align.unit == "sentence" and recipe.align.steps and recipe.align.weight
+    used = recipe.align.objective in ("infoxlm", "afp") and recipe.align.steps and recipe.align.weight
     return recipe.paths((recipe.text.parallel_english, recipe.text.parallel_target)) if used else []
 
 

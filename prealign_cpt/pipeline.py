@@ -19,8 +19,8 @@ import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prealign_cpt.align.build import build_align
-from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.align.initialize import build_init, load_for_run
+from prealign_cpt.align.mixture import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all, score_texts
