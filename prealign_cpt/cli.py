@@ -118,6 +118,11 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--seed", type=int, default=0)
     add.set_defaults(work=_clone)
 
+    add = commands.add_parser("vecmap", help='rows from the tokens\' own contexts (laboratory), for align.init "file"')
+    add.add_argument("recipe", type=Path)
+    add.add_argument("rows", type=Path, help="file to write")
+    add.set_defaults(work=_vecmap, takes_flags=True)
+
     add = commands.add_parser("run", help="every stage of a recipe, each in a process of its own")
     add.add_argument("recipe", type=Path)
     add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
@@ -169,8 +174,7 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
     path, flags = Path(arguments[0]), list(arguments[1:])
     redo = _taken_out(flags, "--redo", "name a stage")
-    without_data = "--without-data" in flags
-    flags = [flag for flag in flags if flag != "--without-data"]
+    skip = _taken_out(flags, "--skip", "name stages that prepare is to leave out, with commas between them")
     reuse = _taken_out(flags, "--reuse", "name a folder of runs")
     accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
     if reuse is not None and not Path(reuse).is_dir():
@@ -181,9 +185,12 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
         redo=redo,
         reuse=Path(reuse) if reuse else None,
         accept=tuple(accept.split(",")) if accept else (),
-        without_data=without_data,
+        skip=tuple(skip.split(",")) if skip else (),
     )
-    run_parts(load_recipe(path, flags), command, until, num_processes)
+    recipe = load_recipe(path, flags)
+    if recipe.align.objective != "prealign":
+        import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
+    run_parts(recipe, command, until, num_processes)
     return 0
 
 
@@ -273,6 +280,18 @@ def _clone(options: argparse.Namespace) -> None:
     names = ("vocab", "lexicon_share", "ambiguity", "noise", "swap", "facts", "exposures", "seed")
     chosen = CloneOptions(**{name: getattr(options, name) for name in names})
     print(json.dumps(build_clone(options.base, options.texts, options.out, chosen)))
+
+
+def _vecmap(options: argparse.Namespace) -> None:
+    from prealign_cpt.lab.objectives.vecmap import write_vecmap
+    from prealign_cpt.lexicon.stage import read_pairs
+    from prealign_cpt.model.base import resolve_base
+    from prealign_cpt.recipe.file import load_recipe
+
+    _recipe_command([str(options.recipe), *options.flags, "--skip", "data,init"], "prepare")
+    recipe = load_recipe(options.recipe, options.flags)
+    pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
+    write_vecmap(recipe, resolve_base(recipe.base.model), recipe.run / "vocab", pairs, options.rows)
 
 
 def _report(options: argparse.Namespace) -> None:

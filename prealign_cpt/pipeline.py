@@ -48,12 +48,12 @@ class Command:
     redo: str | None = None
     reuse: Path | None = None
     accept: tuple[str, ...] = ()
-    without_data: bool = False
-    """Prepare what the alignment reads, and no packed text."""
+    skip: tuple[str, ...] = ()
+    """Stages that are not prepared."""
 
     def child(self, part: str) -> list[str]:
         """Arguments that make a part in a process of its own."""
-        options = ["--without-data"] if self.without_data and part == "prepare" else []
+        options = ["--skip", ",".join(self.skip)] if self.skip and part == "prepare" else []
         options += ["--reuse", str(self.reuse)] if self.reuse else []
         options += ["--accept", ",".join(self.accept)] if self.accept else []
         return [part, str(self.path), *self.flags, *options]
@@ -73,7 +73,8 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
         what the stages raise; `run_state.json` says so too, if work had begun.
     """
     parts = list(PARTS)[: list(PARTS).index(until) + 1]
-    command = replace(command, without_data=command.without_data or until == "align")
+    if until == "align":  # which reads no packed text
+        command = replace(command, skip=("data",))
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     redo = with_dependents(command.redo) if command.redo else []
     run = Run(recipe.run, redo, command.reuse, command.accept) if rank == 0 else None
@@ -96,18 +97,18 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
             run.close()
 
 
-def is_done(run: Run, recipe: Recipe, part: str, without_data: bool = False) -> bool:
+def is_done(run: Run, recipe: Recipe, part: str, skip: tuple[str, ...] = ()) -> bool:
     """Whether all stages of a part are there, made from the same; a stage of another run is taken where it can be.
 
     Args:
-        without_data: never mind the packed text, which training reads and the alignment does not.
+        skip: stages that do not matter.
 
     Raises:
         RecipeError: a stage was made from something else.
         DataError: a stage is damaged.
     """
     for stage in PARTS[part]:
-        if stage == "data" and without_data:
+        if stage in skip:
             continue
         if not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
             return False
@@ -119,7 +120,7 @@ def is_done(run: Run, recipe: Recipe, part: str, without_data: bool = False) -> 
 
 def _make(run: Run, recipe: Recipe, command: Command, part: str, num_processes: int) -> None:
     """A part in a process of its own."""
-    if is_done(run, recipe, part, command.without_data):
+    if is_done(run, recipe, part, command.skip):
         return
     run.start()
     run.digests.save()
@@ -136,9 +137,9 @@ def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[st
             return
         if not alone:
             _make(run, recipe, command, part, 1)
-        elif not is_done(run, recipe, part, command.without_data):
+        elif not is_done(run, recipe, part, command.skip):
             if part == "prepare":
-                _prepare(run, recipe, not command.without_data)
+                _prepare(run, recipe, command.skip)
             else:
                 {"export": _export, "eval": _evaluate}[part](run, recipe)
 
@@ -153,10 +154,10 @@ def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[st
     make("eval")
 
 
-def _prepare(run: Run, recipe: Recipe, with_data: bool) -> None:
+def _prepare(run: Run, recipe: Recipe, skip: tuple[str, ...]) -> None:
     from prealign_cpt.prepare import prepare
 
-    prepare(run, recipe, with_data)
+    prepare(run, recipe, skip)
 
 
 def _on_ranks(

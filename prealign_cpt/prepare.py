@@ -25,17 +25,17 @@ from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.build import build_vocab
 
 
-def prepare(run: Run, recipe: Recipe, with_data: bool = True) -> None:
+def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
     """Make the stages before the alignment that are not there yet.
 
     Args:
-        with_data: pack the text too, which training reads and the alignment does not.
+        skip: stages not to make, of "data" and "init".
 
     Raises:
         as `check_inputs`, `Run.stage` and the stages.
     """
     folders = {name: run.folder / name for name in ("lexicon", "vocab", "data", "init")}
-    base = check_inputs(recipe, run.digests)
+    base = check_inputs(recipe, run.digests, skip)
 
     def made_from(stage: str) -> dict[str, object]:
         return inputs(stage, recipe, run.digests, folders)
@@ -43,13 +43,14 @@ def prepare(run: Run, recipe: Recipe, with_data: bool = True) -> None:
     run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
     run.stage("vocab", made_from("vocab"), lambda out: build_vocab(recipe, base, out))
     pairs = read_pairs(folders["lexicon"] / "clean.tsv")
-    if with_data:
+    if "data" not in skip:
         run.stage("data", made_from("data"), lambda out: build_data(recipe, base, folders["vocab"], pairs, out))
-    device = choose_device(recipe.device)
-    run.stage("init", made_from("init"), lambda out: build_init(recipe, base, folders["vocab"], pairs, out, device))
+    if "init" not in skip:
+        device = choose_device(recipe.device)
+        run.stage("init", made_from("init"), lambda out: build_init(recipe, base, folders["vocab"], pairs, out, device))
 
 
-def check_inputs(recipe: Recipe, digests: Digests | None = None) -> Path:
+def check_inputs(recipe: Recipe, digests: Digests | None = None, skip: tuple[str, ...] = ()) -> Path:
     """Look at everything the recipe names before any work is done; return the base model's folder.
 
     Raises:
@@ -73,7 +74,7 @@ def check_inputs(recipe: Recipe, digests: Digests | None = None) -> Path:
     for path in recipe.question_files():
         if not path.is_file():
             raise MissingInputError(f"{path}: no such file; see evaluate.clka and evaluate.transfer_* of the recipe")
-    if recipe.align.rows and not recipe.path(recipe.align.rows).is_file():
+    if recipe.align.rows and "init" not in skip and not recipe.path(recipe.align.rows).is_file():
         path = recipe.path(recipe.align.rows)
         raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
     digests = digests or Digests(Path("digests.json"))

@@ -183,7 +183,7 @@ def test_a_base_that_is_not_finite_is_refused(recipe_file: Path, command: Any) -
 
 
 def test_a_gate_that_closes_names_its_key(recipe_file: Path, command: Any) -> None:
-    code, lines = command("align", recipe_file, "--align.max_english_increase", "0", "--align.shrink", "1.0")
+    code, lines = command("align", recipe_file, "--align.max_english_increase", "0")
     assert code == 79 and len(lines) == 1, lines
     assert "align.max_english_increase" in lines[0]
     assert _left(recipe_file) == ["init", "lexicon", "vocab"]

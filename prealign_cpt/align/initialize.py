@@ -10,14 +10,14 @@ base ─► English scored ─► rows grown ─► static rows ─► calibrate
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
-from prealign_cpt.align.init.subword import old_pieces
-from prealign_cpt.align.stage import check_stage
+from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.lexicon_rows import TextStatistics
+from prealign_cpt.align.mixture import old_pieces
+from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.data.words import token_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import Score, batches, score_windows, windows
@@ -43,48 +43,36 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
 
     Raises:
         NumericError: a row of the base is not finite.
-        RecipeError, DataError, MissingInputError: the rows cannot be made, or the training stage cannot do what the
-            recipe asks of this model or text.
+        DataError, MissingInputError: the lexicon, the text or the rows file cannot serve.
     """
     model = load_for_run(recipe, base, device)
     base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
     _check_finite(model)
-    check_stage(recipe, model)
     english = english_bits(model, base_tokenizer, recipe)
     num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
-    new_ids = list(range(num_old, num_tokens))
     grow_rows(model, num_tokens, num_old)
     texts = token_texts(tokenizer)[num_old:]
     tables = old_tables(model, num_old)
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
-        recipe.seed,
     )
     rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, rows_file)
-    write_rows(model, new_ids, rows)
-    calibration: dict[str, Any] = {"target_bytes": 0, "tokens_forward": 0}
-    if new_ids and recipe.align.calibrate:
-        calibration = calibrate(
-            model,
-            base_tokenizer,
-            tokenizer,
-            statistics.target_text,
-            recipe.align.calibrate,
-            start_token_id(tokenizer, recipe),
-            recipe.seed,
-        )
+    write_rows(model, num_old, rows)
+    start, strength = start_token_id(tokenizer, recipe), recipe.align.calibrate
+    calibration = calibrate(model, base_tokenizer, tokenizer, statistics.target_text, strength, start, recipe.seed)
     exact = load_whole(base)
     grow_rows(exact, num_tokens, num_old)
     save_unrounded(model, exact, tokenizer, out)
     base_tokenizer.save_pretrained(out / BASE_TOKENIZER)
-    pieces = old_pieces(texts, base_tokenizer, tokenizer) if texts else []
-    atomic_write(out / PIECES, json.dumps(pieces))
-    lines = [f"{i}\t{text!r}\t{kind}" for i, text, kind in zip(new_ids, texts, rows.provenance, strict=True)]
+    atomic_write(out / PIECES, json.dumps(old_pieces(texts, base_tokenizer, tokenizer)))
+    lines = [
+        f"{num_old + m}\t{text!r}\t{kind}" for m, (text, kind) in enumerate(zip(texts, rows.provenance, strict=True))
+    ]
     atomic_write(out / "rows.tsv", "\n".join(["id\ttext\trow", *lines]) + "\n")
     report = {
-        "new_tokens": len(new_ids),
+        "new_tokens": len(texts),
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
         "calibration": calibration,
         "english_before": english,

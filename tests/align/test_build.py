@@ -119,7 +119,7 @@ def test_ids_with_holes(align: Any, tmp_path: Path):
     base.save_pretrained(tmp_path / "base")
     growth = grow_tokenizer(tmp_path / "base", TARGET * 4, ENGLISH, NUM_NEW, tmp_path / "grown")
     assert growth.first_id == num_old == num_ids(AutoTokenizer.from_pretrained(tmp_path / "base"))
-    plain = ["--align.init", "subword", "--align.shrink", "1", "--align.calibrate", "0", "--align.steps", "0"]
+    plain = ["--align.init", "subword", "--align.calibrate", "0", "--align.steps", "0"]
     out = align(*plain, "--align.max_english_increase", "9", base=tmp_path / "base", vocab=tmp_path / "grown")
     table = AutoModelForCausalLM.from_pretrained(out).get_input_embeddings().weight
     assert len(table) == num_old + NUM_NEW == num_ids(AutoTokenizer.from_pretrained(out))

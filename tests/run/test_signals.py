@@ -82,7 +82,7 @@ def test_a_stop_in_the_middle_of_a_stage_leaves_nothing_of_it(
         return 1.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "schedule", interrupted)
+        patch.setattr(stage, "rate_factor", interrupted)
         assert main(["align", str(recipe_file)]) == 75
     assert seen == [".tmp-align"], "the signal must come while the stage is being filled"
     error = capsys.readouterr().err

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from prealign_cpt.align.init import TextStatistics
-from prealign_cpt.align.init.lexicon import lexicon_mixture
+from prealign_cpt.align.lexicon_rows import TextStatistics, lexicon_mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.run.errors import DataError
 from tests.vocab.conftest import sentence_piece

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from prealign_cpt.align.text import WINDOW, FrozenText, Text, english_windows, target_windows
-from prealign_cpt.align.trainable import NewRows, trainable
-from prealign_cpt.recipe.schema import Align
-from tests.align.conftest import START_ID, encoded, model_for
+from prealign_cpt.align.language_model import WINDOW, FrozenTextLoss, TextLoss, english_windows, target_windows
+from prealign_cpt.align.trainable import NewRows, make_trainable
+from tests.align.conftest import ALONE, START_ID, encoded, model_for
 from tests.conftest import ENGLISH, TARGET
 
 
@@ -31,7 +30,7 @@ def logits_of(model: LlamaForCausalLM, window: Tensor) -> Tensor:
 def test_the_anchor_is_the_models_loss_on_the_text(grown, num_old: int, tied: bool):
     model = model_for(grown, tied)
     windows = english_windows(encoded(grown, ENGLISH * 3), num_old, START_ID, 2)
-    anchor = FrozenText("anchor", NewRows(model, START_ID, num_old), windows, 50, seed=0)
+    anchor = FrozenTextLoss("anchor", NewRows(model, START_ID, num_old), windows, 50, seed=0, world=ALONE)
     logits, labels = torch.cat([logits_of(model, w) for w in windows]), torch.cat([w[1:] for w in windows])
     assert len(anchor.hidden_ND) == len(labels) == 2 * WINDOW
     for chosen in (torch.arange(len(labels)), torch.tensor([3, 3, 70, 200])):
@@ -48,14 +47,16 @@ def test_the_text_loss_is_the_models(grown, num_old: int, tied: bool, trains):
     windows = target_windows(encoded(grown, TARGET * 3), START_ID, 3, seed=0)
     assert windows.shape == (3, WINDOW + 1)
     expected = [float(F.cross_entropy(logits_of(model, w), w[1:])) for w in windows]
-    text = Text("text", trainable(model, Align(steps=1, trains=trains), START_ID, num_old), windows, per_step=2)
+    text = TextLoss("text", make_trainable(model, trains, START_ID, num_old), windows, per_step=2, world=ALONE)
     assert float(text.loss(0)) == pytest.approx((expected[0] + expected[1]) / 2, abs=1e-5)
     assert float(text.loss(1)) == pytest.approx((expected[2] + expected[0]) / 2, abs=1e-5), "from the front again"
 
 
 def test_text_moves_the_rows_at_both_ends(grown, num_old: int):
     moves = NewRows(model_for(grown, tied=False), START_ID, num_old)
-    Text("text", moves, target_windows(encoded(grown, TARGET * 3), START_ID, 3, seed=0), per_step=3).loss(0).backward()
+    TextLoss(
+        "text", moves, target_windows(encoded(grown, TARGET * 3), START_ID, 3, seed=0), per_step=3, world=ALONE
+    ).loss(0).backward()
     assert all((parameter.grad.abs().amax(dim=1) > 1e-6).any() for parameter in moves.parameters())
 
 
@@ -80,7 +81,7 @@ def test_reading_stops_when_there_is_enough(grown, num_old: int):
 def test_an_anchor_of_little_text(grown, num_old: int):
     windows = english_windows([[5, 6, 7]], num_old, START_ID, 8)
     assert windows.tolist() == [[START_ID, 5, 6, 7]]
-    anchor = FrozenText("anchor", NewRows(model_for(grown), START_ID, num_old), windows, 10, seed=0)
+    anchor = FrozenTextLoss("anchor", NewRows(model_for(grown), START_ID, num_old), windows, 10, seed=0, world=ALONE)
     assert len(anchor.hidden_ND) == 3 and torch.isfinite(anchor.loss(0))
 
 

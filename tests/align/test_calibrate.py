@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from prealign_cpt.align.init import StaticRows, calibrate, write_rows
-from prealign_cpt.align.init.calibrate import _hidden_states, _log_mean_probabilities
+from prealign_cpt.align.calibrate import _hidden_states, _log_mean_probabilities, calibrate
+from prealign_cpt.align.rows import StaticRows, write_rows
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.vocab.rows import grow_rows
-from tests.align.init.conftest import NUM_WORDS, TARGET, Ring, documents
+from tests.align.conftest import DOUBLES, NUM_WORDS, Ring, documents
 from tests.conftest import make_model
 
 START = 0
@@ -17,7 +17,7 @@ START = 0
 
 def _text() -> list[str]:
     """Target words, the first of them much more frequent than the others."""
-    return [f" {TARGET[0]}{document}" + f" {TARGET[0]}" * 40 for document in documents(TARGET, 1, 12, 60)]
+    return [f" {DOUBLES[0]}{document}" + f" {DOUBLES[0]}" * 40 for document in documents(DOUBLES, 1, 12, 60)]
 
 
 def _model(ring: Ring, tied: bool) -> torch.nn.Module:
@@ -29,7 +29,7 @@ def _model(ring: Ring, tied: bool) -> torch.nn.Module:
     grow_rows(model, len(ring.grown), len(ring.base))
     table = model.get_input_embeddings().weight.detach()[: len(ring.base)].float()
     rows = table[ring.old_ids] + 0.5 * table.mean(dim=0)
-    write_rows(model, list(range(len(ring.base), len(ring.grown))), StaticRows(rows, rows, ["x"] * NUM_WORDS))
+    write_rows(model, len(ring.base), StaticRows(rows, rows, ["x"] * NUM_WORDS))
     return model
 
 

@@ -1,24 +1,29 @@
-"""Listed words in text, and the batches of units."""
+"""Listed words in text, and sentences."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from prealign_cpt.align.listed import LEFT, ListedWords
-from prealign_cpt.align.text import WINDOW
+from prealign_cpt.align.language_model import WINDOW
+from prealign_cpt.align.stage import Material
 from prealign_cpt.align.trainable import NewRows, pack
-from prealign_cpt.align.units import (
+from prealign_cpt.lab.objectives import contrasts
+from prealign_cpt.lab.objectives.contrasts import (
+    LEFT,
     OCCURRENCES,
-    batches,
+    ListedWords,
+    OneDirection,
+    afp,
     context_groups,
     read_parallel,
     sentence_groups,
-    word_groups,
 )
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.run.errors import DataError, MissingInputError
-from tests.align.conftest import LEXICON, NUM_NEW, SENTENCES, encoded, model_for
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
+from tests.align.conftest import ALONE, LEXICON, NOTHING, NUM_NEW, SENTENCES, encoded, model_for, recipe_with
 from tests.conftest import ENGLISH, PAIRS
 
 
@@ -30,14 +35,6 @@ def movable(num_old: int):
 @pytest.fixture(scope="module")
 def listed(grown, movable) -> ListedWords:
     return ListedWords(grown, LEXICON, movable)
-
-
-def test_words(grown, num_old: int, movable):
-    groups = word_groups(grown, [Pair("cold", "kalt"), *LEXICON[:3], Pair("house", "kalt")], movable)
-    assert [group.english.name for group in groups] == ["e:house", "e:water"], "`kalt` holds no new token"
-    assert [unit.name for unit in groups[0].targets] == ["t:Haus", "t:Gebäude"]
-    assert [unit.ids for unit in groups[0].targets] == [(num_old,), (num_old + 1,)]
-    assert grown.decode(groups[1].english.ids) == " water" and groups[1].english.span == (0, len(groups[1].english.ids))
 
 
 def test_listed_words_of_a_text(grown, num_old: int, movable):
@@ -122,10 +119,44 @@ def test_parallel_files(tmp_path: Path):
         read_parallel(tmp_path / "none", other)
 
 
-def test_batches(grown, movable):
-    items = [[group] for group in word_groups(grown, LEXICON, movable)]
-    found = batches(items, 5, 4, seed=3)
-    assert [len(batch) for batch in found] == [5] * 4 and found[0] != found[1]
-    assert all(len({group.english.name for group in batch}) == 5 for batch in found)
-    assert batches(items, 5, 2, seed=3) == found[:2] and batches(items, 5, 4, seed=4) != found
-    assert [len(batch) for batch in batches(items, 100, 2, seed=0)] == [len(items)] * 2
+@pytest.mark.parametrize("objective", ["veco", "infoxlm", "afp"])
+@pytest.mark.parametrize("trains", ["new_rows", "all"])
+def test_every_objective_lowers_its_loss(
+    grown, stage: Any, objective: str, trains: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(contrasts, "QUEUE", 12)
+    only = (*NOTHING, "--align.weight", "1", "--align.objective", objective, "--align.trains", trains)
+    rate = "2e-2" if trains == "new_rows" else "2e-3"
+    done, figures = stage(model_for(grown), *only, "--align.steps", "20", "--align.lr", rate, "--align.words", "5")
+    assert len(figures) == 20 and (done["target_bytes"] > 0) == (objective != "veco")
+    losses = [row["contrastive"] for row in figures[4 if objective == "infoxlm" else 0 :]]  # the queue fills first
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
+
+
+def test_one_seed_one_result(grown, num_old: int, stage: Any):
+    def rows(seed: int, objective: str) -> torch.Tensor:
+        model = model_for(grown)
+        flags = ("--align.objective", objective, "--align.words", "4", "--align.steps", "2")
+        stage(model, "--seed", str(seed), *flags, "--align.target_tokens", "0")
+        return model.get_input_embeddings().weight.detach()[num_old:]
+
+    for objective in ("veco", "infoxlm"):
+        assert torch.equal(rows(0, objective), rows(0, objective)), objective
+        assert not torch.equal(rows(0, objective), rows(1, objective)), objective
+
+
+def test_a_last_token_is_afps_vector(grown, recipe_file: Path, num_old: int):
+    recipe = recipe_with(recipe_file, "--align.objective", "afp", "--align.words", "2")
+    trained = NewRows(model_for(grown), 0, num_old)
+    term, _ = afp(Material(trained, grown, grown, LEXICON, recipe, ALONE))
+    assert isinstance(term, OneDirection)
+    units = [unit for group in term.batches[0] for unit in (group.english, *group.targets)]
+    assert all(unit.span == (len(unit.ids) - 1, len(unit.ids)) for unit in units)
+
+
+def test_sentences_that_cannot_be_used(grown, stage: Any, recipe_file: Path):
+    (recipe_file.parent / "long.txt").write_text("one\ntwo\nthree\n")
+    with pytest.raises(DataError, match=r"long\.txt has 3 lines and .*parallel_target\.txt has 6"):
+        stage(model_for(grown), "--align.objective", "afp", "--text.parallel_english", "long.txt")
+    with pytest.raises(RecipeError, match=r'"infoxlm" needs text\.parallel_target'):
+        load_recipe(recipe_file, ["--align.objective", "infoxlm"])

@@ -8,23 +8,60 @@ mean over its pieces; one on the target side gives each of its words an equal sh
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.align.init.mixture import Mixture
-from prealign_cpt.align.init.statistics import TextStatistics
+from prealign_cpt.align.mixture import Mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import DataError
 
-_WORD = re.compile(r"\w+")
+MAX_BYTES = 8_000_000
+"""Of each text, so many UTF-8 bytes are read at most, from the beginnings of its files."""
+
+_WORD, _LETTERS = re.compile(r"\w+"), re.compile(r"[^\W\d_]+")
 
 _UNSPACED = ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 """Scripts written without spaces between words, by how their letters' Unicode names begin."""
 
 Translations = dict[str, dict[str, float]]
 """Target word -> English word or phrase -> weight, not normalised."""
+
+
+class TextStatistics:
+    """Words of the training texts; nothing is read before it is needed, and each text once at most.
+
+    Args:
+        target, english: the documents of each file; iterated once.
+        max_bytes: bound on what is read of each text; its files share it equally.
+    """
+
+    def __init__(
+        self, target: Sequence[Iterable[str]], english: Sequence[Iterable[str]], max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._target, self._english, self._max_bytes = target, english, max_bytes
+
+    @cached_property
+    def target_text(self) -> list[str]:
+        return _beginning(self._target, self._max_bytes)
+
+    @cached_property
+    def english_words(self) -> Counter[str]:
+        """How often each word stands in the English text, in each of its spellings."""
+        counts: Counter[str] = Counter()
+        for document in _beginning(self._english, self._max_bytes):
+            counts.update(_LETTERS.findall(document))
+        return counts
+
+    def english_count(self, word: str) -> int:
+        """Occurrences of a word in the English text: as it is, capitalised or in capitals."""
+        return sum(self.english_words[spelling] for spelling in _spellings(word))
+
+    def usual_spelling(self, words: str) -> str:
+        """The same words, each in the case it mostly has in the English text; as they are where it has none."""
+        return " ".join(max(_spellings(word), key=self.english_words.__getitem__) for word in words.split(" "))
 
 
 def lexicon_mixture(
@@ -43,10 +80,10 @@ def lexicon_mixture(
     """
     check_lexicon(pairs, statistics)
     tables = _tables(pairs, statistics)
-    found = [_look_up(_word(text), tables, statistics) for text in texts]
-    sources = sorted({source for translated in found for source in translated})
+    translations = [_look_up(_word(text), tables, statistics) for text in texts]
+    sources = sorted({source for weights in translations for source in weights})
     pieces = dict(zip(sources, encode_words(base_tokenizer, sources), strict=True))
-    return Mixture.of([_piece_weights(translated, pieces) for translated in found])
+    return Mixture.of([_piece_weights(weights, pieces) for weights in translations])
 
 
 def check_lexicon(pairs: list[Pair], statistics: TextStatistics | None) -> None:
@@ -142,3 +179,21 @@ def _piece_weights(translated: dict[str, float], pieces: dict[str, list[int]]) -
         for i in pieces[source]:
             weights[i] += weight / (total * len(pieces[source]))
     return weights
+
+
+def _spellings(word: str) -> list[str]:
+    """A word as it is, capitalised and in capitals, without repetition."""
+    return list(dict.fromkeys([word, word[:1].upper() + word[1:], word.upper()]))
+
+
+def _beginning(files: Sequence[Iterable[str]], max_bytes: int) -> list[str]:
+    """The beginning of each file; what a short file leaves over goes to those behind it."""
+    kept, left = [], max_bytes
+    for number, documents in enumerate(files):
+        stop = left - left // (len(files) - number)
+        for document in documents:
+            kept.append(document)
+            left -= len(document.encode("utf-8"))
+            if left <= stop:
+                break
+    return kept

@@ -97,18 +97,18 @@ def _hidden_states(
 ) -> tuple[Tensor, dict[str, int]]:
     """Last hidden states, fp32 [N, D], the start token's left out, of text in old pieces; and what was read."""
     order = random.Random(seed).sample(range(len(documents)), len(documents))
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     count = bytes_read = 0
     for ids in encode((documents[i] for i in order), tokenizer):
-        piece = [int(i) for i in ids[: min(WINDOW, POSITIONS - count)]]
-        if piece:
-            inputs = torch.tensor([[start_id, *piece]], device=model.device)
-            found.append(model.base_model(inputs, use_cache=False).last_hidden_state[0, 1:].float())
-            count += len(piece)
-            bytes_read += len(tokenizer.decode(piece).encode())
+        start = [int(i) for i in ids[: min(WINDOW, POSITIONS - count)]]
+        if start:
+            inputs = torch.tensor([[start_id, *start]], device=model.device)
+            states.append(model.base_model(inputs, use_cache=False).last_hidden_state[0, 1:].float())
+            count += len(start)
+            bytes_read += len(tokenizer.decode(start).encode())
         if count == POSITIONS:
             break
-    return torch.cat(found), {"target_bytes": bytes_read, "tokens_forward": count + len(found)}
+    return torch.cat(states), {"target_bytes": bytes_read, "tokens_forward": count + len(states)}
 
 
 def _log_mean_probabilities(hidden_ND: Tensor, head_VD: Tensor) -> Tensor:

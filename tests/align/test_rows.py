@@ -1,19 +1,20 @@
-"""The front of the initializers, and subword means, against a loop over tokens."""
+"""Static rows: means against a loop over tokens, and rows from a file, which fit or are refused by name and number."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from prealign_cpt.align.init import StaticRows, old_tables, static_rows, write_rows
+from prealign_cpt.align.rows import StaticRows, old_tables, static_rows, write_rows
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.schema import Align
-from prealign_cpt.run.errors import DataError, NumericError
+from prealign_cpt.run.errors import DataError, MissingInputError, NumericError, PrealignError
 from prealign_cpt.vocab.grow import grow_tokenizer
-from tests.align.init.conftest import Ring
+from tests.align.conftest import Ring
 from tests.conftest import make_model, make_tokenizer
 from tests.vocab.conftest import TARGET, byte_level
 
@@ -28,8 +29,8 @@ def tables(tokenizer) -> tuple[Tensor, Tensor]:
     return torch.randn(len(tokenizer), 6) + 1, torch.randn(len(tokenizer), 6) - 1
 
 
-def rows_of(init: str, tokenizer, tables: tuple[Tensor, Tensor | None], **knobs: object) -> StaticRows:
-    align = Align(init=init, steps=0, **{"lexicon_weight": 0.3, **knobs})
+def rows_of(init: str, tokenizer, tables: tuple[Tensor, Tensor | None], **keys: object) -> StaticRows:
+    align = Align(init=init, steps=0, **{"lexicon_weight": 0.3, **keys})
     return static_rows(align, TEXTS, tokenizer, tokenizer, PAIRS, *tables)
 
 
@@ -96,52 +97,20 @@ def test_the_head_has_its_own_rows(tokenizer, tables, init: str):
     torch.testing.assert_close(rows.output_MD * 2, other.output_MD)
 
 
-@pytest.mark.parametrize("shrink", [0.0, 0.25, 1.0])
-def test_shrink_pulls_output_rows_to_the_mean(tokenizer, tables, shrink: float):
-    whole = rows_of("subword", tokenizer, tables)
-    rows = rows_of("subword", tokenizer, tables, shrink=shrink)
-    mean = tables[1].mean(dim=0)
-    torch.testing.assert_close(rows.input_MD, whole.input_MD)
-    torch.testing.assert_close(rows.output_MD, mean + shrink * (whole.output_MD - mean))
-    tied = rows_of("subword", tokenizer, (tables[0], None), shrink=shrink)
-    mean = tables[0].mean(dim=0)
-    assert tied.input_MD is tied.output_MD
-    torch.testing.assert_close(tied.input_MD, mean + shrink * (whole.input_MD - mean))
-
-
-def test_norms_are_matched_before_shrinking(tokenizer, tables):
-    plain = rows_of("subword", tokenizer, tables)
-    matched = rows_of("subword", tokenizer, tables, match_norm=True)
-    both = rows_of("subword", tokenizer, tables, match_norm=True, shrink=0.5)
-    wanted = tables[1].norm(dim=1).mean()
-    assert torch.equal(matched.input_MD, plain.input_MD)
-    torch.testing.assert_close(matched.output_MD.norm(dim=1), wanted.expand(len(TEXTS)))
-    cosine = torch.nn.functional.cosine_similarity(matched.output_MD, plain.output_MD)
-    torch.testing.assert_close(cosine, torch.ones(len(TEXTS)))
-    torch.testing.assert_close(both.output_MD, (matched.output_MD + tables[1].mean(dim=0)) / 2)
-
-
-def test_norms_of_zero_rows(tokenizer):
-    rows = rows_of("subword", tokenizer, (torch.zeros(len(tokenizer), 6), None), match_norm=True)
-    assert torch.equal(rows.output_MD, torch.zeros(len(TEXTS), 6))
-
-
 def test_mean_rows(tokenizer, tables):
-    rows = rows_of("mean", tokenizer, tables, shrink=0.5)
+    rows = rows_of("mean", tokenizer, tables)
     assert rows.provenance == ["mean"] * len(TEXTS)
     torch.testing.assert_close(rows.input_MD, tables[0].mean(dim=0).expand(len(TEXTS), -1))
     torch.testing.assert_close(rows.output_MD, tables[1].mean(dim=0).expand(len(TEXTS), -1))
 
 
-@pytest.mark.parametrize(
-    "init", ["mean", "subword", "lexicon", "subword+lexicon", "vecmap", "focus", "wechsel", "file"]
-)
+@pytest.mark.parametrize("init", [*INITS, "file"])
 def test_no_new_tokens(tokenizer, tables, init: str):
     rows = static_rows(Align(init=init, steps=0), [], tokenizer, tokenizer, [], *tables)
     assert rows.input_MD.shape == rows.output_MD.shape == (0, 6) and rows.provenance == []
 
 
-@pytest.mark.parametrize("init", ["lexicon", "subword+lexicon", "vecmap", "focus", "wechsel"])
+@pytest.mark.parametrize("init", ["lexicon", "subword+lexicon"])
 def test_equal_arguments_give_equal_rows(ring: Ring, init: str):
     torch.manual_seed(0)
     tables = torch.randn(len(ring.base), 8), torch.randn(len(ring.base), 8)
@@ -198,9 +167,67 @@ def test_rows_come_to_stand_in_the_model(tied: bool):
     assert (outputs is None) == tied and inputs.shape == (num_old, 32)
     own = torch.randn(num_new, 32)
     head = own if tied else torch.randn(num_new, 32)
-    write_rows(model, list(range(num_old, num_old + num_new)), StaticRows(own, head, ["file"] * num_new))
+    write_rows(model, num_old, StaticRows(own, head, ["file"] * num_new))
     assert torch.equal(model.get_input_embeddings().weight[num_old:], own)
     assert torch.equal(model.get_output_embeddings().weight[num_old:], head)
     for name, value in model.state_dict().items():
         old = slice(num_old) if "embed_tokens" in name or "lm_head" in name else slice(None)
         assert torch.equal(value[old], before[name][old]), name
+
+
+NAN = torch.full((2, 6), 1.0).index_fill(0, torch.tensor([1]), float("nan"))
+
+
+def from_file(tokenizer, path: Path, tied: bool = True) -> StaticRows:
+    align = Align(init="file", rows="rows.safetensors", steps=0)
+    table = torch.randn(len(tokenizer), 6)
+    head = None if tied else torch.randn(len(tokenizer), 6)
+    return static_rows(align, [" a", " b"], tokenizer, tokenizer, [], table, head, rows_file=path)
+
+
+def test_rows_are_taken_as_they_are(tokenizer, tmp_path: Path):
+    own, head = torch.randn(2, 6), torch.randn(2, 6, dtype=torch.bfloat16)
+    save_file({"input": own, "output": head}, tmp_path / "both")
+    rows = from_file(tokenizer, tmp_path / "both", tied=False)
+    assert torch.equal(rows.input_MD, own) and torch.equal(rows.output_MD, head.float())
+    assert rows.provenance == ["file", "file"] and rows.output_MD.dtype == torch.float32
+    save_file({"input": own}, tmp_path / "one")
+    rows = from_file(tokenizer, tmp_path / "one")
+    assert torch.equal(rows.input_MD, own) and rows.output_MD is rows.input_MD
+
+
+@pytest.mark.parametrize(
+    ("tied", "tensors", "message"),
+    [
+        (True, {"input": torch.zeros(3, 6)}, r"input is \[3, 6\], expected \[2, 6\]"),
+        (True, {"input": torch.zeros(2, 5)}, r"input is \[2, 5\], expected \[2, 6\]"),
+        (True, {"input": torch.zeros(12)}, r"input is \[12\], expected \[2, 6\]"),
+        (True, {"input": torch.zeros(2, 6, dtype=torch.int64)}, "input is torch.int64, expected floating point"),
+        (True, {"input": NAN}, r"input is not finite in 1 rows, the first \[1\]"),
+        (True, {"embed": torch.zeros(2, 6)}, "holds embed; expected input, since the head of the base model is tied"),
+        (True, {"input": torch.zeros(2, 6), "output": torch.zeros(2, 6)}, "holds input, output; expected input,"),
+        (False, {"input": torch.zeros(2, 6)}, "holds input; expected input and output, .* not tied"),
+        (False, {"input": torch.zeros(2, 6), "output": NAN * float("inf")}, "output is not finite in 2 rows"),
+    ],
+)
+def test_files_that_do_not_fit(tokenizer, tmp_path: Path, tied: bool, tensors: dict[str, Tensor], message: str):
+    path = tmp_path / "rows.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(DataError, match=rf"{path}: {message}"):
+        from_file(tokenizer, path, tied)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (None, MissingInputError, "no such file"),
+        (b"", DataError, "not a readable safetensors file"),
+        (b"\x80\x04not safetensors at all", DataError, "not a readable safetensors file"),
+    ],
+)
+def test_no_file_or_another_one(tokenizer, tmp_path: Path, content: bytes | None, kind: type[PrealignError], message):
+    path = tmp_path / "rows.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(kind, match=message):
+        from_file(tokenizer, path)

@@ -1,4 +1,4 @@
-"""New rows as weighted means of old rows: a sparse matrix, and its product with a table.
+"""New rows as weighted means of old rows: a sparse matrix, its product with a table, and subword means.
 
 Shapes: M new tokens, V old tokens, N weights that are not zero, D hidden size.
 """
@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.vectors import encode_pieces
+
+UNDECODABLE = "\ufffd"
+"""Stands in the text of a byte-level token that is a part of a character."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,40 @@ class Mixture:
         rows_MD = torch.sparse.mm(sparse, table_VD)
         rows_MD[~self.covered_M] = table_VD.mean(dim=0)
         return rows_MD
+
+
+def mean_weights(ids: list[int]) -> dict[int, float]:
+    """Equal weights that sum to 1; an id that stands twice counts twice."""
+    weights: dict[int, float] = {}
+    for i in ids:
+        weights[i] = weights.get(i, 0.0) + 1.0 / len(ids)
+    return weights
+
+
+def subword_mixture(pieces: list[list[int]]) -> Mixture:
+    """Equal weights for the old pieces of each new token; none for a token without pieces."""
+    return Mixture.of([mean_weights(ids) for ids in pieces])
+
+
+def old_pieces(
+    texts: list[str], base_tokenizer: PreTrainedTokenizerBase, grown_tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Old token ids that spell each new token, special ones left out; none for a text without pieces.
+
+    Args:
+        texts: the new tokens' texts, a leading space included where the token has one, in the order of their ids.
+    """
+    if not texts:
+        return []
+    encoded, first_new = encode_pieces(base_tokenizer, texts), num_ids(base_tokenizer)
+    for m, text in enumerate(texts):
+        if UNDECODABLE in text:
+            encoded[m] = _byte_pieces(first_new + m, base_tokenizer, grown_tokenizer)
+    special = set(base_tokenizer.all_special_ids)
+    return [[i for i in ids if i not in special] for ids in encoded]
+
+
+def _byte_pieces(new_id: int, base: PreTrainedTokenizerBase, grown: PreTrainedTokenizerBase) -> list[int]:
+    """Pieces of a part of a character: its bytes cannot pass through text, so the merges get them as they are."""
+    string = grown.convert_ids_to_tokens(new_id)
+    return [piece.id for piece in base.backend_tokenizer.model.tokenize(string)] if string else []
