@@ -28,8 +28,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from prealign_cpt.align.init import TextStatistics, static_rows
 from prealign_cpt.align.init.statistics import MAX_BYTES
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.grow import grow_tokenizer

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prealign_cpt.data.batches import Mixture, PackedText, positions
 from prealign_cpt.data.codeswitch import Switched
+from prealign_cpt.data.mixture import Mixture, PackedText, positions
 from prealign_cpt.data.pack import encode_many, pack
 from prealign_cpt.model.bits import batches, score, windows
 from prealign_cpt.model.loss import LanguageModelLoss

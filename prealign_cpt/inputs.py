@@ -6,9 +6,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from prealign_cpt.evaluate.scores import evaluation_files, question_files
-from prealign_cpt.model.accept import check_isolation, check_structure, check_tokenizer
 from prealign_cpt.model.base import check_base, resolve_base
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import check_isolation, check_structure, check_tokenizer, load_whole
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.file import as_dict
 from prealign_cpt.recipe.schema import Recipe

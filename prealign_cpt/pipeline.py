@@ -18,15 +18,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from prealign_cpt.align.build import INVITATION, build_align, join_align
 from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.load import choose_device, load_whole
-from prealign_cpt.model.tokens import num_ids, start_token_id
-from prealign_cpt.model.world import World, process_group
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
+from prealign_cpt.model.world import World, choose_device, first_failure, process_group
 from prealign_cpt.recipe.file import as_dict
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import signals
@@ -34,7 +33,6 @@ from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeErro
 from prealign_cpt.run.folder import ORDER, Run, changes, file_digests, folder_digest, say
 from prealign_cpt.run.manifest import atomic_write, sha256, verify
 from prealign_cpt.train.checkpoint import latest
-from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
 from prealign_cpt.train.shard import sharded
 from prealign_cpt.vocab.build import build_vocab

@@ -16,11 +16,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import check_stage, run_stage
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.load import load_whole
-from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.load import grow_rows, load_whole
+from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
@@ -28,7 +27,6 @@ from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.run.signals import StoppedError
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.rows import grow_rows
 
 INVITATION, FAILED = "align", "align failed"
 """Keys of the store: rank 0 calls the others to the training stage; one of them failed in it."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.data.words import Documents, Words, token_texts
+from prealign_cpt.data.word_spans import Documents, Words
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_words
 
 LEFT = 24

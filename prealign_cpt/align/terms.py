@@ -25,9 +25,9 @@ from prealign_cpt.align.units import (
     sentence_groups,
     word_groups,
 )
-from prealign_cpt.data.mixed import Respeller
+from prealign_cpt.data.codeswitch import Respeller
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import Ids
+from prealign_cpt.data.word_spans import Ids
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.model.world import World

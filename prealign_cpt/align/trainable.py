@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prealign_cpt.data.batches import positions
-from prealign_cpt.model.accept import blocks
+from prealign_cpt.data.mixture import positions
+from prealign_cpt.model.load import blocks
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.run.errors import RecipeError
 

@@ -21,7 +21,7 @@ from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.train.checkpoint import load_weights
+from prealign_cpt.train.stored import load_weights
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files of the base that go where its weights go."""

@@ -11,9 +11,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
 
 START_ID = 0

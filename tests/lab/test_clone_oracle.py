@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from prealign_cpt.align.contrast import contrastive_loss, relations
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.loss import LanguageModelLoss, chunked_nll
 from prealign_cpt.model.vectors import encode_words, vectors_of
-from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, PAIRS, make_model
 
 START_ID = 0

@@ -7,8 +7,8 @@ import torch
 
 from prealign_cpt.align.init import StaticRows, calibrate, write_rows
 from prealign_cpt.align.init.calibrate import _hidden_states, _log_mean_probabilities
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.vocab.rows import grow_rows
 from tests.align.init.conftest import NUM_WORDS, TARGET, Ring, documents
 from tests.conftest import make_model
 

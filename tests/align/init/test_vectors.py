@@ -12,8 +12,8 @@ from prealign_cpt.align.init.neighbours import focus_mixture, sparsemax, wechsel
 from prealign_cpt.align.init.procrustes import fit_map
 from prealign_cpt.align.init.vecmap import make_vecmap
 from prealign_cpt.align.init.vectors import _co_occurrences, train_vectors
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.run.errors import DataError
 from tests.align.init.conftest import ENGLISH, NUM_WORDS, TARGET, Ring, documents, ring_distance

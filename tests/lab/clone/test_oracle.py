@@ -13,8 +13,8 @@ from prealign_cpt.evaluate.transfer.clka import answer_ranks
 from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.lab.clone.oracle import oracle_rows
 from prealign_cpt.lab.clone.tokenizer import make_cloner, mirror_tokenizer
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.vocab.grow import encode, load_tokenizer
-from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, make_model
 
 START_ID = 0
