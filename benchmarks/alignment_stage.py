@@ -21,7 +21,7 @@ from prealign_cpt.align.stage import run_stage
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
 from prealign_cpt.evaluate.scores import score_texts
 from prealign_cpt.lab.compare.arms import jobs, read_grid
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.tokens import start_token_id, token_texts

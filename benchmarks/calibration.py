@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
 from prealign_cpt.evaluate.scores import score_texts
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.tokens import start_token_id, token_texts

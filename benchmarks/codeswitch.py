@@ -33,7 +33,7 @@ from transformers import AutoTokenizer
 from prealign_cpt.data.codeswitch import Switcher, Table, token_table
 from prealign_cpt.data.pack import encode_many
 from prealign_cpt.data.word_spans import Documents
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Codeswitch

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from prealign_cpt.align.init import TextStatistics, static_rows
 from prealign_cpt.align.init.statistics import MAX_BYTES
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.text.reader import read_documents
@@ -76,7 +76,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         arguments.new,
         vocab,
     )
-    print(f"{growth.first_id} old tokens, {len(growth.pieces)} new ones", flush=True)
+    print(f"{growth.first_id} old tokens, {len(growth.tokens)} new ones", flush=True)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from prealign_cpt.data.pack import encode_many, pack
 from prealign_cpt.model.bits import batches, score, windows
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.bytelevel import BYTE_OF
+from prealign_cpt.vocab.families import BYTE_OF
 
 START = "<|endoftext|>"
 REST = 3

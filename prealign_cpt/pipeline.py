@@ -21,7 +21,8 @@ from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.evaluate.scores import evaluation_files, held_out, question_files, score_all
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
-from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
+from prealign_cpt.lexicon.stage import build_lexicon
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase
 
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.vocab.bytelevel import BYTE_OF, LETTER_OF, ByteLevel
-from prealign_cpt.vocab.spm import SentencePiece
+from prealign_cpt.vocab.families import BYTE_OF, LETTER_OF, ByteLevel, SentencePiece
 
 _CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
 """What the pre-tokenizers of GPT-2 and Llama 3 cut off by name; in other letters they would cut elsewhere."""

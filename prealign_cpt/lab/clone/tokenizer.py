@@ -19,10 +19,9 @@ from prealign_cpt.lab.clone.script import Cloner, choose_script, spellings
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import storage_error
-from prealign_cpt.vocab.bytelevel import ByteLevel, keep_added_ids
+from prealign_cpt.vocab.families import ByteLevel, grow_model, keep_added_ids
 from prealign_cpt.vocab.grow import MODEL, copy_tokenizer, family_of, load_tokenizer
 from prealign_cpt.vocab.learn import Piece
-from prealign_cpt.vocab.spm import grow_model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.lab.clone.oracle import oracle_rows
 from prealign_cpt.lab.clone.tokenizer import make_cloner, mirror_tokenizer
 from prealign_cpt.model.load import grow_rows
-from prealign_cpt.vocab.grow import encode, load_tokenizer
+from prealign_cpt.model.tokens import encode_text
+from prealign_cpt.vocab.grow import load_tokenizer
 from tests.conftest import ENGLISH, make_model
 
 START_ID = 0
@@ -45,7 +46,7 @@ def arms(request, tmp_path_factory, base_folder: Path):
     with torch.no_grad():
         grown.get_input_embeddings().weight[len(old) :] = rows["input"]
         grown.get_output_embeddings().weight[len(old) :] = rows["input" if request.param else "output"]
-    return base, grown, mirror, encode(old, texts[0]), encode(new, cloner.text(texts[0]))
+    return base, grown, mirror, encode_text(old, texts[0]), encode_text(new, cloner.text(texts[0]))
 
 
 def test_over_its_own_vocabulary_the_clone_costs_what_english_costs(arms):

@@ -10,7 +10,7 @@ import pytest
 from prealign_cpt.lab.clone.script import SCRIPTS, Script, _glues, choose_script
 from prealign_cpt.lab.clone.tokenizer import make_cloner
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.vocab.bytelevel import LETTER_OF
+from prealign_cpt.vocab.families import LETTER_OF
 from prealign_cpt.vocab.grow import family_of, load_tokenizer
 from tests.vocab.conftest import byte_level
 
