@@ -29,8 +29,21 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.data import chance
-from prealign_cpt.data.word_spans import Documents, Ids, Places, SpanTable, Splice, Words, WordSpans, ragged
+from prealign_cpt.data.word_spans import (
+    Documents,
+    Draws,
+    Ids,
+    Places,
+    SpanTable,
+    Splice,
+    Words,
+    WordSpans,
+    document_keys,
+    happens,
+    pick,
+    ragged,
+    word_draws,
+)
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.loss import IGNORED
 from prealign_cpt.model.tokens import encode_plain, is_byte_token, num_ids, token_texts
@@ -110,7 +123,7 @@ class Switcher:
         listed, ends, words = self._sources.find(documents.ids, spans.starts[chosen], spans.goes_on)
         replaced = chosen[listed]
         starts = spans.starts[replaced]
-        choice = self._first_choice[words] + chance.pick(draws[replaced], self._num_choices[words])
+        choice = self._first_choice[words] + pick(draws[replaced], self._num_choices[words])
         lengths = self._lengths[choice]
         tokens = self._tokens[ragged(self._offsets[choice], lengths)]
         splice, switched = _replace(documents, spans, len(chosen), starts, ends, lengths, tokens)
@@ -179,11 +192,11 @@ class Respeller:
 
 def _choose(
     words: Words, documents: Documents, seed: int, epoch: int, first: int, probability: float
-) -> tuple[WordSpans, chance.Draws, Places]:
+) -> tuple[WordSpans, Draws, Places]:
     """The words of documents, a draw for each, and the numbers of those that are chosen."""
     spans = words.find(documents)
-    draws = chance.draws(chance.keys(seed, epoch, first, len(documents)), spans.counts)
-    return spans, draws, np.flatnonzero(chance.happens(draws, probability))
+    draws = word_draws(document_keys(seed, epoch, first, len(documents)), spans.counts)
+    return spans, draws, np.flatnonzero(happens(draws, probability))
 
 
 def _replace(

@@ -1,7 +1,12 @@
-"""Words in token ids: found, looked up in a table and replaced, in many documents at once, by array operations.
+"""Words in token ids: found, drawn, looked up in a table and replaced, in many documents at once.
 
 A token is, by the text that it adds, the start of a word (a space, then letters), the inside of one (letters only), or
 no part of any. A word is a run of such tokens; one that an apostrophe follows ("king's") is left out.
+
+Random numbers are a pure function of (seed, epoch, document, word), by a counter-based generator: SplitMix64 (Steele,
+Lea and Flood, OOPSLA 2014) in uint64 arrays. Every document has a key, and the draw of its word `w` is the mixed value
+of `key + (w + 1) * GOLDEN`. So a draw depends neither on the documents beside it nor on the order in which they are
+read.
 
 Shapes: N tokens of all documents, D documents, W words, K words out of them.
 """
@@ -16,6 +21,11 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
 Item = TypeVar("Item", bound=np.generic)
+
+GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 / golden ratio, odd: SplitMix64's step."""
+
+Draws = NDArray[np.uint64]
 
 OTHER, APOSTROPHE, START, INSIDE = 0, 1, 2, 3
 """What a token is to a word: nothing; nothing, and it begins with an apostrophe; a space and letters; letters."""
@@ -220,3 +230,43 @@ class SpanTable:
 
 def _join(parts: list[Places]) -> Places:
     return np.concatenate([*parts, np.empty(0, dtype=np.int64)])
+
+
+def mix(x: Draws) -> Draws:
+    """SplitMix64's finalizer, in place: a bijection of 64-bit words in which every input bit moves every output bit."""
+    shifted = x >> 30
+    x ^= shifted
+    x *= 0xBF58476D1CE4E5B9
+    np.right_shift(x, 27, out=shifted)
+    x ^= shifted
+    x *= 0x94D049BB133111EB
+    np.right_shift(x, 31, out=shifted)
+    x ^= shifted
+    return x
+
+
+def document_keys(seed: int, epoch: int, first: int, count: int) -> Draws:
+    """Keys of the documents `first`, `first + 1`, ..., uint64 [count]."""
+    key = np.zeros(1, dtype=np.uint64)
+    for number in (seed, epoch):
+        key = mix((key + GOLDEN) ^ np.uint64(number % 2**64))
+    return mix((key + GOLDEN) ^ np.arange(first, first + count).astype(np.uint64))
+
+
+def word_draws(keys_D: Draws, counts_D: NDArray[np.int64]) -> Draws:
+    """One draw per word, uniform on 64 bits, uint64 [sum of counts]: words 0, 1, ... of each document in turn."""
+    before = (np.cumsum(counts_D) - counts_D).astype(np.uint64)
+    x = np.arange(1, int(counts_D.sum()) + 1, dtype=np.uint64)
+    x *= GOLDEN
+    x += np.repeat(keys_D - before * GOLDEN, counts_D)
+    return mix(x)
+
+
+def happens(x: Draws, probability: float) -> NDArray[np.bool_]:
+    """True with a probability, which is rounded to a multiple of 2^-53."""
+    return (x >> 11) < round(probability * 2**53)
+
+
+def pick(x: Draws, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number below each count, uniform to 2^-32 of it, independent of what `happens` says of the same draw."""
+    return ((mix(x ^ np.uint64(GOLDEN)) >> 32) * counts.astype(np.uint64) >> 32).astype(np.int64)

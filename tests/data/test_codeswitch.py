@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.data import chance
 from prealign_cpt.data.codeswitch import Switched, Switcher, token_table
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.word_spans import Documents
+from prealign_cpt.data.word_spans import Documents, document_keys, word_draws
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.loss import IGNORED
 from prealign_cpt.model.tokens import token_texts
@@ -231,8 +230,8 @@ def test_supervised_positions():
 
 
 def test_draws_are_the_documented_ones():
-    keys = chance.keys(7, 3, 20, 4)
+    keys = document_keys(7, 3, 20, 4)
     counts = np.array([3, 0, 2, 4])
     expected = [draw(7, 3, 20 + n, word) for n, count in enumerate(counts) for word in range(count)]
-    assert chance.draws(keys, counts).tolist() == expected
-    assert chance.draws(chance.keys(2**64 + 7, 3, 20, 4), counts).tolist() == expected
+    assert word_draws(keys, counts).tolist() == expected
+    assert word_draws(document_keys(2**64 + 7, 3, 20, 4), counts).tolist() == expected
