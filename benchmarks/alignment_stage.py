@@ -22,18 +22,17 @@ from prealign_cpt.align.calibrate import calibrate
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import run_stage
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
 from prealign_cpt.evaluate.scores import score_texts
 from prealign_cpt.lab.compare.variants import read_grid, run_specs
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.load import grow_rows
+from prealign_cpt.model.tokens import start_token_id, token_texts
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.rows import grow_rows
 
 
 def measure(recipe: Recipe, run: Path) -> dict[str, Any]:

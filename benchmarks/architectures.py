@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from prealign_cpt.model.accept import check_head, check_isolation, check_structure
+from prealign_cpt.model.load import check_head, check_isolation, check_structure
 from prealign_cpt.run.errors import RecipeError
 
 LARGEST = 30_000_000

@@ -14,14 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prealign_cpt.align.calibrate import calibrate
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.scores import score_texts
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.load import grow_rows
+from prealign_cpt.model.tokens import start_token_id, token_texts
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.rows import grow_rows
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prealign_cpt.model.load import choose_device
-from prealign_cpt.model.world import process_group
+from prealign_cpt.model.world import choose_device, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train import checkpoint
+from prealign_cpt.train.checkpoint import Saver
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import sharded
 
 
@@ -60,7 +59,7 @@ def main() -> None:
                 saves.append(time.monotonic() - began)
         for step in range(options.saves + 1, 2 * options.saves + 1):
             began = time.monotonic()
-            checkpoint.save(folder, step, module, optimizer, about, world)
+            checkpoint.write(folder, step, checkpoint.snapshot(module, optimizer), about, world)
             blocking.append(time.monotonic() - began)
             checkpoint.prune(folder, 2, {})
         size = sum(path.stat().st_size for path in (folder / f"step-{step:010d}").iterdir())

@@ -30,11 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the reference stands among
 import numpy as np
 from transformers import AutoTokenizer
 
-from prealign_cpt.data.codeswitch import Switcher, Table, token_table, token_texts
+from prealign_cpt.data.codeswitch import Switcher, Table, token_table
 from prealign_cpt.data.pack import encode_many
-from prealign_cpt.data.words import Documents
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.data.word_spans import Documents
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Codeswitch
 from prealign_cpt.text.reader import read_documents
 from tests.data.plain_switching import Plain, switch

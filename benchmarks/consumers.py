@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.export.tokenizer import save_tokenizer
+from prealign_cpt.export.folder import save_tokenizer
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.vocab.grow import grow_tokenizer
 

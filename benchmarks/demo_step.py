@@ -27,10 +27,9 @@ from prealign_cpt.lab.compare.budget import matmul_parameters
 from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.file import load_recipe
-from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
-from prealign_cpt.train.spikes import SpikeGuard
+from prealign_cpt.train.step import SpikeGuard, train_step
 
 
 def seconds(work: Callable[[], object], rounds: int) -> float:

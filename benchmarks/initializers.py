@@ -30,7 +30,7 @@ from prealign_cpt.align.lexicon_rows import MAX_BYTES, TextStatistics
 from prealign_cpt.align.rows import static_rows
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.lab.objectives.vecmap import vecmap_rows
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.grow import grow_tokenizer
@@ -77,7 +77,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         arguments.new,
         vocab,
     )
-    print(f"{growth.first_id} old tokens, {len(growth.pieces)} new ones", flush=True)
+    print(f"{growth.first_id} old tokens, {len(growth.tokens)} new ones", flush=True)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 
 Coverage is the share of running words that are a one-word entry, compared in NFC and case-folded and not reduced to a
 base form: "houses" is covered only by an entry "houses". A word is a run of letters, inner hyphens and apostrophes
-included. Content words are what is left without the closed word classes in `prealign_cpt.lexicon.english`.
+included. Content words are what is left without the closed word classes in `prealign_cpt.text.languages`.
 
 Agreement is measured on the headwords that both dictionaries have: the share for which at least one translation
 coincides. "loose" drops a leading "to" or article from both sides first and takes "ё" for "е". Two dictionaries list
@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.english import FUNCTION_WORDS
-from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.lexicon.read import read_lines
-from prealign_cpt.lexicon.stage import FORMATS, read_pairs
+from prealign_cpt.lexicon.pairs import Pair, read_lines, read_pairs
+from prealign_cpt.lexicon.stage import FORMATS
 from prealign_cpt.run.errors import PrealignError
+from prealign_cpt.text.languages import FUNCTION_WORDS
 
 # Combining marks and joiners belong to the word they stand in; `\w` alone would cut Indic words at every vowel sign.
 _SEPARATORS = re.compile(r"[^\w\u0300-\u036f\u0900-\u0dff\u200c\u200d'-]+|[\d_]+")

@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from prealign_cpt.align.rows import old_tables
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 
 VECTORS: dict[str, Any] = {"dim": 100, "neg": 10, "model": "cbow", "minn": 5, "maxn": 5}
 """WECHSEL's own settings of fastText; epochs are given on the command line, as is FOCUS's."""

@@ -19,13 +19,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prealign_cpt.data.batches import Mixture, PackedText, positions
 from prealign_cpt.data.codeswitch import Switched
+from prealign_cpt.data.mixture import Mixture, PackedText, positions
 from prealign_cpt.data.pack import encode_many, pack
 from prealign_cpt.model.bits import batches, score, windows
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.bytelevel import BYTE_OF
+from prealign_cpt.vocab.families import BYTE_OF
 
 START = "<|endoftext|>"
 REST = 3

@@ -44,15 +44,13 @@ def rank(options: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from prealign_cpt.data.batches import Mixture, PackedText
+    from prealign_cpt.data.mixture import Mixture, PackedText
     from prealign_cpt.model.base import resolve_base
-    from prealign_cpt.model.load import choose_device
-    from prealign_cpt.model.world import process_group
+    from prealign_cpt.model.world import choose_device, process_group
     from prealign_cpt.recipe.schema import Train
-    from prealign_cpt.train.loop import train_step
     from prealign_cpt.train.optim import make_optimizer
     from prealign_cpt.train.shard import sharded
-    from prealign_cpt.train.spikes import SpikeGuard
+    from prealign_cpt.train.step import SpikeGuard, train_step
 
     note("imports")
     recipe = Train(steps=1, sequences=options.ranks, micro_batch=1, eval_every=1, save_every=1)

@@ -155,14 +155,14 @@ class Clock:
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The product's own steps; with the arm "shares" each part of a step is timed, which costs some waiting on CUDA."""
-    from prealign_cpt.data.batches import Mixture, PackedText
+    from prealign_cpt.data.mixture import Mixture, PackedText
     from prealign_cpt.model.world import process_group
     from prealign_cpt.recipe.schema import Train
     from prealign_cpt.run.folder import StageClock
     from prealign_cpt.train import checkpoint, loop
     from prealign_cpt.train.optim import make_optimizer
     from prealign_cpt.train.shard import sharded
-    from prealign_cpt.train.spikes import SpikeGuard
+    from prealign_cpt.train.step import SpikeGuard
 
     device = torch.device("cuda", 0) if options.cuda else torch.device("cpu")
     steps = options.warmup + options.steps
@@ -198,7 +198,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         checkpoint.snapshot(module, optimizer)
         figures["checkpoint_stall_seconds"] = time.monotonic() - began
         began = time.monotonic()
-        checkpoint.save(options.folder / "saved", 1, module, optimizer, {"inputs": {}}, world)
+        checkpoint.write(options.folder / "saved", 1, checkpoint.snapshot(module, optimizer), {"inputs": {}}, world)
         figures["checkpoint_seconds"] = time.monotonic() - began
         return figures
 
@@ -220,7 +220,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     """The same rows, model and optimizer under transformers.Trainer."""
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-    from prealign_cpt.data.batches import Mixture, PackedText, positions
+    from prealign_cpt.data.mixture import Mixture, PackedText, positions
     from prealign_cpt.run.folder import StageClock
 
     steps, size = options.warmup + options.steps, options.micro_batch * options.accumulate

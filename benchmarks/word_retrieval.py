@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe.file import load_recipe

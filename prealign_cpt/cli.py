@@ -284,7 +284,7 @@ def _clone(options: argparse.Namespace) -> None:
 
 def _vecmap(options: argparse.Namespace) -> None:
     from prealign_cpt.lab.objectives.vecmap import write_vecmap
-    from prealign_cpt.lexicon.stage import read_pairs
+    from prealign_cpt.lexicon.pairs import read_pairs
     from prealign_cpt.model.base import resolve_base
     from prealign_cpt.recipe.file import load_recipe
 

@@ -164,9 +164,7 @@ def _on_ranks(
     run: Run | None, recipe: Recipe, command: Command, parts: list[str], prepared: Callable[[], None]
 ) -> None:
     """Alignment and training, by all ranks together."""
-    from prealign_cpt.model.load import choose_device
-    from prealign_cpt.model.world import process_group
-    from prealign_cpt.train.failure import first_failure
+    from prealign_cpt.model.world import choose_device, first_failure, process_group
 
     with process_group(choose_device(recipe.device), before=prepared) as world:
         try:
@@ -199,7 +197,7 @@ def _agree(recipe: Recipe, world: "World") -> None:
 def _align(run: Run | None, recipe: Recipe, world: "World") -> None:
     """The alignment stage, on every rank."""
     from prealign_cpt.align.build import build_align
-    from prealign_cpt.lexicon.stage import read_pairs
+    from prealign_cpt.lexicon.pairs import read_pairs
 
     made_from = _inputs("align", recipe, run.digests) if run else {}
     if _from_rank_0(run is not None and run.has("align", made_from)):
@@ -267,7 +265,7 @@ def _export(run: Run, recipe: Recipe) -> None:
 def _evaluate(run: Run, recipe: Recipe) -> None:
     from prealign_cpt.evaluate.stage import build_eval
     from prealign_cpt.model.base import resolve_base
-    from prealign_cpt.model.load import choose_device
+    from prealign_cpt.model.world import choose_device
 
     folder, device = run.folder, choose_device(recipe.device)
     verify(folder / "export", run.digests.sha256)

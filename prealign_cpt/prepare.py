@@ -11,11 +11,12 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.align.initialize import build_init
 from prealign_cpt.data.build import build_data
-from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
-from prealign_cpt.model.accept import check_isolation, check_structure, check_tokenizer
+from prealign_cpt.lexicon.pairs import read_pairs
+from prealign_cpt.lexicon.stage import build_lexicon
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.load import choose_device, load_whole
+from prealign_cpt.model.load import check_isolation, check_structure, check_tokenizer, load_whole
 from prealign_cpt.model.tokens import end_token_id, start_token_id
+from prealign_cpt.model.world import choose_device
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError

@@ -13,13 +13,12 @@ from transformers import AutoTokenizer
 from prealign_cpt.align.initialize import BASE_TOKENIZER, PIECES, english_bits, load_for_run, save_unrounded
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import grow_rows, load_whole
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import NAME, atomic_write
-from prealign_cpt.vocab.rows import grow_rows
 
 
 def build_align(recipe: Recipe, init: Path, pairs: list[Pair], out: Path | None, world: World) -> None:

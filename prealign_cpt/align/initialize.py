@@ -18,17 +18,15 @@ from prealign_cpt.align.calibrate import calibrate
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.mixture import old_pieces
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
-from prealign_cpt.data.words import token_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import Score, batches, score_windows, windows
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import grow_rows, load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.rows import grow_rows
 
 BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
 

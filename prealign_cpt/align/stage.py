@@ -25,9 +25,9 @@ from prealign_cpt.align.language_model import WINDOW, FrozenTextLoss, TextLoss, 
 from prealign_cpt.align.ranks import sum_gradients, total
 from prealign_cpt.align.trainable import NewRows, Trainable, make_trainable
 from prealign_cpt.align.units import Group, batches, connections, word_groups
-from prealign_cpt.data.mixed import Respeller
+from prealign_cpt.data.codeswitch import Respeller
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import Ids
+from prealign_cpt.data.word_spans import Ids
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.model.world import World

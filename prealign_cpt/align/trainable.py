@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prealign_cpt.data.batches import positions
+from prealign_cpt.data.mixture import positions
 
 ROW_TOKENS = 516
 """Most tokens in a row of packed sequences, four windows with their start tokens; unless one sequence is longer."""

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.data.batches import Mixture, PackedText, falling
-from prealign_cpt.data.codeswitch import Switched, Switcher
-from prealign_cpt.data.mixed import Respeller
+from prealign_cpt.data.codeswitch import Respeller, Switched, Switcher
+from prealign_cpt.data.mixture import Mixture, PackedText, falling
 from prealign_cpt.data.pack import Packed, encode_many, pack
-from prealign_cpt.data.words import Documents
+from prealign_cpt.data.word_spans import Documents
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import frame
 from prealign_cpt.recipe.schema import Recipe
@@ -45,9 +44,9 @@ def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: 
         DataError: a text is too short to fill one sequence, or the English text has no words.
     """
     tokenizer = AutoTokenizer.from_pretrained(grown, local_files_only=True)
-    old = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    documents = _Sized(read_documents(recipe.paths(recipe.text.target)))
-    packed = _pack_target(recipe, documents, tokenizer, old, out)
+    base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    documents = _Counted(read_documents(recipe.paths(recipe.text.target)))
+    packed = {"target": _pack_target(recipe, documents, tokenizer, base_tokenizer, out)}
     if recipe.data.english_share > 0:
         packed |= _pack_english(recipe, tokenizer, pairs, out)
     report: dict[str, Any] = {name: text.counts for name, text in packed.items()}
@@ -64,7 +63,7 @@ def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: 
         name, row = mixture.locate(n)
         used[name].append(row)
     labels = np.unique(mixture.target.labels[sorted(set(used["target"]))])
-    report["new_tokens_labelled"] = int((labels >= len(old)).sum())
+    report["new_tokens_labelled"] = int((labels >= len(base_tokenizer)).sum())
     report["sequences_used"] = {name: len(rows) for name, rows in used.items()}
     if recipe.data.mixed_tokenization > 0:
         report["target"] |= _replaced(packed["target"], "respelled")
@@ -90,7 +89,7 @@ def read_mixture(recipe: Recipe, folder: Path) -> Mixture:
     )
 
 
-class _Sized:
+class _Counted:
     """Documents, and how many there were and of how many bytes once they have been read."""
 
     def __init__(self, documents: Iterator[str]) -> None:
@@ -104,42 +103,45 @@ class _Sized:
 
 
 def _pack_target(
-    recipe: Recipe, documents: _Sized, tokenizer: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase, out: Path
-) -> dict[str, Packed]:
+    recipe: Recipe,
+    documents: _Counted,
+    tokenizer: PreTrainedTokenizerBase,
+    base_tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+) -> Packed:
     encoded = encode_many(documents, tokenizer, *frame(tokenizer, recipe))
     length, share = recipe.data.sequence_length, recipe.data.mixed_tokenization
     if share == 0:
-        return {"target": pack(map(Switched.unchanged, encoded), length, out / "target")}
-    respeller = Respeller(tokenizer, old, share)
-    kept = list(encoded)
-    wanted = math.ceil(_total(recipe) * (1 - recipe.data.english_share))
-    pieces = (
+        return pack(map(Switched.unchanged, encoded), length, out / "target")
+    respeller = Respeller(tokenizer, base_tokenizer, share)
+    needed = math.ceil(_total(recipe) * (1 - recipe.data.english_share))
+    parts = (
         respeller.respell_many(documents, recipe.seed, epoch, first)
-        for epoch, first, documents in _passes(kept, wanted, length)
+        for epoch, first, documents in _passes(list(encoded), needed, length)
     )
-    return {"target": pack(pieces, length, out / "target")}
+    return pack(parts, length, out / "target")
 
 
 def _pack_english(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], out: Path
 ) -> dict[str, Packed]:
     documents = read_documents(recipe.paths(recipe.text.english))
-    kept = list(encode_many(documents, tokenizer, *frame(tokenizer, recipe)))
+    encoded = list(encode_many(documents, tokenizer, *frame(tokenizer, recipe)))
     switcher = Switcher(tokenizer, pairs, recipe.codeswitch.ratio, recipe.codeswitch.labels)
-    length, wanted = recipe.data.sequence_length, math.ceil(_total(recipe) * recipe.data.english_share)
+    length, needed = recipe.data.sequence_length, math.ceil(_total(recipe) * recipe.data.english_share)
     falls = recipe.codeswitch.curriculum == "falling"
-    pieces = (
+    parts = (
         switcher.switch_many(documents, recipe.seed, epoch, first)
-        for epoch, first, documents in _passes(kept, falling(wanted, wanted) if falls else wanted, length)
+        for epoch, first, documents in _passes(encoded, falling(needed, needed) if falls else needed, length)
     )
-    packed = {"english": pack(pieces, length, out / "english", with_labels=True)}
+    packed = {"english": pack(parts, length, out / "english", with_labels=True)}
     if not packed["english"].words:
         raise DataError("text.english: no words were found in it; is it English text?")
     if falls:
         plain = copy.copy(switcher)
         plain.ratio = 0.0
-        pieces = (plain.switch_many(documents, recipe.seed, 0, 0) for documents in kept)
-        packed["english_plain"] = pack(pieces, length, out / "english_plain")
+        parts = (plain.switch_many(documents, recipe.seed, 0, 0) for documents in encoded)
+        packed["english_plain"] = pack(parts, length, out / "english_plain")
     return packed
 
 
@@ -148,12 +150,12 @@ def _total(recipe: Recipe) -> int:
     return recipe.train.steps * recipe.train.sequences
 
 
-def _passes(kept: list[Documents], wanted: int, length: int) -> Iterator[tuple[int, int, Documents]]:
-    """Pass, number of the first document, documents: as many passes as fill about `wanted` rows of a length."""
-    rows = max(1, sum(len(documents.ids) for documents in kept) // length)
-    for epoch in range(min(MOST_PASSES, max(1, math.ceil(wanted / rows)))):
+def _passes(encoded: list[Documents], needed: int, length: int) -> Iterator[tuple[int, int, Documents]]:
+    """Pass, number of the first document, documents: as many passes as fill about `needed` rows of a length."""
+    rows = max(1, sum(len(documents.ids) for documents in encoded) // length)
+    for epoch in range(min(MOST_PASSES, max(1, math.ceil(needed / rows)))):
         first = 0
-        for documents in kept:
+        for documents in encoded:
             yield epoch, first, documents
             first += len(documents)
 

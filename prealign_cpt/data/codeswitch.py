@@ -1,35 +1,51 @@
-"""Code-switching: words of English text are replaced by translations, as a pure function of (seed, epoch, document).
+"""Words of a text replaced at random, as a pure function of (seed, epoch, document, word).
 
-Rule (PreAlign, arXiv 2407.16222, section 3.2, `labels="input_only"`): a word is chosen with probability `ratio`; if the
-lexicon lists it, one of its translations replaces it in the *input*. Just before the span the label is the first token
-of the original word, inside the span nothing is learned, after it all is as before:
+*Code-switching* of English (PreAlign, arXiv 2407.16222, section 3.2, `labels="input_only"`): a word is chosen with
+probability `ratio`; if the lexicon lists it, one of its translations replaces it in the *input*. Just before the span
+the label is the first token of the original word, inside the span nothing is learned, after it all is as before:
 
     words    [1] [2 22] [3]     with 2-22 -> 901 902 903
     inputs    1  901 902 903  3
     labels    1    2  -100 -100  3      (labels[i] is what position i - 1 has to predict)
 
-So the model reads the new language inside English, but is never asked to write it there.
+So the model reads the new language inside English, but is never asked to write it there. Under `labels="soft"`
+(AlignLM, arXiv 2106.01732, for a decoder) the arrays are the same; the loss then gives a part of the target probability
+to `inputs[i]`, which differs from `labels[i]` only where a switched word begins.
 
-Under `labels="soft"` (AlignLM, arXiv 2106.01732, for a decoder) the arrays are the same; the loss then gives a part of
-the target probability to `inputs[i]`, which differs from `labels[i]` only where a switched word begins.
+*Mixed tokenization* of target text: some words are spelled in the base tokenizer's tokens instead of the new ones, so
+that both are seen in the same places. Labels are the inputs.
+
+    grown      [Das] [ Wasser] [ ist]           new token: " Wasser"
+    respelled  [Das] [ W] [asser] [ ist]        with a probability per word
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.data import chance
-from prealign_cpt.data.spans import SpanTable
-from prealign_cpt.data.words import Documents, Ids, Places, Splice, Words, ragged
-from prealign_cpt.data.words import token_texts as token_texts
+from prealign_cpt.data.word_spans import (
+    Documents,
+    Draws,
+    Ids,
+    Places,
+    Splice,
+    Words,
+    WordSpans,
+    document_keys,
+    happens,
+    pick,
+    ragged,
+    word_draws,
+)
 from prealign_cpt.lexicon.pairs import Pair
-
-IGNORED = -100
-"""Label of a position that is not learned; torch's default `ignore_index`."""
+from prealign_cpt.model.loss import IGNORED
+from prealign_cpt.model.tokens import encode_plain, is_byte_token, num_ids, token_texts
 
 Table = Mapping[tuple[int, ...], Sequence[tuple[int, ...]]]
 """Token ids of a word -> token ids of each of its translations."""
@@ -84,7 +100,7 @@ class Switcher:
     def _prepare(self, texts: Sequence[str], table: Table, ratio: float, labels: str) -> None:
         self.ratio, self.labels = ratio, labels
         self.words = Words(texts)
-        self._sources = SpanTable(table, len(texts))
+        self._number = {np.array(word, dtype=np.int32).tobytes(): number for number, word in enumerate(table)}
         self._num_choices = np.array([len(choices) for choices in table.values()], dtype=np.int64)
         self._first_choice = np.cumsum(self._num_choices) - self._num_choices
         choices = [choice for group in table.values() for choice in group]
@@ -93,38 +109,108 @@ class Switcher:
         self._tokens = np.array([i for choice in choices for i in choice], dtype=np.int32)
 
     def switch(self, ids: Ids, seed: int, epoch: int, document: int) -> Switched:
-        """Switch one document.
-
-        Args:
-            ids: int32 [N].
-            seed, epoch, document: the only source of randomness, so ranks, workers and restarts agree.
-        """
-        return self.switch_many(Documents(ids, np.array([0, len(ids)])), seed, epoch, document)
+        """Switch one document, int32 [N]."""
+        return self.switch_many(Documents.of(ids), seed, epoch, document)
 
     def switch_many(self, documents: Documents, seed: int, epoch: int, first: int) -> Switched:
-        """Switch documents number `first`, `first + 1`, ...: the same as one by one, in far less time."""
-        ids, found = documents.ids, self.words.find(documents)
-        draws = chance.draws(chance.keys(seed, epoch, first, len(documents)), found.counts)
-        chosen = np.flatnonzero(chance.happens(draws, self.ratio))
-        listed, ends, words = self._sources.find(ids, found.starts[chosen], found.goes_on)
-        replaced = chosen[listed]
-        starts = found.starts[replaced]
-        choice = self._first_choice[words] + chance.pick(draws[replaced], self._num_choices[words])
+        """Switch documents number `first`, `first + 1`, ...: the same as one by one, in far less time.
+
+        Args:
+            seed, epoch, first: the only source of randomness, so ranks, workers and restarts agree.
+        """
+        spans, draws, chosen = _choose(self.words, documents, seed, epoch, first, self.ratio)
+        ids = documents.ids
+        starts = spans.starts[chosen]
+        ends = spans.ends(starts)
+        raw, size = ids.tobytes(), ids.itemsize
+        spelled = (raw[size * s : size * e] for s, e in zip(starts.tolist(), ends.tolist(), strict=True))
+        words = np.fromiter((self._number.get(word, -1) for word in spelled), np.int64, len(starts))
+        listed = words >= 0
+        starts, ends, words = starts[listed], ends[listed], words[listed]
+        choice = self._first_choice[words] + pick(draws[chosen[listed]], self._num_choices[words])
         lengths = self._lengths[choice]
+        tokens = self._tokens[ragged(self._offsets[choice], lengths)]
+        splice, switched = _replace(documents, spans, len(chosen), starts, ends, lengths, tokens)
+        if self.labels == "vanilla":
+            return switched
+        labels = switched.inputs.copy()
+        labels[splice.inserted] = IGNORED
+        labels[splice.at] = ids[starts]
+        return dataclasses.replace(switched, labels=labels)
 
-        splice = Splice(len(ids), starts, ends, lengths)
-        inputs = splice.apply(ids, self._tokens[ragged(self._offsets[choice], lengths)])
-        labels = inputs.copy()
-        if self.labels != "vanilla":
-            labels[splice.inserted] = IGNORED
-            labels[splice.at] = ids[starts]
-        borders, marks = splice.moved(documents.borders), splice.marks(found.starts)
-        return Switched(inputs, labels, borders, marks, len(found.starts), len(chosen), len(replaced))
 
-    def spans(self, ids: Ids) -> tuple[Places, Places]:
-        """Starts and ends (exclusive) of the words of a document: runs of letters that no apostrophe follows."""
-        found = self.words.find(Documents(ids, np.array([0, len(ids)])))
-        return found.starts, found.ends(found.starts)
+class Respeller:
+    """Respells words of documents of token ids.
+
+    Args:
+        grown: the tokenizer of the ids; its ids from `num_ids(base)` on are the new tokens.
+        base: the tokenizer that `grown` was grown from.
+        probability: that a word is chosen; of the chosen words those that hold a new token are respelled.
+    """
+
+    def __init__(self, grown: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, probability: float) -> None:
+        self._grown, self._base, self.probability = grown, base, probability
+        self._words, self._first_new = Words(token_texts(grown)), num_ids(base)
+        self._letter = grown.encode("a", add_special_tokens=False)
+        self._known: dict[tuple[int, ...], Ids] = {}
+
+    def respell(self, ids: Ids, seed: int, epoch: int, document: int) -> Ids:
+        """One document, int32; it decodes to the same text as before."""
+        return self.respell_many(Documents.of(ids), seed, epoch, document).inputs
+
+    def respell_many(self, documents: Documents, seed: int, epoch: int, first: int) -> Switched:
+        """Documents number `first`, `first + 1`, ...; `switched` counts the respelled words."""
+        ids = documents.ids
+        spans, _, chosen = _choose(self._words, documents, seed, epoch, first, self.probability)
+        starts = spans.starts[chosen]
+        ends = spans.ends(starts)
+        new_before = np.concatenate([[0], np.cumsum(ids >= self._first_new)])
+        holds_new = new_before[ends] > new_before[starts]
+        starts, ends = starts[holds_new], ends[holds_new]
+        spellings = [self._spelling(tuple(ids[s:e].tolist())) for s, e in zip(starts, ends, strict=True)]
+        lengths = np.array([len(spelling) for spelling in spellings], dtype=np.int64)
+        tokens = np.concatenate([*spellings, np.empty(0, dtype=np.int32)])
+        return _replace(documents, spans, len(chosen), starts, ends, lengths, tokens)[1]
+
+    def _spelling(self, word: tuple[int, ...]) -> Ids:
+        """The base tokenizer's spelling of a word, or the word itself where that would not decode alike."""
+        if word not in self._known:
+            # Straight to the merges: encoding the text would let the tokenizer put a space before it (SentencePiece).
+            merges = self._base.backend_tokenizer.model
+            spelling: list[int] = []
+            for is_byte, run in groupby(word, key=self._is_byte):
+                tokens = list(run)
+                spelled = "".join(self._grown.convert_ids_to_tokens(tokens))
+                spelling += tokens if is_byte else [token.id for token in merges.tokenize(spelled)]
+            alike = self._text(spelling) == self._text(list(word))
+            self._known[word] = np.array(spelling if alike else word, dtype=np.int32)
+        return self._known[word]
+
+    def _is_byte(self, i: int) -> bool:
+        """A byte of a character that the base has no token for (SentencePiece); no merge reaches over it."""
+        return i < self._first_new and is_byte_token(self._grown.convert_ids_to_tokens(i))
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._grown.decode([*self._letter, *ids], clean_up_tokenization_spaces=False))
+
+
+def _choose(
+    words: Words, documents: Documents, seed: int, epoch: int, first: int, probability: float
+) -> tuple[WordSpans, Draws, Places]:
+    """The words of documents, a draw for each, and the numbers of those that are chosen."""
+    spans = words.find(documents)
+    draws = word_draws(document_keys(seed, epoch, first, len(documents)), spans.counts)
+    return spans, draws, np.flatnonzero(happens(draws, probability))
+
+
+def _replace(
+    documents: Documents, spans: WordSpans, num_chosen: int, starts: Places, ends: Places, lengths: Places, tokens: Ids
+) -> tuple[Splice, Switched]:
+    """Put `tokens`, `lengths` of them each, into the place of the words from `starts` to `ends`; labels are inputs."""
+    splice = Splice(len(documents.ids), starts, ends, lengths)
+    inputs = splice.apply(documents.ids, tokens)
+    borders, marks = splice.moved(documents.borders), splice.marks(spans.starts)
+    return splice, Switched(inputs, inputs, borders, marks, len(spans.starts), num_chosen, len(starts))
 
 
 def token_table(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
@@ -135,24 +221,17 @@ def token_table(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> dict[t
             for lead in (" ", "\n"):
                 sources.append(lead + form(pair.source))
                 targets.append(lead + form(pair.target))
-    newline = tuple(tokenizer.encode("\n", add_special_tokens=False))
+    newline = tokenizer.encode("\n", add_special_tokens=False)
     table: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for source, target in zip(_encode(tokenizer, sources), _encode(tokenizer, targets), strict=True):
+    for source, target in zip(encode_plain(tokenizer, sources), encode_plain(tokenizer, targets), strict=True):
         if source[: len(newline)] == newline and target[: len(newline)] == newline:
             source, target = source[len(newline) :], target[len(newline) :]
         if not source or not target or source == target:
             continue
-        choices = table.setdefault(source, [])
-        if target not in choices:
-            choices.append(target)
+        choices = table.setdefault(tuple(source), [])
+        if tuple(target) not in choices:
+            choices.append(tuple(target))
     return table
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[int, ...]]:
-    if not texts:
-        return []
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [tuple(ids) for ids in encoded]
 
 
 def _capitalised(word: str) -> str:

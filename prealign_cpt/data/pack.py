@@ -10,20 +10,26 @@ Shapes: R rows.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.data.codeswitch import Switched
-from prealign_cpt.data.words import Documents, Ids
+from prealign_cpt.data.word_spans import Documents, Ids
+from prealign_cpt.model.tokens import encode_plain
 from prealign_cpt.run.errors import DataError
 
 DOCUMENTS_AT_ONCE = 256
 """Documents per call of the tokenizer, which works on them in parallel."""
+
+ROWS_AT_ONCE = 1024
+"""Rows that are written together."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Packed:
     Args:
         documents, tokens: all that were given; the start tokens count.
         length: tokens per row.
-        words, chosen, switched: sums of those of the pieces.
+        words, chosen, switched: sums of those of the parts.
         words_R, switched_R: int64 [R], words that begin in each row, and those of them that were replaced.
     """
 
@@ -65,28 +71,38 @@ class Packed:
         }
 
 
-def pack(pieces: Iterable[Switched], length: int, out: Path, with_labels: bool = False) -> Packed:
+def pack(parts: Iterable[Switched], length: int, out: Path, with_labels: bool = False) -> Packed:
     """Write `out.inputs.npy`, and `out.labels.npy` if asked.
 
     Args:
-        pieces: documents in order, some at a time.
+        parts: documents in order, some at a time.
         length: tokens per row.
         out: path without suffix.
 
     Raises:
         DataError: the text does not fill one row.
     """
-    writer = _Writer(out, length, with_labels)
-    documents = tokens = words = chosen = switched = 0
-    for piece in pieces:
-        writer.add(piece)
-        documents += len(piece.borders) - 1
-        tokens += len(piece.inputs)
-        words += piece.words
-        chosen += piece.chosen
-        switched += piece.switched
-    words_R, switched_R = writer.close()
+    sums = np.zeros(5, dtype=np.int64)
+    marks = [np.empty((2, 0), dtype=np.int64)]
+    paths = {name: out.with_name(f"{out.name}.{name}.npy") for name in ("inputs", "labels")[: 1 + with_labels]}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
+        for file in files.values():
+            _write_header(file, 0, length)
+        for rows, counts in _rows(parts, length):
+            sums += counts
+            for name, file in files.items():
+                getattr(rows, name).tofile(file)
+            of_rows = rows.marks.reshape(-1, length)
+            marks.append(np.stack([(of_rows > 0).sum(1), (of_rows == 2).sum(1)]))
+        words_R, switched_R = np.concatenate(marks, axis=1)
+        for file in files.values():
+            file.seek(0)
+            _write_header(file, len(words_R), length)
+    documents, tokens, words, chosen, switched = sums.tolist()
     if not len(words_R):
+        for path in paths.values():
+            path.unlink()
         raise DataError(
             f"{out.name}: {tokens} tokens do not fill one sequence of {length}; "
             "give more text or lower data.sequence_length"
@@ -94,9 +110,39 @@ def pack(pieces: Iterable[Switched], length: int, out: Path, with_labels: bool =
     return Packed(documents, tokens, length, words, chosen, switched, words_R, switched_R)
 
 
+def _rows(parts: Iterable[Switched], length: int) -> Iterator[tuple[Switched, NDArray[np.int64]]]:
+    """The parts laid end to end and cut into whole rows, many at a time, each time with the counts of the parts that
+    came in: documents, tokens, words, chosen, switched. What fills no row is left out, but counted."""
+    waiting: list[Switched] = []
+    size = 0
+    counts = np.zeros(5, dtype=np.int64)
+    for part in chain(parts, [None]):
+        if part is not None:
+            waiting.append(part)
+            counts += (len(part.borders) - 1, len(part.inputs), part.words, part.chosen, part.switched)
+            size += len(part.inputs)
+            if size < ROWS_AT_ONCE * length:
+                continue
+        if waiting:
+            inputs, labels, marks = (
+                np.concatenate([getattr(p, name) for p in waiting]) for name in ("inputs", "labels", "marks")
+            )
+            end = len(inputs) // length * length
+            yield Switched(inputs[:end], labels[:end], np.empty(0, np.int64), marks[:end]), counts
+            waiting = [Switched(inputs[end:], labels[end:], np.empty(0, np.int64), marks[end:])]
+            size -= end
+            counts = np.zeros(5, dtype=np.int64)
+
+
+def _write_header(file: BinaryIO, rows: int, length: int) -> None:
+    """A header's length does not depend on the number of rows: numpy leaves room for arrays that grow."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(np.int32))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (rows, length)})
+
+
 def encode(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids]:
     """Token ids of each document, int32. Text that looks like a special token is ordinary text."""
-    for batch in _batches(documents, tokenizer):
+    for batch in _encoded(documents, tokenizer):
         yield from (np.array(ids, dtype=np.int32) for ids in batch)
 
 
@@ -105,66 +151,13 @@ def encode_many(
 ) -> Iterator[Documents]:
     """Token ids of some documents at a time, `start_id` before each and `end_id`, if there is one, behind it."""
     end = [] if end_id is None else [end_id]
-    for batch in _batches(documents, tokenizer):
+    for batch in _encoded(documents, tokenizer):
         framed = [[start_id, *ids, *end] for ids in batch]
         borders = np.cumsum([0, *map(len, framed)])
         yield Documents(np.fromiter(chain.from_iterable(framed), np.int32, borders[-1]), borders)
 
 
-def _batches(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
-    waiting = iter(documents)
-    while batch := list(islice(waiting, DOCUMENTS_AT_ONCE)):
-        yield tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-
-
-class _Writer:
-    """Collects tokens and appends full rows to raw files; the `.npy` files are made when the count is known."""
-
-    def __init__(self, out: Path, length: int, with_labels: bool) -> None:
-        self._names = ("inputs", "labels") if with_labels else ("inputs",)
-        self._out, self._length, self._rows = out, length, 0
-        self._files = {name: self._path(name, "raw").open("wb") for name in self._names}
-        self._rest: list[Switched] = []
-        self._waiting = 0
-        self._marks = [np.empty((2, 0), dtype=np.int64)]
-
-    def add(self, piece: Switched) -> None:
-        self._rest.append(piece)
-        self._waiting += len(piece.inputs)
-        if self._waiting >= 1024 * self._length:
-            self._write()
-
-    def close(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Words and switched words of each row."""
-        self._write()
-        for name, file in self._files.items():
-            file.close()
-            raw = self._path(name, "raw")
-            if self._rows:
-                shape = (self._rows, self._length)
-                target = np.lib.format.open_memmap(self._path(name, "npy"), "w+", np.int32, shape)
-                target[:] = np.memmap(raw, np.int32, "r", shape=shape)
-                target.flush()
-            raw.unlink()
-        words, switched = np.concatenate(self._marks, axis=1)
-        return words, switched
-
-    def _write(self) -> None:
-        rows = self._waiting // self._length
-        whole = rows * self._length
-        if not rows:
-            return
-        inputs = np.concatenate([piece.inputs for piece in self._rest])
-        labels = np.concatenate([piece.labels for piece in self._rest])
-        marks = np.concatenate([piece.marks for piece in self._rest])
-        for name, file in self._files.items():
-            (inputs if name == "inputs" else labels)[:whole].tofile(file)
-        of_rows = marks[:whole].reshape(rows, self._length)
-        self._marks.append(np.stack([(of_rows > 0).sum(1), (of_rows == 2).sum(1)]))
-        end = np.array([0, len(inputs) - whole])
-        self._rest = [Switched(inputs[whole:], labels[whole:], end, marks[whole:])]
-        self._waiting -= whole
-        self._rows += rows
-
-    def _path(self, name: str, suffix: str) -> Path:
-        return self._out.with_name(f"{self._out.name}.{name}.{suffix}")
+def _encoded(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
+    remaining = iter(documents)
+    while batch := list(islice(remaining, DOCUMENTS_AT_ONCE)):
+        yield encode_plain(tokenizer, batch)

@@ -9,7 +9,7 @@ Blank lines are skipped, but not in such a folder, where line n translates line 
 import unicodedata
 from pathlib import Path
 
-from prealign_cpt.lexicon.read import read_lines
+from prealign_cpt.lexicon.pairs import read_lines
 from prealign_cpt.run.errors import DataError, MissingInputError
 
 Labelled = tuple[str, str]

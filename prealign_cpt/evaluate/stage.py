@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from prealign_cpt.evaluate.scores import score_all, score_texts
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.manifest import atomic_write

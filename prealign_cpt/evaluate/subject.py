@@ -12,7 +12,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.model.base import EMBEDDED, check_base, resolve_base
-from prealign_cpt.model.load import choose_device, load_whole
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.world import choose_device
 from prealign_cpt.run.cache import cache_folder
 from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 from prealign_cpt.run.manifest import sha256

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.evaluate.read import Labelled, read_labelled, read_parallel
-from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.model.bits import windows
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe

@@ -1,19 +1,21 @@
 """A checkpoint becomes an ordinary Hugging Face folder, proven equal to the trained model.
 
 cpt/step-… + align/ (config, tokenizer) --> export/: safetensors, configurations, tokenizer, README.md, licence
+
+Every loader reads it: transformers 4 and 5, vLLM, lm_eval, llama.cpp's converter.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from prealign_cpt.export import gate
 from prealign_cpt.export.card import model_card
-from prealign_cpt.export.config import set_ends, with_old_names
-from prealign_cpt.export.tokenizer import save_tokenizer
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
@@ -21,10 +23,14 @@ from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.train.checkpoint import load_weights
+from prealign_cpt.train.stored import load_weights
+from prealign_cpt.vocab.grow import MODEL
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files of the base that go where its weights go."""
+
+OF_OUR_LOADING = ("is_local", "local_files_only", "name_or_path")
+"""Keys that transformers writes about how the tokenizer was read here."""
 
 
 def build_export(
@@ -49,22 +55,21 @@ def build_export(
     set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe))
     model.save_pretrained(out)
     del model
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    atomic_write(out / "config.json", json.dumps(with_old_names(config), indent=2, ensure_ascii=False) + "\n")
+    _rewrite(out / "config.json", with_old_names)
     save_tokenizer(tokenizer, recipe.base.start_token, align.parent / "vocab", out)
     for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
         shutil.copyfile(path, out / path.name)
     gate.check_weights(out, _trained(align, step_folder).state_dict(), dtype)
-    found = gate.compare(recipe, out, probe)
-    gate.write(out, found, accept)
-    atomic_write(out / "README.md", model_card(recipe, found.figures, align.parent, base))
+    comparison = gate.compare(recipe, out, probe)
+    gate.write(out, comparison, accept)
+    atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base))
     _let_read(out)
     rejected = recipe.run / "export.rejected"
     if rejected.exists():
         shutil.rmtree(rejected)
-    if found.faults and not accept:
+    if comparison.faults and not accept:
         os.rename(out, rejected)
-        raise NumericError(gate.rejection(rejected, found))
+        raise NumericError(gate.rejection(rejected, comparison))
 
 
 def _trained(align: Path, step_folder: Path) -> PreTrainedModel:
@@ -80,3 +85,116 @@ def _let_read(folder: Path) -> None:
     os.umask(mask)
     for path in folder.iterdir():
         path.chmod(0o666 & ~mask)
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    content = change(json.loads(path.read_text(encoding="utf-8")))
+    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def set_ends(model: PreTrainedModel, start_id: int, end_id: int | None) -> None:
+    """Let generation stop at every token that ends a document: the base's own, the one that was learned, and the start
+    token, with which the next document would begin.
+
+    Args:
+        model: `config` and `generation_config` are changed in place.
+        start_id: becomes `bos_token_id`.
+        end_id: None where the start token of the next document is the end of the last.
+    """
+    ends: dict[int, None] = {}
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, end_id, start_id):
+        ends |= dict.fromkeys(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    generation = model.generation_config
+    generation.eos_token_id = list(ends) if len(ends) > 1 else start_id
+    generation.bos_token_id = model.config.bos_token_id = start_id
+    # Scores and samples must not depend on what the base's authors liked.
+    generation.do_sample = False
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(generation, name, None)
+    # Otherwise transformers may make it anew from config.json, which knows one end only.
+    generation._from_model_config = False
+
+
+def with_old_names(config: dict[str, Any]) -> dict[str, Any]:
+    """The content of config.json with RoPE where transformers 4 looks too; transformers 5 reads it as before.
+
+    transformers 5 keeps all about rotary positions in `rope_parameters`. Older readers (transformers 4, mlx-lm) look
+    for `rope_theta` and `rope_scaling` beside it, and take 10,000 without a word where there is none.
+    """
+    rope = config.get("rope_parameters")
+    if not rope:
+        return config
+    whole, sliding = rope.get("full_attention", rope), rope.get("sliding_attention")
+    old = {"rope_theta": whole["rope_theta"]}
+    if whole.get("rope_type", "default") != "default":
+        old["rope_scaling"] = {key: value for key, value in whole.items() if key != "rope_theta"}
+    if sliding and sliding["rope_theta"] != whole["rope_theta"]:
+        old["rope_local_base_freq"] = sliding["rope_theta"]  # Gemma 3
+    if "partial_rotary_factor" in whole:
+        old["partial_rotary_factor"] = whole["partial_rotary_factor"]
+    if config["model_type"] == "gpt_neox":
+        old |= {"rotary_emb_base": whole["rope_theta"], "rotary_pct": whole["partial_rotary_factor"]}
+    return {**config, **old}
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, start_token: str, vocab: Path, out: Path) -> None:
+    """Fill `out` with the tokenizer; `start_token` becomes its `bos_token` and stands before a text.
+
+    Ids of plain text stay as they were. What changes is what stands around a text: where special tokens are asked for,
+    as clients of a server do without knowing, it begins with the start token, like all text in training and evaluation.
+    Chats are rendered to the ids that they had: a template that writes the old `bos_token` goes on to write that one.
+
+    Args:
+        tokenizer: changed in place.
+        vocab: folder with the grown `tokenizer.model` of a SentencePiece base; it need not be there.
+    """
+    old = tokenizer.bos_token
+    if old != start_token:
+        tokenizer.chat_template = _with_bos(tokenizer.chat_template, old or "")
+        tokenizer.bos_token = start_token
+    tokenizer.save_pretrained(out)
+    start = {start_token: tokenizer.convert_tokens_to_ids(start_token)}
+    _rewrite(out / "tokenizer.json", lambda content: content | {"post_processor": _before(start, content)})
+    _rewrite(out / "tokenizer_config.json", _for_all_readers)
+    if (vocab / MODEL).is_file():
+        shutil.copyfile(vocab / MODEL, out / MODEL)
+
+
+def _with_bos(template: Any, old: str) -> Any:
+    """A chat template, or several by name, in which `bos_token` is the old one."""
+    if isinstance(template, dict):
+        return {name: _with_bos(text, old) for name, text in template.items()}
+    if not template or "bos_token" not in template:
+        return template
+    # transformers trims the line end behind a block, so the template itself still begins a line.
+    return f"{{% set bos_token = {json.dumps(old, ensure_ascii=False)} %}}\n{template}"
+
+
+def _before(start: dict[str, int], content: dict[str, Any]) -> dict[str, Any]:
+    """The post-processor of tokenizer.json that puts the token of `start` before a text and leaves ids as they are."""
+    ((token, number),) = start.items()
+    first, second = (
+        [{"SpecialToken": {"id": token, "type_id": at}}, {"Sequence": {"id": name, "type_id": at}}]
+        for at, name in enumerate("AB")
+    )
+    template = {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": first + second,
+        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+    }
+    old = content["post_processor"] or {}
+    offsets = [stage for stage in old.get("processors", [old]) if stage.get("type") == "ByteLevel"]
+    return {"type": "Sequence", "processors": [*offsets, template]} if offsets else template
+
+
+def _for_all_readers(config: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json without what only this machine or only transformers 5 understands."""
+    config = {key: value for key, value in config.items() if key not in OF_OUR_LOADING}
+    # transformers 5 reads both names of each of these, transformers 4 the older one.
+    if config["tokenizer_class"] == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    # What tokenizer.json says already; classes of transformers 4 such as LlamaTokenizerFast read it here.
+    return config | {"add_bos_token": True}

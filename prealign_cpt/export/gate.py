@@ -94,7 +94,7 @@ def check_weights(folder: Path, masters: dict[str, Tensor], dtype: torch.dtype) 
     Raises:
         DataError: a tensor differs, or is missing and not tied to one that is there.
     """
-    found: set[int] = set()
+    compared: set[int] = set()
     count = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -102,9 +102,9 @@ def check_weights(folder: Path, masters: dict[str, Tensor], dtype: torch.dtype) 
                 written, expected = file.get_tensor(name), masters[name].detach().to(dtype)
                 if written.dtype != dtype or not torch.equal(_bits(written), _bits(expected)):
                     raise DataError(f"{path}: {name} is not what was trained; the disk or memory may be faulty")
-                found.add(masters[name].data_ptr())
+                compared.add(masters[name].data_ptr())
                 count += 1
-    missing = [name for name, master in masters.items() if master.data_ptr() not in found]
+    missing = [name for name, master in masters.items() if master.data_ptr() not in compared]
     if missing:
         raise DataError(f"{folder}: {missing[0]} was not written; nothing is exported")
     return count
@@ -162,13 +162,12 @@ def _nats(recipe: Recipe, folder: Path, model: PreTrainedModel) -> dict[str, Ten
     """fp64, on the CPU, as the trainer's probe was taken."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     module = LanguageModelLoss(model)
-    found = {}
+    nats = {}
     with torch.no_grad():
         for language, batches in held_out(recipe, "valid", tokenizer).items():
             batch = batches[0]
-            tensors = (x.to(model.device) for x in (batch.inputs, batch.labels, batch.positions))
-            found[language] = module(*tensors, each=True).double().cpu()
-    return found
+            nats[language] = module(*batch.tensors(model.device), each=True).double().cpu()
+    return nats
 
 
 def _check_rows(recipe: Recipe, folder: Path, model: PreTrainedModel) -> None:
@@ -179,16 +178,16 @@ def _check_rows(recipe: Recipe, folder: Path, model: PreTrainedModel) -> None:
         raise DataError(f"{folder}: {rows} rows, {tokens} tokens, vocab_size {size} differ")
 
 
-def rejection(folder: Path, found: Comparison) -> str:
+def rejection(folder: Path, comparison: Comparison) -> str:
     """The message for a folder whose function is not the trained model's."""
     return (
-        f"export: the reloaded model differs from the trained one by {', '.join(found.faults)}, although its weights "
-        f"are bit by bit those that were trained; it is kept as {folder}. Look at {folder / 'parity.json'}: another "
-        "configuration, or a library that computes otherwise, is likely; update it and start again, or start again "
-        "with --accept export"
+        f"export: the reloaded model differs from the trained one by {', '.join(comparison.faults)}, although its "
+        f"weights are bit by bit those that were trained; it is kept as {folder}. Look at {folder / 'parity.json'}: "
+        "another configuration, or a library that computes otherwise, is likely; update it and start again, or start "
+        "again with --accept export"
     )
 
 
-def write(folder: Path, found: Comparison, accepted: bool) -> None:
+def write(folder: Path, comparison: Comparison, accepted: bool) -> None:
     """`parity.json`: the figures, and whether a person accepted them."""
-    (folder / "parity.json").write_text(json.dumps(found.figures | {"accepted": accepted}, indent=1))
+    (folder / "parity.json").write_text(json.dumps(comparison.figures | {"accepted": accepted}, indent=1))

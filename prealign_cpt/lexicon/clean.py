@@ -1,13 +1,14 @@
 """Raw rows to canonical pairs, with a reason for every row that is left out."""
 
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prealign_cpt.lexicon.english import CONTENT_WORDS, FUNCTION_WORDS
-from prealign_cpt.lexicon.pairs import Pair, canonical, fault
-from prealign_cpt.lexicon.read import COLUMNS, Row
+from prealign_cpt.lexicon.pairs import COLUMNS, Pair, Row, canonical, fault
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.languages import CONTENT_WORDS, FUNCTION_WORDS
 
 MAX_WORDS = 5
 """On a side. Longer entries are definitions and sayings; no token should stand for them."""
@@ -19,6 +20,9 @@ _MALFORMED = frozenset(
     {COLUMNS, "empty side", "bidirectional control", "lone surrogate", "control character", "invisible character"}
 )
 """Reasons that say the file is not what it claims to be; the others are a matter of policy."""
+
+_SPECIAL = re.compile(r"<[^>]+>")
+"""What a tokenizer could take for `</s>`, `<|im_start|>` or the like."""
 
 _SHOWN = 5
 
@@ -49,21 +53,20 @@ def clean(
         DataError: more malformed rows than `max_bad`, no pair left, or the columns look swapped.
     """
     pairs: dict[Pair, None] = {}
-    per_source: dict[str, int] = {}
+    per_source: Counter[str] = Counter()
     dropped: list[Dropped] = []
     for row in rows:
         pair = Pair(canonical(row.source), canonical(row.target))
         reason = row.fault or _reason(row, pair)
         if not reason and pair in pairs:
             reason = "duplicate"
-        if not reason and max_per_source is not None and per_source.get(pair.source, 0) >= max_per_source:
+        if not reason and max_per_source is not None and per_source[pair.source] >= max_per_source:
             reason = "beyond the first translations"
         if reason:
-            text = row.source if row.fault else f"{row.source}\t{row.target}"
-            dropped.append(Dropped(row.line, reason, text))
+            dropped.append(Dropped(row.line, reason, row.source if row.fault else f"{row.source}\t{row.target}"))
         else:
             pairs[pair] = None
-            per_source[pair.source] = per_source.get(pair.source, 0) + 1
+            per_source[pair.source] += 1
     bad = [drop for drop in dropped if drop.reason in _MALFORMED]
     total = len(pairs) + len(dropped)
     if len(bad) > max_bad * total:
@@ -79,31 +82,24 @@ def clean(
 
 
 def _reason(row: Row, pair: Pair) -> str:
+    sides = pair.source, pair.target
     for text in (row.source, row.target):
-        found = fault(text)
-        if found:
-            return found
-    for side in (pair.source, pair.target):
-        if not side:
-            return "empty side"
+        if reason := fault(text):
+            return reason
+    if not all(sides):
+        return "empty side"
     if pair.source.startswith("#"):
         return "begins like a comment"
-    for side in (pair.source, pair.target):
+    for side in sides:
         if not any(character.isalpha() for character in side):
             return "no letters"
-        if _looks_special(side):
+        if _SPECIAL.search(side):
             return "looks like a special token"
         if side.count(" ") >= MAX_WORDS:
             return f"more than {MAX_WORDS} words"
         if len(side) > MAX_CHARACTERS:
             return f"more than {MAX_CHARACTERS} characters"
     return ""
-
-
-def _looks_special(text: str) -> bool:
-    """Whether a tokenizer could take part of it for `</s>`, `<|im_start|>` or the like."""
-    start = text.find("<")
-    return start >= 0 and text.find(">", start) > start + 1
 
 
 def _check_direction(pairs: list[Pair], name: str) -> None:
@@ -127,13 +123,6 @@ def _check_direction(pairs: list[Pair], name: str) -> None:
 
 
 def _latin_share(texts: Iterable[str]) -> float:
-    letters = [_latin(character) for text in texts for character in _letters(text)]
-    return sum(letters) / max(1, len(letters))
-
-
-def _letters(text: str) -> Iterator[str]:
-    return (character for character in text if character.isalpha())
-
-
-def _latin(character: str) -> bool:
-    return character < "\u0250" or unicodedata.name(character, "").startswith("LATIN")
+    letters = [character for text in texts for character in text if character.isalpha()]
+    latin = [c for c in letters if c < "\u0250" or unicodedata.name(c, "").startswith("LATIN")]
+    return len(latin) / max(1, len(letters))

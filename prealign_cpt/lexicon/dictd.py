@@ -16,33 +16,32 @@ gloss, example, note or cross-reference. Mueller indents everything and wraps it
 
 import gzip
 import re
+import string
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from prealign_cpt.lexicon.read import Row, open_regular, read_lines
+from prealign_cpt.lexicon.pairs import Row, open_regular, read_lines
 from prealign_cpt.run.errors import DataError
 
 ENTRY_LIMIT = 1 << 20
 """Bytes in an entry."""
 
-DATABASE_LIMIT = 1 << 30
-"""Bytes of a database when unpacked; the largest FreeDict has 80 MB."""
+DATABASE_LIMIT = 1 << 29
+"""Bytes of a database when unpacked, all in memory; the largest FreeDict has 80 MB."""
 
 UNCLEAR = "abbreviation, slash or quotation"
 
-_DIGITS = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
+_DIGITS = {c: i for i, c in enumerate(string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/")}
 
 # In this order: a pronunciation may hold brackets, and brackets hold commas.
 _ASIDES = [
-    re.compile(r"//[^/\n]*//"),
-    re.compile(r"(?<=\s)/[^/\n]+/(?=[\s)]|$)"),
-    re.compile(r"<[^<>]*>"),
-    re.compile(r"\[[^\[\]]*\]"),
-    re.compile(r"\([^()]*\)"),
-    re.compile(r"\{[^{}]*\}"),
-]
+    re.compile(pattern)
+    for pattern in (
+        r"//[^/\n]*//", r"(?<=\s)/[^/\n]+/(?=[\s)]|$)", r"<[^<>]*>", r"\[[^\[\]]*\]", r"\([^()]*\)", r"\{[^{}]*\}"
+    )
+]  # fmt: skip
 _NUMBER = re.compile(r"^\d{1,2}[.)]\s*")
 _MUELLER_SENSE = re.compile(r"(?:^|\s)\d{1,2}[.)]")
 _MUELLER_SUBSENSE = re.compile(r"(?:^|\s)[а-я]\)")
@@ -91,32 +90,29 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 
 def _entries(index: Path, database: Path) -> Iterator[tuple[int, str]]:
-    """Number (in the order of the database) and text of every entry; one pass over the database."""
+    """Number (in the order of the database) and text of every entry."""
     spans = _spans(index)
+    end = max((start + length for start, length in spans), default=0)
     with open_regular(database) as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        with gzip.open(raw) if packed else raw as file:
-            end = 0
-            for number, (start, length) in enumerate(spans, start=1):
-                if start < end:
-                    raise DataError(f"{index}: entries overlap at byte {start} of {database.name}; get the file again")
-                end = start + length
-                try:
-                    # Packed data can only be read onwards; the index is sorted by word, `spans` by place.
-                    file.seek(start)
-                    content = file.read(length)
-                except (OSError, EOFError, zlib.error) as error:
-                    raise DataError(f"{database}: damaged before byte {end}: {error}; get the file again") from error
-                if len(content) < length:
-                    raise DataError(f"{database}: ends before byte {end}, where {index.name} has an entry")
-                try:
-                    yield number, content.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{database}: entry {number} is not UTF-8 at byte offset {start + error.start}; "
-                        "use an edition of the dictionary in UTF-8"
-                    ) from error
+        try:
+            with gzip.open(raw) if packed else raw as file:
+                content = file.read(end)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{database}: damaged before byte {end}: {error}; get the file again") from error
+    if len(content) < end:
+        raise DataError(f"{database}: ends before byte {end}, where {index.name} has an entry")
+    for number, (start, length) in enumerate(spans, start=1):
+        if number > 1 and start < sum(spans[number - 2]):
+            raise DataError(f"{index}: entries overlap at byte {start} of {database.name}; get the file again")
+        try:
+            yield number, content[start : start + length].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{database}: entry {number} is not UTF-8 at byte offset {start + error.start}; "
+                "use an edition of the dictionary in UTF-8"
+            ) from error
 
 
 def _spans(index: Path) -> list[tuple[int, int]]:
@@ -200,9 +196,8 @@ def _plain(text: str) -> str:
 def _bare(phrase: str) -> str:
     """`phrase` in single spaces, without the placeholders of objects ("etw.", "sb.") and the quotes at its ends."""
     words = phrase.split()
-    while words and _PLACEHOLDER.fullmatch(words[0]):
-        words.pop(0)
-    while words and _PLACEHOLDER.fullmatch(words[-1]):
-        words.pop()
+    for end in (0, -1):
+        while words and _PLACEHOLDER.fullmatch(words[end]):
+            words.pop(end)
     bare = " ".join(words)
     return bare[1:-1] if len(bare) > 2 and bare[0] == bare[-1] == "'" else bare

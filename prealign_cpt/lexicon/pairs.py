@@ -1,16 +1,31 @@
-"""The record of a bilingual lexicon, its canonical text and the file it is kept in.
+"""Bilingual lexicons: the record of a pair, its canonical text, and the files it is kept in or read from.
 
 A lexicon file (".tsv") is UTF-8. Lines end in one line feed and nothing else ends a line. A line that begins with `#`
 is a comment; every other line is one pair, `source TAB target`. Both sides are canonical (see `canonical`). A source
 with several translations takes several lines, the most usual translation first.
+
+    tsv, muse, dictd (dictd.py) --readers--> Row --clean.py--> Pair --write_pairs--> .tsv --read_pairs--> Pair
+
+The readers judge nothing but what the bytes forbid. Memory stays bounded whatever the path names: only regular files
+are opened, and lines have a size limit.
 """
 
+import os
+import re
+import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.run.manifest import atomic_write
+
+LINE_LIMIT = 64 * 1024
+"""Bytes in a line, with its end. Real lexicon lines have some hundreds; more means another kind of file."""
+
+COLUMNS = "wrong number of columns"
 
 _JOINERS = "\u200c\u200d"
 """ZWNJ and ZWJ: invisible, but Persian and the Indic scripts spell words with them."""
@@ -26,6 +41,17 @@ class Pair:
     target: str
 
 
+class Row(NamedTuple):
+    """One pair as a file has it."""
+
+    line: int
+    """Line number from 1, or number of the entry in a dictd database."""
+    source: str
+    target: str
+    fault: str = ""
+    """Why the reader could not make two columns of it; `source` then holds the text in question."""
+
+
 def fault(text: str) -> str | None:
     """Why `text` cannot be part of a lexicon whatever is done to it, or None.
 
@@ -35,9 +61,9 @@ def fault(text: str) -> str | None:
     if text.isprintable():
         return None
     for character in text:
+        category = unicodedata.category(character)
         if character in _BIDI:
             return "bidirectional control"
-        category = unicodedata.category(character)
         if category == "Cs":
             return "lone surrogate"
         if category in ("Cc", "Zl", "Zp"):
@@ -68,3 +94,88 @@ def write_pairs(path: Path, pairs: Iterable[Pair], header: str) -> None:
             raise ValueError(f"begins like a comment: {pair.source!r}")
         lines.append(f"{pair.source}\t{pair.target}")
     atomic_write(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a canonical lexicon file as they stand, nothing dropped; the inverse of `write_pairs`.
+
+    Raises:
+        DataError: a line is not what `write_pairs` writes.
+        MissingInputError: the file is not there.
+    """
+    pairs = []
+    for row in read_tsv(path):
+        for side in (row.source, row.target):
+            reason = row.fault or fault(side) or ("empty side" if not side else "")
+            if reason or canonical(side) != side:
+                raise DataError(
+                    f"{path}:{row.line}: {reason or 'not canonical'}; pass the file through `prealign lexicon`"
+                )
+        pairs.append(Pair(row.source, row.target))
+    return pairs
+
+
+def read_tsv(path: Path) -> Iterator[Row]:
+    """Rows of a lexicon file, canonical or not; comments and lines without any character are passed over."""
+    for number, line in read_lines(path):
+        if line and not line.startswith("#"):
+            yield _row(number, line, line.split("\t"))
+
+
+def read_muse(path: Path) -> Iterator[Row]:
+    """Rows of a MUSE dictionary: the first run of spaces and tabs ends the source, the rest is the target."""
+    for number, line in read_lines(path):
+        if line:
+            yield _row(number, line, re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1))
+
+
+def _row(number: int, line: str, fields: list[str]) -> Row:
+    return Row(number, *fields) if len(fields) == 2 else Row(number, line, "", COLUMNS)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, without its end. A byte order mark at the start is dropped.
+
+    Lines end at a line feed, of which one carriage return before it is part. Nothing else ends a line: the ten
+    characters at which `str.splitlines` cuts occur inside words of real files.
+
+    Raises:
+        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or exceeds `LINE_LIMIT`.
+        MissingInputError: the file is not there.
+    """
+    with open_regular(path) as file:
+        offset, number = 0, 0
+        while block := file.readline(LINE_LIMIT + 1):
+            number += 1
+            if len(block) > LINE_LIMIT:
+                raise DataError(f"{path}:{number}: line longer than {LINE_LIMIT} bytes; this is not a lexicon")
+            if number == 1 and block.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise DataError(f"{path}:1: UTF-16 (mark at byte offset 0); save the file as UTF-8")
+            mark = b"\xef\xbb\xbf" if number == 1 and block.startswith(b"\xef\xbb\xbf") else b""
+            try:
+                text = block.removeprefix(mark).decode()
+            except UnicodeDecodeError as error:
+                place = offset + len(mark) + error.start
+                raise DataError(f"{path}:{number}: not UTF-8 at byte offset {place}; save the file as UTF-8") from error
+            offset += len(block)
+            yield number, text.removesuffix("\n").removesuffix("\r")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; never waits, as opening a FIFO would.
+
+    Raises:
+        MissingInputError: it is not there or may not be read.
+        DataError: it is a directory, FIFO or device, or has no bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: the file is empty; a lexicon has one pair a line")
+    raise DataError(f"{path}: not a regular file; name the lexicon file itself")

@@ -5,17 +5,18 @@ dictionary --read--> rows --clean--> pairs --split--> clean.tsv    pairs to trai
                             +-> dropped.tsv           report.json  counts
 """
 
+import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from prealign_cpt.lexicon.clean import Dropped, clean
 from prealign_cpt.lexicon.dictd import read_dictd
-from prealign_cpt.lexicon.pairs import Pair, canonical, fault, write_pairs
-from prealign_cpt.lexicon.read import Row, read_muse, read_tsv
-from prealign_cpt.lexicon.split import split
+from prealign_cpt.lexicon.pairs import Pair, Row, read_muse, read_tsv, write_pairs
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.manifest import atomic_write
 
@@ -28,6 +29,8 @@ FORMATS: dict[str, tuple[Callable[[Path], Iterator[Row]], float]] = {
 
 _TEXT_LIMIT = 200
 """Characters of a dropped row that are kept to recognise it by."""
+
+_PUNCTUATION_AT_ENDS = regex.compile(r"^\p{P}+|\p{P}+$")
 
 
 def build_lexicon(
@@ -91,23 +94,63 @@ def convert(path: Path, format: str, out_file: Path) -> dict[str, Any]:
     return {"rows": len(pairs) + len(dropped), "dropped": dict(reasons.most_common()), **_describe(pairs)}
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a canonical lexicon file as they stand, nothing dropped; the inverse of `write_pairs`.
+def split(pairs: list[Pair], heldout: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Training pairs and held-out pairs, both in the order of `pairs`.
 
-    Raises:
-        DataError: a line is not what `write_pairs` writes.
-        MissingInputError: the file is not there.
+    No source word and no target word of a held-out pair occurs in a training pair, not even inside a longer entry or
+    in other case: nothing that is trained with gives an answer away. Which pairs are held out depends on `seed` and on
+    the set of pairs, not on their order.
+
+    A held-out source takes all its pairs with it. It is drawn at random among the sources that are one word, whose
+    translations are all one word, and none of which is spelt like the source. Training pairs that share a word with a
+    held-out one are in neither list: they are lost. A source with more such pairs than pairs of its own is never
+    drawn. (Whole connected components would lose nothing, but nearly all of a dictionary hangs together in one, and
+    what is left beside it are rare words.)
+
+    Args:
+        heldout: share of the source words to hold out, at least 0 and below 1. Fewer are held out when too few qualify.
     """
-    pairs = []
-    for row in read_tsv(path):
-        for side in (row.source, row.target):
-            reason = row.fault or fault(side) or ("empty side" if not side else "")
-            if reason or canonical(side) != side:
-                raise DataError(
-                    f"{path}:{row.line}: {reason or 'not canonical'}; pass the file through `prealign lexicon`"
-                )
-        pairs.append(Pair(row.source, row.target))
-    return pairs
+    if not 0 <= heldout < 1:
+        raise RecipeError(f"heldout is {heldout}; give the share of source words to hold out, from 0 to below 1")
+    by_source: dict[str, set[int]] = defaultdict(set)
+    by_word: dict[tuple[str, str], set[int]] = defaultdict(set)
+    words_of: list[set[tuple[str, str]]] = []
+    for number, pair in enumerate(pairs):
+        by_source[pair.source.casefold()].add(number)
+        words_of.append({(side, word) for side in ("source", "target") for word in _words(getattr(pair, side))})
+        for key in words_of[-1]:
+            by_word[key].add(number)
+
+    held: set[int] = set()
+    lost: set[int] = set()
+    quota = int(heldout * len(by_source))
+    for source in sorted(by_source, key=lambda source: hashlib.sha256(f"{seed}\t{source}".encode()).digest()):
+        if not quota:
+            break
+        numbers = by_source[source]
+        if numbers & lost or not all(_qualifies(pairs[number]) for number in numbers):
+            continue
+        sharing = [by_word[key] for number in numbers for key in words_of[number]]
+        # Long lists are refused before they are joined: a function word has tens of thousands of pairs.
+        if max(map(len, sharing)) > 2 * len(numbers):
+            continue
+        others = set().union(*sharing) - numbers
+        if len(others) <= len(numbers):
+            held |= numbers
+            lost |= others - held
+            quota -= 1
+    train = [pair for number, pair in enumerate(pairs) if number not in held and number not in lost]
+    return train, [pair for number, pair in enumerate(pairs) if number in held]
+
+
+def _qualifies(pair: Pair) -> bool:
+    source, target = pair.source.casefold(), pair.target.casefold()
+    return " " not in source and " " not in target and source != target
+
+
+def _words(text: str) -> set[str]:
+    """The words of an entry for comparison: case-folded, without punctuation at their ends."""
+    return {_PUNCTUATION_AT_ENDS.sub("", word) for word in text.casefold().split()}
 
 
 def _read(path: Path, format: str, max_per_source: int | None) -> tuple[list[Pair], list[Dropped]]:

@@ -3,7 +3,7 @@
     bits per byte = - sum log2 p(text) / bytes(text)
 
 Text is scored in windows of at most `window_bytes` bytes, cut at line ends where possible, each after the recipe's
-start token. Windows are measured in bytes, so a tokenizer with longer pieces gets no more context than another.
+start token. Windows are measured in bytes, so a tokenizer with longer tokens gets no more context than another.
 """
 
 import math
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.loss import IGNORED, LanguageModelLoss
+from prealign_cpt.model.tokens import encode_plain, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.text.reader import read_documents
 
@@ -49,28 +49,30 @@ class Batch:
     windows: tuple[tuple[int, int], ...] = ()
     """For each row, the place of its window in the text and its bytes."""
 
+    def tensors(self, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+        """What `LanguageModelLoss.forward` takes, on a device."""
+        return self.inputs.to(device), self.labels.to(device), self.positions.to(device)
+
 
 def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list[str]:
     """The first `max_bytes` bytes or so of some documents as windows; no text is lost within a document but the line
     ends between two windows."""
-    found: list[str] = []
+    result: list[str] = []
     left = max_bytes
     for document in documents:
         for window in _cut(document, window_bytes):
             if left <= 0:
-                return found
-            if not window.strip("\n"):
-                continue
-            found.append(window)
-            left -= len(window.encode())
-    return found
+                return result
+            if window.strip("\n"):
+                result.append(window)
+                left -= len(window.encode())
+    return result
 
 
 def batches(texts: list[str], tokenizer: PreTrainedTokenizerBase, start_id: int, batch_tokens: int) -> list[Batch]:
     """Windows to padded batches, sorted by length so that little is padded."""
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     sizes = ((place, len(text.encode())) for place, text in enumerate(texts))
-    rows = sorted(zip(encoded, sizes, strict=True), key=lambda row: len(row[0]))
+    rows = sorted(zip(encode_plain(tokenizer, texts), sizes, strict=True), key=lambda row: len(row[0]))
     groups: list[list[_Row]] = [[]]
     for row in rows:
         if groups[-1] and (len(row[0]) + 1) * (len(groups[-1]) + 1) > batch_tokens:
@@ -97,31 +99,26 @@ def held_out(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerBase) -> d
 @torch.no_grad()
 def score(model: LanguageModelLoss, batches: Iterable[Batch], device: torch.device | str = "cpu") -> Score:
     """Score batches with a model that this process holds whole."""
-    was_training = model.training
-    model.eval()
-    total = Score(0.0, 0, 0)
-    for batch in batches:
-        nats = model(batch.inputs.to(device), batch.labels.to(device), batch.positions.to(device))
-        total = total + Score(float(nats), batch.bytes, batch.tokens)
-    model.train(was_training)
-    return total
+    batches = list(batches)
+    nats = sum(nats for nats, _ in score_windows(model, batches, device))
+    return Score(nats, sum(batch.bytes for batch in batches), sum(batch.tokens for batch in batches))
 
 
 @torch.no_grad()
 def score_windows(
     model: LanguageModelLoss, batches: Iterable[Batch], device: torch.device | str = "cpu"
 ) -> list[tuple[float, int]]:
-    """Nats and bytes of every window, in the order of the text; the same forward passes as `score` makes."""
+    """Nats and bytes of every window, in the order of the text."""
     was_training = model.training
     model.eval()
-    found: dict[int, tuple[float, int]] = {}
+    scores: dict[int, tuple[float, int]] = {}
     for batch in batches:
-        nats = model(batch.inputs.to(device), batch.labels.to(device), batch.positions.to(device), each=True)
-        by_row = nats.double().cpu().split((batch.labels[:, 1:] != -100).sum(dim=1).tolist())
+        nats = model(*batch.tensors(device), each=True)
+        by_row = nats.double().cpu().split((batch.labels[:, 1:] != IGNORED).sum(dim=1).tolist())
         for row, (place, size) in zip(by_row, batch.windows, strict=True):
-            found[place] = float(row.sum()), size
+            scores[place] = float(row.sum()), size
     model.train(was_training)
-    return [found[place] for place in sorted(found)]
+    return [scores[place] for place in sorted(scores)]
 
 
 _Row = tuple[list[int], tuple[int, int]]
@@ -131,10 +128,9 @@ _Row = tuple[list[int], tuple[int, int]]
 def _pad(group: list[_Row], start_id: int) -> Batch:
     length = max(len(ids) for ids, _ in group) + 1
     inputs = torch.full((len(group), length), start_id)
-    labels = torch.full((len(group), length), -100)
+    labels = torch.full((len(group), length), IGNORED)
     for i, (ids, _) in enumerate(group):
-        inputs[i, 1 : len(ids) + 1] = torch.tensor(ids)
-        labels[i, 1 : len(ids) + 1] = torch.tensor(ids)
+        inputs[i, 1 : len(ids) + 1] = labels[i, 1 : len(ids) + 1] = torch.tensor(ids)
     return Batch(
         inputs=inputs,
         labels=labels,
@@ -150,12 +146,12 @@ def _cut(document: str, window_bytes: int) -> Iterator[str]:
     current: list[str] = []
     size = 0
     for line in document.split("\n"):
-        for piece in _cut_line(line, window_bytes) if line else [""]:
-            length = len(piece.encode()) + 1
+        for part in _cut_line(line, window_bytes) if line else [""]:
+            length = len(part.encode()) + 1
             if current and size + length > window_bytes:
                 yield "\n".join(current)
                 current, size = [], 0
-            current.append(piece)
+            current.append(part)
             size += length
     if current:
         yield "\n".join(current)
@@ -163,9 +159,7 @@ def _cut(document: str, window_bytes: int) -> Iterator[str]:
 
 def _cut_line(line: str, limit: int) -> Iterator[str]:
     while len(line.encode()) > limit:
-        end = limit
-        while len(line[:end].encode()) > limit:
-            end -= 1
+        end = len(line.encode()[:limit].decode(errors="ignore"))
         space = line.rfind(" ", 1, end)
         if space > 0:
             end = space

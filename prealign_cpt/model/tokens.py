@@ -1,9 +1,13 @@
-"""The tokens that begin and end a document, alike in training, evaluation, export and serving."""
+"""Tokens: which begin and end a document, alike in training, evaluation, export and serving; ids of plain text."""
+
+import re
 
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import RecipeError
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def start_token_id(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> int:
@@ -38,11 +42,39 @@ def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
+def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Ids of plain texts: nothing added, and the spelling of a special token is text like any other."""
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return [list(ids) for ids in encoded]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """`encode_plain` of one text."""
+    return encode_plain(tokenizer, [text])[0]
+
+
+def is_byte_token(token: str) -> bool:
+    """Whether a token stands for one byte, as `<0x0A>` does where SentencePiece knows no token for a character."""
+    return BYTE_TOKEN.fullmatch(token) is not None
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text that each id adds after a letter: a leading space is seen in every tokenizer family."""
+    letter = tokenizer.encode("a", add_special_tokens=False)
+    lead = len(tokenizer.decode(letter))
+    special = set(tokenizer.all_special_ids)
+    rows = [[*letter, i] for i in range(num_ids(tokenizer))]
+    texts = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    return ["" if i in special else text[lead:] for i, text in enumerate(texts)]
+
+
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str, key: str) -> int:
-    found = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:
+    number = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(number, int) or tokenizer.convert_ids_to_tokens(number) != token:
         raise RecipeError(
             f"{key}: {token!r} is not a token of this tokenizer; its special tokens are "
             + ", ".join(map(repr, tokenizer.all_special_tokens))
         )
-    return found
+    return number

@@ -1,6 +1,6 @@
 """Words without context: token ids, and one vector per layer.
 
-    " Haus" -> start token + pieces -> hidden states of all layers -> mean over the pieces -> [layers, D]
+    " Haus" -> start token + tokens -> hidden states of all layers -> mean over the tokens -> [layers, D]
 
 The start token stands before every word and is left out of the mean: in a trained model the first position carries an
 attention sink that makes the vectors of all words alike.
@@ -13,31 +13,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prealign_cpt.model.tokens import encode_plain
+
 
 def encode_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[list[int]]:
     """Token ids of each word as it stands inside a sentence, that is after a space.
 
     Byte-level tokenizers need the space; SentencePiece's put one before any text by themselves.
     """
-    if not words:
-        return []
     first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
     lead = "" if first.startswith("▁") else " "
-    texts = [lead + word for word in words]
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [list(ids) for ids in encoded]
+    return encode_plain(tokenizer, [lead + word for word in words])
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Token ids of parts of words: texts that begin with a space begin a word, the others stand inside one."""
     newline = tokenizer.encode("\n", add_special_tokens=False)
-    inside = tokenizer(["\n" + text for text in texts], add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
+    inside = encode_plain(tokenizer, ["\n" + text for text in texts])
     initial = iter(encode_words(tokenizer, [text[1:] for text in texts if text.startswith(" ")]))
     return [
-        next(initial) if text.startswith(" ") else list(ids[len(newline) :])
-        for text, ids in zip(texts, inside, strict=True)
+        next(initial) if text.startswith(" ") else ids[len(newline) :] for text, ids in zip(texts, inside, strict=True)
     ]
 
 
@@ -93,6 +88,4 @@ def vectors_of(model: PreTrainedModel, encoded: list[list[int]], start_id: int, 
         device = embedding.weight.device
         parts.append(word_vectors(model, embedding(ids.to(device)), mask.to(device)).cpu())
         order += group
-    out = torch.empty_like(torch.cat(parts, dim=1))
-    out[:, torch.tensor(order)] = torch.cat(parts, dim=1)
-    return out
+    return torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]

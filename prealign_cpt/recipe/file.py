@@ -6,11 +6,13 @@ Unknown keys, wrong types and impossible values raise `RecipeError` with the key
 """
 
 import dataclasses
+import difflib
 import json
 import math
+import operator
 import tomllib
-import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,26 +50,27 @@ def as_dict(value: Any) -> Any:
 
 def as_toml(recipe: Recipe) -> str:
     """The recipe as TOML, defaults and flags included."""
-    top, sections = [], []
+    top, sections = "", ""
     for key, value in as_dict(recipe).items():
         if isinstance(value, dict):
-            sections.append("\n".join([f"\n[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items())]))
+            sections += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in value.items())
         else:
-            top.append(f"{key} = {_toml(value)}")
-    return "\n".join(top + sections) + "\n"
+            top += f"{key} = {_toml(value)}\n"
+    return top + sections
 
 
-def keys(kind: type = Recipe, prefix: str = "") -> list[str]:
+def keys() -> list[str]:
     """Every key that a recipe or a flag may set, as dotted paths."""
-    found: list[str] = []
-    for f, kind_of_field in _fields(kind):
-        inner = (
-            keys(typing.cast(type, kind_of_field), f"{prefix}{f.name}.")
-            if dataclasses.is_dataclass(kind_of_field)
-            else None
-        )
-        found += inner if inner is not None else [prefix + f.name]
-    return found
+    return list(_types(Recipe))
+
+
+def _types(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """The type of every key."""
+    types: dict[str, Any] = {}
+    for f, hint in _fields(kind):
+        key = prefix + f.name
+        types |= _types(hint, f"{key}.") if dataclasses.is_dataclass(hint) else {key: hint}
+    return types
 
 
 def _given(f: "dataclasses.Field[Any]") -> bool:
@@ -80,13 +83,8 @@ def _fields(kind: Any) -> list[tuple["dataclasses.Field[Any]", Any]]:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return repr(value)
+    """Of a boolean, number, string or list: what JSON writes, which is TOML but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _pairs(flags: list[str]) -> list[tuple[str, str]]:
@@ -106,13 +104,14 @@ def _pairs(flags: list[str]) -> list[tuple[str, str]]:
 
 def _set(content: dict[str, Any], key: str, text: str) -> None:
     """Put a flag's text into the parsed TOML, read as TOML if it can be (numbers, lists), else as a string."""
-    if key not in keys():
-        raise RecipeError(f"--{key}: unknown key{_closest(key, keys())}")
+    types = _types(Recipe)
+    if key not in types:
+        raise RecipeError(f"--{key}: unknown key{_closest(key, list(types))}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    if _kind(key) is str and not isinstance(value, str):
+    if types[key] is str and not isinstance(value, str):
         value = text
     *sections, name = key.split(".")
     for section in sections:
@@ -122,16 +121,7 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
     content[name] = value
 
 
-def _kind(key: str) -> Any:
-    kind: Any = Recipe
-    for name in key.split("."):
-        kind = typing.get_type_hints(kind)[name]
-    return kind
-
-
 def _closest(key: str, known: list[str]) -> str:
-    import difflib
-
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(known)}"
 
@@ -149,7 +139,7 @@ def _build(kind: Any, content: dict[str, Any], prefix: str) -> Any:
     return kind(**values)
 
 
-def _value(kind: Any, value: Any, key: str, bounds: "types.MappingProxyType[Any, Any]") -> Any:
+def _value(kind: Any, value: Any, key: str, bounds: Mapping[str, Any]) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise RecipeError(f"{key}: expected a section [{key}], got {value!r}")
@@ -173,18 +163,19 @@ def _value(kind: Any, value: Any, key: str, bounds: "types.MappingProxyType[Any,
         raise RecipeError(f"{key}: expected {_NAMES[kind]}, got {value!r} ({type(value).__name__})")
     if kind is float and not math.isfinite(value):
         raise RecipeError(f"{key}: {value!r} is not a finite number")
-    least, above, most = bounds.get("least"), bounds.get("above"), bounds.get("most")
-    if least is not None and not value >= least:
-        raise RecipeError(f"{key}: {value!r} is too small, it must be at least {least}")
-    if above is not None and not value > above:
-        raise RecipeError(f"{key}: {value!r} is too small, it must be above {above}")
-    if most is not None and not value <= most:
-        raise RecipeError(f"{key}: {value!r} is too large, it may be at most {most}")
+    for name, holds, complaint in _BOUNDS:
+        if bounds.get(name) is not None and not holds(value, bounds[name]):
+            raise RecipeError(f"{key}: {value!r} is {complaint} {bounds[name]}")
     if kind is int and value % bounds.get("step", 1):
         raise RecipeError(f"{key}: {value!r} must be a multiple of {bounds['step']}")
     return value
 
 
+_BOUNDS = (
+    ("least", operator.ge, "too small, it must be at least"),
+    ("above", operator.gt, "too small, it must be above"),
+    ("most", operator.le, "too large, it may be at most"),
+)
 _NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -195,12 +186,14 @@ def _check_whole(recipe: Recipe) -> None:
     for key in ("target", "english"):
         if not getattr(recipe.text, key):
             raise RecipeError(f"text.{key}: empty; name at least one file")
-    if bool(recipe.text.general_target) != bool(recipe.text.general_english):
-        raise RecipeError("text.general_target: needs text.general_english beside it, and the other way round")
-    if bool(recipe.text.parallel_target) != bool(recipe.text.parallel_english):
-        raise RecipeError("text.parallel_target: needs text.parallel_english beside it, and the other way round")
-    if bool(recipe.evaluate.transfer_train) != bool(recipe.evaluate.transfer_test):
-        raise RecipeError("evaluate.transfer_train: needs evaluate.transfer_test beside it, and the other way round")
+    text, evaluate = recipe.text, recipe.evaluate
+    for key, value, other_key, other in (
+        ("text.general_target", text.general_target, "text.general_english", text.general_english),
+        ("text.parallel_target", text.parallel_target, "text.parallel_english", text.parallel_english),
+        ("evaluate.transfer_train", evaluate.transfer_train, "evaluate.transfer_test", evaluate.transfer_test),
+    ):
+        if bool(value) != bool(other):
+            raise RecipeError(f"{key}: needs {other_key} beside it, and the other way round")
     align = recipe.align
     if (align.init == "file") != bool(align.rows):
         raise RecipeError('align.rows: names the rows of align.init "file", and belongs to it alone')

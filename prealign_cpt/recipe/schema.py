@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a run, as frozen dataclasses. `recipe_file.py` reads them.
+"""The recipe: everything that decides a run, as frozen dataclasses. file.py reads them.
 
 Paths in a recipe are relative to the recipe's own file; `cache:NAME` names a file that `prealign fetch` brought;
 `out` is relative to the current folder. Unknown keys, wrong types and impossible values raise `RecipeError` with the

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving.folder import EMBEDDINGS
 

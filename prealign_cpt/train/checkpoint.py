@@ -1,60 +1,53 @@
-"""Checkpoints of a sharded run: written aside by all ranks, hashed, voted on, renamed; verified before they load.
+"""Writing checkpoints: behind the training's back, by all ranks, complete or not at all. stored.py reads them.
 
-    shards on the device --snapshot--> host memory
-    cpt/.tmp-step-...-3f2a/  --write, hash--> vote of all ranks --> MANIFEST.json --rename--> cpt/step-0000000100/
+shards on the device --snapshot--> host memory        the step waits for this, and for a save still under way
+                              |  a thread of `Saver`, while training goes on
+cpt/.tmp-step-…/  --write, hash--> vote of all ranks --> MANIFEST.json --rename--> verify, prune
 
-    cpt/step-0000000100/   torch.distributed.checkpoint files + MANIFEST.json
-    cpt/LATEST             name of the newest one, for people and scripts
-
-A checkpoint can be read at another number of ranks.
+cpt/step-0000000100/   torch.distributed.checkpoint files + MANIFEST.json
+cpt/LATEST             name of the newest one, for people and scripts
 """
 
+import datetime
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.tensor import DTensor
+from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.utils._pytree import tree_map_only
 
 from prealign_cpt import __version__
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.world import World
+from prealign_cpt.model.world import World, local_shard
 from prealign_cpt.run.errors import DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import changes, say
-from prealign_cpt.run.manifest import atomic_write, extra_files, hashed, new_folder, read_manifest, verify
-from prealign_cpt.train.stored import Planner, Reader
+from prealign_cpt.run.manifest import (
+    atomic_write,
+    extra_files,
+    hashed,
+    new_folder,
+    read_manifest,
+    storage_error,
+    verify,
+)
+
+SLOW = 15.0
+"""Seconds that a save may take without a word: torchrun kills ranks 30 seconds after it asked them to stop."""
 
 _NAME = re.compile(r"step-(\d{10})")
-_REST = f".tmp-step-{'[0-9]' * 10}-{'[0-9a-f]' * 8}"
-
-
-def save(
-    folder: Path,
-    step: int,
-    module: LanguageModelLoss,
-    optimizer: torch.optim.Optimizer,
-    about: dict[str, Any],
-    world: World,
-) -> Path:
-    """Write `folder/step-…` and wait for it; every rank calls this at the same step.
-
-    Args:
-        about: for the manifest; `inputs` in it decides whether a later run may resume from here.
-
-    Raises:
-        StorageError: writing failed on some rank, on all ranks together; earlier checkpoints are untouched.
-    """
-    return write(folder, step, snapshot(module, optimizer), about, world)
+_KILLED = f".tmp-step-{'[0-9]' * 10}-{'[0-9a-f]' * 8}"
+"""Pattern of the folders that a killed save leaves."""
 
 
 def snapshot(
@@ -73,11 +66,11 @@ def snapshot(
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:
         # Tied weights are one tensor under two names; empty shards have no address, so the whole shape belongs to it.
-        key = (_local(tensor).data_ptr(), tensor.shape, tensor.dtype)
+        key = (local_shard(tensor).data_ptr(), tensor.shape, tensor.dtype)
         if key not in copies:
             copies[key] = old[key] if key in old else tensor.detach().to("cpu", copy=True)
             if key in old:
-                _local(copies[key]).copy_(_local(tensor.detach()))
+                local_shard(copies[key]).copy_(local_shard(tensor.detach()))
         return copies[key]
 
     return dict(tree_map_only(torch.Tensor, copied, {"model": model_state, "optimizer": optimizer_state}))
@@ -86,17 +79,23 @@ def snapshot(
 def write(
     folder: Path, step: int, state: dict[str, Any], about: dict[str, Any], world: World, group: Any = None
 ) -> Path:
-    """Publish a snapshot as `folder/step-…`; every rank calls this. See `save`."""
+    """Publish a snapshot as `folder/step-…`; every rank calls this at the same step.
+
+    Args:
+        about: for the manifest; `inputs` in it decides whether a later run may resume from here.
+
+    Raises:
+        StorageError: writing failed on some rank, on all ranks together; earlier checkpoints are untouched.
+    """
     target = folder / f"step-{step:010d}"
     manifest = {**about, "step": step, "world": world.size, "version": __version__, "torch": torch.__version__}
     files: dict[str, Any] = {}
     with ExitStack() as pending:  # holds the hidden folder, on rank 0
-        aside = Path(on_rank_0(world, lambda: str(pending.enter_context(new_folder(target, manifest, files))), group))
-        own, failure = _write_shard(aside, state, world, group)
+        aside = Path(world.on_rank_0(lambda: str(pending.enter_context(new_folder(target, manifest, files))), group))
         votes: list[Any] = [None] * world.size
-        dist.all_gather_object(votes, (own, failure), group=group)
+        dist.all_gather_object(votes, _write_shard(aside, state, world, group), group=group)
+        failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(votes) if text]
         if any(text is not None for _, text in votes):
-            failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(votes) if text]
             raise StorageError(f"{target}: saving failed: {'; '.join(failures[:3])}; check the disk")
 
         def publish() -> None:
@@ -107,7 +106,7 @@ def write(
             atomic_write(folder / "LATEST", target.name + "\n")
             fault("save.end")
 
-        on_rank_0(world, publish, group)
+        world.on_rank_0(publish, group)
     return target
 
 
@@ -122,47 +121,116 @@ def _write_shard(
         fault("save.begin")
         dcp.save(state, storage_writer=dcp.FileSystemWriter(aside), process_group=group)
         fault("save.after_shard")
-        own = hashed(aside, sorted(aside.glob(f"__{world.rank}_*")))
+        hashes = hashed(aside, sorted(aside.glob(f"__{world.rank}_*")))
         fault("save.after_hash")
-        return own, None
+        return hashes, None
     except CheckpointException as error:  # not an Exception; its own text has many lines
         return {}, str(error.failures[world.rank][0]) if world.rank in error.failures else ""
     except Exception as error:
         return {}, f"{type(error).__name__}: {error}"
 
 
-def load(path: Path, module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> int:
-    """Fill a sharded module and its optimizer from a verified checkpoint; return its step.
+class Saver:
+    """Saves a run's checkpoints behind the training's back, one at a time; removes old ones.
 
-    Raises:
-        DataError: it holds other tensors than these, or no optimizer state.
+    Used as a context: leaving it waits for the save that is under way. Every rank calls the methods at the same steps.
+
+    Args:
+        folder: of the checkpoints.
+        keep: newest checkpoints to keep.
     """
-    model_state, optimizer_state = get_state_dict(module, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
-    _read(state, path)
-    set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return int(read_manifest(path)["about"]["step"])
 
+    def __init__(self, folder: Path, keep: int, world: World) -> None:
+        self.folder, self.keep, self.world = folder, keep, world
+        # Votes on a group of their own: on the steps' group they would mix with the collectives of training.
+        self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=1))
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._host: dict[Any, torch.Tensor] = {}
+        self._stalls: list[float] = []
+        self._seconds: list[float] = []
 
-def load_weights(path: Path, module: LanguageModelLoss) -> None:
-    """Fill an ordinary, whole module from a verified checkpoint, in a process of its own without ranks.
+    def save(
+        self, step: int, module: LanguageModelLoss, optimizer: torch.optim.Optimizer, about: dict[str, Any]
+    ) -> float:
+        """Start to save a step, as `write` does; return the seconds that training waited.
 
-    Raises:
-        DataError: it holds other weights than these.
-    """
-    state = {"model": module.state_dict()}
-    _read(state, path, part="model.", no_dist=True)
-    module.load_state_dict(state["model"])
+        Raises:
+            StorageError: the save before this one failed, on some rank; all ranks raise.
+        """
+        began = time.monotonic()
+        self._join()
+        state = snapshot(module, optimizer, self._host)
+        self._thread = threading.Thread(target=self._save, args=(step, state, about), name="save", daemon=True)
+        self._thread.start()
+        self._stalls.append(time.monotonic() - began)
+        return self._stalls[-1]
 
+    @property
+    def failed(self) -> bool:
+        """Whether this rank knows that a save failed; `wait` then raises on all ranks."""
+        return self._error is not None
 
-def _read(state: dict[str, Any], path: Path, part: str = "", no_dist: bool = False) -> None:
-    try:
-        dcp.load(state, storage_reader=Reader(path), planner=Planner(part), no_dist=no_dist)
-    except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
-        if isinstance(cause, PrealignError):
-            raise type(cause)(f"{path}: {cause}") from error
-        raise DataError(f"{path}: cannot be read: {cause}; start again with --redo cpt") from error
+    def wait(self) -> None:
+        """Wait for the save that is under way.
+
+        Raises:
+            StorageError: it failed, on some rank; all ranks raise.
+        """
+        began = time.monotonic()
+        self._join()
+        self._stalls.append(time.monotonic() - began)
+
+    def figures(self) -> dict[str, float]:
+        """Saves since the start of this process, seconds that training waited for them, and the longest save."""
+        return {
+            "saves": len(self._seconds),
+            "stall_seconds": round(sum(self._stalls), 3),
+            "largest_stall_seconds": round(max(self._stalls, default=0.0), 3),
+            "longest_save_seconds": round(max(self._seconds, default=0.0), 3),
+        }
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.wait()
+        elif self._thread is not None:
+            # What stops all ranks lets the save end; after a broken collective nobody knows whether the others live.
+            self._thread.join(timeout=None if isinstance(error, PrealignError) else 10.0)
+        if self._thread is None or not self._thread.is_alive():
+            dist.destroy_process_group(self._group)
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def _save(self, step: int, state: dict[str, Any], about: dict[str, Any]) -> None:
+        try:
+            began = time.monotonic()
+            path = write(self.folder, step, state, about, self.world, self._group)
+            self._seconds.append(time.monotonic() - began)
+            self.world.on_rank_0(lambda: self._tidy(path, about["inputs"]), self._group)
+        except BaseException as error:  # raised by the training thread, on every rank
+            self._error = error
+
+    def _tidy(self, path: Path, inputs: dict[str, Any]) -> None:
+        if self._seconds[-1] > SLOW and max(self._seconds[:-1], default=0.0) <= SLOW:
+            say(
+                f"cpt: saving took {self._seconds[-1]:.0f} s, and a run that is asked to stop saves first: give it "
+                "twice that time (torchrun --shutdown-timeout, a scheduler's grace time)"
+            )
+        try:
+            verify(path)  # before anything older goes
+            prune(self.folder, self.keep, inputs)
+        except DataError as error:
+            raise StorageError(f"{error} -- it was written a moment ago, so check the disk") from error
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
 
 
 def latest(folder: Path, inputs: dict[str, Any], accept: tuple[str, ...] = ()) -> Path | None:
@@ -177,9 +245,9 @@ def latest(folder: Path, inputs: dict[str, Any], accept: tuple[str, ...] = ()) -
     Raises:
         RecipeError: the checkpoint was made from other inputs, which are named.
     """
-    for rest in folder.glob(_REST):
-        shutil.rmtree(rest)
-    for path in reversed(_found(folder)):
+    for left in folder.glob(_KILLED):
+        shutil.rmtree(left)
+    for path in reversed(_checkpoints(folder)):
         try:
             manifest = verify(path)
         except DataError as error:
@@ -207,24 +275,24 @@ def prune(folder: Path, keep: int, inputs: dict[str, Any]) -> None:
 
     Only those made from `inputs` are counted and removed. Also kept is the newest one that is not from a row of spikes.
     """
-    own, healthy = [], []
-    for path in _found(folder):
+    made_alike, healthy = [], []
+    for path in _checkpoints(folder):
         try:
             about = read_manifest(path)["about"]
         except DataError:
             continue
         if about["inputs"] == inputs:
-            own.append(path)
+            made_alike.append(path)
             if about.get("healthy", True):
                 healthy.append(path)
-    for path in own[:-keep]:
+    for path in made_alike[:-keep]:
         if path not in healthy[-1:]:
             aside = folder / f".tmp-{path.name}-{secrets.token_hex(4)}"
             path.rename(aside)  # so that a kill while it is removed leaves no half checkpoint
             shutil.rmtree(aside)
 
 
-def _found(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     """What is named like a checkpoint, the oldest step first; the clock and the files' times are not asked."""
     return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
 
@@ -236,29 +304,11 @@ def check_space(folder: Path, module: LanguageModelLoss, optimizer: torch.optim.
         StorageError: they do not.
     """
     tensors = [*module.parameters(), *(t for state in optimizer.state.values() for t in state.values())]
-    local = [_local(t) for t in tensors if isinstance(t, torch.Tensor)]
-    wanted = 2 * world.sum(sum(t.numel() * t.element_size() for t in local))
+    local = [local_shard(t) for t in tensors if isinstance(t, torch.Tensor)]
+    needed = 2 * world.sum(sum(t.numel() * t.element_size() for t in local))
     free = shutil.disk_usage(folder).free
-    if world.any(free < wanted):
+    if world.any(free < needed):
         raise StorageError(
-            f"{folder}: {free / 1e9:.2f} GB are free, and two checkpoints need {wanted / 1e9:.2f} GB; free some space, "
+            f"{folder}: {free / 1e9:.2f} GB are free, and two checkpoints need {needed / 1e9:.2f} GB; free some space, "
             "or choose another `out`"
         )
-
-
-def on_rank_0(world: World, work: Callable[[], Any], group: Any = None) -> Any:
-    """Run `work` on rank 0 and give every rank its result; an error there is raised on all ranks."""
-    box: list[Any] = [None, None]
-    if world.rank == 0:
-        try:
-            box = [work(), None]
-        except Exception as error:  # handed to every rank, which raise it
-            box = [None, error]
-    dist.broadcast_object_list(box, src=0, group=group)
-    if box[1] is not None:
-        raise box[1]
-    return box[0]
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

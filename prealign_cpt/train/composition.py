@@ -1,10 +1,10 @@
-"""What new tokens learn together: a linear map from the pieces that a token was spelled with to a change of its row.
+"""What new tokens learn together: a linear map from the old tokens that spell a new one to a change of its row.
 
-    pieces of the new tokens, the base model's rows ─► x = [first piece; last piece; mean of all; 1]      fixed
+    spellings of the new tokens, the base model's rows ─► x = [first; last; mean of all; 1]      fixed
     gradient of the new rows G ─► X'G, summed over the ranks ─► AdamW ─► step dC of the map ─► rows += X dC
 
 In a short run most new tokens are read a few times, and a row alone learns from nothing else. Through the map it learns
-from every token with like pieces: its gradient is preconditioned by XX'. A hypernetwork for tokenizer transfer (ZeTT,
+from every token spelled alike: its gradient is preconditioned by XX'. A hypernetwork for tokenizer transfer (ZeTT,
 arXiv 2405.07883, section 3) learns such a composition beforehand from many tokenizers; this one is linear and learns
 along with the model. The map itself is never needed, only its steps, so nothing of it is left when training ends.
 Shapes: V rows of the table, M new tokens, m of them on this rank, D hidden size, K = 3 D + 1 features.
@@ -25,16 +25,16 @@ MOMENTS = ("map_avg", "map_avg_sq")
 """Names of the map's moments [K, D] in the optimizer's state of a table; every rank holds them whole."""
 
 
-def features(pieces: Sequence[Sequence[int]], old_rows_VD: Tensor) -> Tensor:
+def features(spellings: Sequence[Sequence[int]], old_rows_VD: Tensor) -> Tensor:
     """What the map is applied to, fp32 [number of tokens, K], on the table's device.
 
     Args:
-        pieces: old token ids that the base tokenizer spells each new token with; a token may have none.
+        spellings: old token ids that the base tokenizer spells each new token with; a token may have none.
         old_rows_VD: [old tokens, D], as they were before training; they are scaled to a mean norm of 1.
     """
     rows_VD = old_rows_VD.float()
-    flat = torch.tensor([i for ids in pieces for i in ids], dtype=torch.long, device=rows_VD.device)
-    sizes = torch.tensor([len(ids) for ids in pieces], dtype=torch.long, device=rows_VD.device)
+    flat = torch.tensor([i for ids in spellings for i in ids], dtype=torch.long, device=rows_VD.device)
+    sizes = torch.tensor([len(ids) for ids in spellings], dtype=torch.long, device=rows_VD.device)
     ends = sizes.cumsum(0)
     mean_MD = F.embedding_bag(flat, rows_VD, ends - sizes, mode="mean")
     there = (sizes > 0)[:, None]

@@ -6,24 +6,37 @@ summed in fp32. With replicas the ranks form a table: a row holds one whole mode
 rows and columns.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from types import MethodType
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from prealign_cpt.model.accept import blocks
-from prealign_cpt.model.attention import choose_attention
-from prealign_cpt.model.load import load_whole
-from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.load import blocks, load_whole
+from prealign_cpt.model.loss import LanguageModelLoss, choose_attention
 from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.train.recompute import compile_block, recompute
+
+_aten = torch.ops.aten
+KEPT = {
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.bmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
+}
+"""Operators whose results "selective" keeps: nearly all of a block's arithmetic, and about a third of its memory."""
 
 
 def sharded(
@@ -120,10 +133,34 @@ def _fill(module: nn.Module, source: nn.Module | None, world: World) -> None:
     for name, buffer in module.named_buffers():  # rotary frequencies are in no checkpoint
         if real_buffers:
             buffer.copy_(real_buffers[name])
-        _broadcast(buffer)
+        dist.broadcast(buffer, src=0)
     for name, first in tied.items():
         assert module.get_parameter(name) is module.get_parameter(first), f"{name} lost its tie"
 
 
-def _broadcast(tensor: Tensor) -> None:
-    dist.broadcast(tensor, src=0)
+def recompute(block: nn.Module, mode: Literal["none", "selective", "full"]) -> None:
+    """Make a block forget activations and compute them again in the backward pass; gradients stay the same.
+
+    Like `compile_block` it replaces `forward` alone: FSDP2's hooks stay around it and outside of the graph.
+    """
+    if mode != "none":
+        # A method of the class, not a closure over the block: compiled blocks then share one graph.
+        block.forward = MethodType(_full if mode == "full" else _selective, block)
+
+
+def compile_block(block: nn.Module) -> None:
+    """Compile a block at its first call. On CPU this needs a C++ compiler."""
+    block.forward = torch.compile(block.forward)
+
+
+def _full(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(type(self).forward, self, *args, use_reentrant=False, **kwargs)
+
+
+def _selective(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    contexts = partial(create_selective_checkpoint_contexts, _policy)
+    return checkpoint(type(self).forward, self, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in KEPT else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,8 +1,10 @@
-"""Reading the files of torch.distributed.checkpoint without running anything that stands in them.
+"""Reading checkpoints, without running anything that stands in them.
 
-`.metadata` is a pickle, and so are the entries that are no tensors; torch reads both as they are. Here the first is
-parsed with a list of the names it may use, the others as plain values, and the tensors must be those that are expected:
-torch would cast another dtype and pass over tensors nobody asks for.
+    cpt/step-…/.metadata --restricted unpickling--> what is stored --compared with what is expected--> tensors
+
+torch takes `.metadata`, which is a pickle, and the entries that are no tensors as they are. Here the first is parsed
+with a list of the names it may use, the others as plain values, and the tensors must be those that are expected: torch
+would cast another dtype and pass over tensors nobody asks for. Any number of ranks may read what another number wrote.
 """
 
 import io
@@ -12,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, Metadata
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from prealign_cpt.run.errors import DataError
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.run.errors import DataError, PrealignError
+from prealign_cpt.run.manifest import read_manifest
 
 _ALLOWED = {
     *(("torch.distributed.checkpoint.metadata", name) for name in (
@@ -32,11 +39,28 @@ _ALLOWED = {
 }  # fmt: skip
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+def load(path: Path, module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> int:
+    """Fill a sharded module and its optimizer from a verified checkpoint; return its step.
+
+    Raises:
+        DataError: it holds other tensors than these, or no optimizer state.
+    """
+    model_state, optimizer_state = get_state_dict(module, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    _read(state, path)
+    set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return int(read_manifest(path)["about"]["step"])
+
+
+def load_weights(path: Path, module: LanguageModelLoss) -> None:
+    """Fill an ordinary, whole module from a verified checkpoint, in a process of its own without ranks.
+
+    Raises:
+        DataError: it holds other weights than these.
+    """
+    state = {"model": module.state_dict()}
+    _read(state, path, part="model.", no_dist=True)
+    module.load_state_dict(state["model"])
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -47,36 +71,45 @@ def read_metadata(folder: Path) -> Metadata:
     """
     path = folder / ".metadata"
     try:
-        found = _Unpickler(io.BytesIO(path.read_bytes())).load()
-        if not isinstance(found, Metadata):
-            raise pickle.UnpicklingError(f"it holds a {type(found).__name__}")
+        metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"it holds a {type(metadata).__name__}")
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
         raise DataError(f"{path}: not the description of a checkpoint ({error}); do not use this folder") from error
-    return found
+    return metadata
 
 
-class Reader(FileSystemReader):
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+class _Reader(FileSystemReader):
     """torch's reader, with the restricted `read_metadata`."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        read_metadata(Path(os.fspath(self.path)))
-        return super().read_metadata(*args, **kwargs)
+        metadata = read_metadata(Path(os.fspath(self.path)))
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
 
 
-class Planner(DefaultLoadPlanner):
+class _Planner(DefaultLoadPlanner):
     """torch's planner, which takes exactly what is asked for and plain values only.
 
     Args:
         part: the keys of the checkpoint that must agree start so; the others are not asked for.
     """
 
-    def __init__(self, part: str = "") -> None:
+    def __init__(self, part: str) -> None:
         super().__init__()
         self.part = part
 
     def create_local_plan(self) -> LoadPlan:
         assert self.metadata is not None
-        check_tensors(self.metadata, flatten_state_dict(self.original_state_dict)[0], self.part)
+        _check_tensors(self.metadata, flatten_state_dict(self.original_state_dict)[0], self.part)
         return super().create_local_plan()
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
@@ -86,7 +119,17 @@ class Planner(DefaultLoadPlanner):
         super().load_bytes(read_item, plain)
 
 
-def check_tensors(metadata: Metadata, state: dict[str, Any], part: str = "") -> None:
+def _read(state: dict[str, Any], path: Path, part: str = "", no_dist: bool = False) -> None:
+    try:
+        dcp.load(state, storage_reader=_Reader(path), planner=_Planner(part), no_dist=no_dist)
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, PrealignError):
+            raise type(cause)(f"{path}: {cause}") from error
+        raise DataError(f"{path}: cannot be read: {cause}; start again with --redo cpt") from error
+
+
+def _check_tensors(metadata: Metadata, state: dict[str, Any], part: str) -> None:
     """Compare what is stored with a flat state dict.
 
     Raises:
@@ -101,13 +144,13 @@ def check_tensors(metadata: Metadata, state: dict[str, Any], part: str = "") -> 
     problems = [f"{key} is missing" for key in state.keys() - stored.keys()]
     problems += [f"{key} is not expected" for key in stored.keys() - state.keys()]
     for key in state.keys() & stored.keys():
-        there, wanted = stored[key], state[key]
-        if isinstance(wanted, torch.Tensor) != isinstance(there, TensorStorageMetadata):
+        there, expected = stored[key], state[key]
+        if isinstance(expected, torch.Tensor) != isinstance(there, TensorStorageMetadata):
             problems.append(f"{key} is of another kind")
         elif isinstance(there, TensorStorageMetadata):
-            kinds = (there.properties.dtype, tuple(there.size)), (wanted.dtype, tuple(wanted.shape))
-            if kinds[0] != kinds[1]:
-                problems.append(f"{key} is {kinds[0]} where {kinds[1]} is expected")
+            form = (there.properties.dtype, tuple(there.size))
+            if form != (expected.dtype, tuple(expected.shape)):
+                problems.append(f"{key} is {form} where {(expected.dtype, tuple(expected.shape))} is expected")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DataError(

@@ -1,18 +1,19 @@
 """The vocabulary stage: base tokenizer and training text in, the grown tokenizer and its figures out."""
 
 import json
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
+from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.given import take_tokenizer
-from prealign_cpt.vocab.grow import grow_tokenizer, unreachable
-from prealign_cpt.vocab.measure import tokenizer_report
+from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer, take_tokenizer, unreachable
 
 GUARD_DOCUMENTS = 20_000
 """English documents whose tokenization the vocabulary stage protects, and target documents it learns from."""
@@ -27,37 +28,29 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
     Raises:
         RecipeError: the base tokenizer is of a kind that cannot be grown, or the given one was not grown from it.
     """
-    target = recipe.paths(recipe.text.target)
+    text = recipe.text
+
+    def first(names: tuple[str, ...]) -> Iterable[str]:
+        return islice(read_documents(recipe.paths(names)), GUARD_DOCUMENTS)
+
     if recipe.vocab.tokenizer and recipe.vocab.size:
         growth = take_tokenizer(base, recipe.path(recipe.vocab.tokenizer), recipe.vocab.size, out)
     else:
-        growth = grow_tokenizer(
-            base,
-            islice(read_documents(target), GUARD_DOCUMENTS),
-            islice(read_documents(recipe.paths(recipe.text.english)), GUARD_DOCUMENTS),
-            recipe.vocab.size,
-            out,
-        )
-    base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
-    new_ids = [piece.id for piece in growth.pieces]
-    english = [
-        line
-        for name in (recipe.text.valid_english, recipe.text.test_english, recipe.text.general_english)
-        if name
-        for document in read_documents([recipe.path(name)])
-        for line in document.split("\n")
-    ]
+        growth = grow_tokenizer(base, first(text.target), first(text.english), recipe.vocab.size, out)
+    tokenizer = load_tokenizer(out)
+    new_ids = [token.id for token in growth.tokens]
+    heldout = recipe.paths(tuple(filter(None, (text.valid_english, text.test_english, text.general_english))))
+    english = [line for document in read_documents(heldout) for line in document.split("\n")]
     report = tokenizer_report(
-        base_tokenizer,
+        load_tokenizer(base),
         tokenizer,
-        list(read_documents([recipe.path(recipe.text.valid_target)])),
+        read_documents([recipe.path(text.valid_target)]),
         english[: 2 * HELDOUT_LINES : 2],
         new_ids,
     )
     report["new_tokens"] = len(new_ids)
-    report["unreachable"] = len(unreachable(tokenizer, new_ids, islice(read_documents(target), GUARD_DOCUMENTS)))
-    lines = [f"{p.id}\t{p.text!r}\t{p.left}\t{p.right}\t{p.count}" for p in growth.pieces]
+    report["unreachable"] = len(unreachable(tokenizer, new_ids, first(text.target)))
+    lines = [f"{t.id}\t{t.text!r}\t{t.left}\t{t.right}\t{t.count}" for t in growth.tokens]
     atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
     atomic_write(out / "report.json", json.dumps(report, indent=1))
     say(
@@ -65,3 +58,56 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
         f"per word, English lines changed: {report['english_lines_changed']} of {report['english_lines']}, "
         f"unreachable: {report['unreachable']}"
     )
+
+
+def tokenizer_report(
+    base: PreTrainedTokenizerFast,
+    grown: PreTrainedTokenizerFast,
+    target_documents: Iterable[str],
+    english_lines: Iterable[str],
+    new_ids: Collection[int],
+) -> dict[str, Any]:
+    """Compare a base tokenizer with the grown one.
+
+    Args:
+        target_documents: text of the new language.
+        english_lines: English text that was not part of the guard, or the share of changed lines says nothing.
+        new_ids: ids of the tokens that were added.
+
+    Returns:
+        `fertility_before`, `fertility_after`: tokens per whitespace-separated word of the target text;
+        `bytes_per_token_before`, `bytes_per_token_after`: UTF-8 bytes of the target text per token;
+        `english_lines`, `english_lines_changed`, `english_changed_share`: lines, and those whose ids differ;
+        `round_trip_failures`: texts of both languages that the grown tokenizer does not give back as they were;
+        `round_trip_failures_base`: the same for the base, which is to blame for those it shares;
+        `unreachable`: new tokens found neither in their own text's tokenization nor in the target text.
+        A quotient with nothing to divide by is 0.0.
+    """
+    target, english = list(target_documents), list(english_lines)
+    num_words = sum(len(document.split()) for document in target)
+    num_bytes = sum(len(document.encode()) for document in target)
+    before, after = ([encode_text(tokenizer, text) for text in target + english] for tokenizer in (base, grown))
+    num_before, num_after = (sum(map(len, ids[: len(target)])) for ids in (before, after))
+    changed = sum(a != b for a, b in zip(before[len(target) :], after[len(target) :], strict=True))
+    used = {number for ids in after[: len(target)] for number in ids}
+    return {
+        "fertility_before": _share(num_before, num_words),
+        "fertility_after": _share(num_after, num_words),
+        "bytes_per_token_before": _share(num_bytes, num_before),
+        "bytes_per_token_after": _share(num_bytes, num_after),
+        "english_lines": len(english),
+        "english_lines_changed": changed,
+        "english_changed_share": _share(changed, len(english)),
+        "round_trip_failures": _failures(grown, target + english, after),
+        "round_trip_failures_base": _failures(base, target + english, before),
+        "unreachable": len(unreachable(grown, set(new_ids) - used)),
+    }
+
+
+def _failures(tokenizer: PreTrainedTokenizerFast, texts: list[str], encoded: list[list[int]]) -> int:
+    decoded = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in encoded)
+    return sum(text != back for text, back in zip(texts, decoded, strict=True))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

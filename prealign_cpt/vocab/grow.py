@@ -16,15 +16,13 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.tokens import encode_text, num_ids
 from prealign_cpt.run.errors import MissingInputError, RecipeError, StorageError
 from prealign_cpt.run.manifest import storage_error
-from prealign_cpt.vocab.bytelevel import ByteLevel
+from prealign_cpt.vocab.families import ByteLevel, Family, SentencePiece, grow_model
 from prealign_cpt.vocab.learn import Learner, Piece
-from prealign_cpt.vocab.spm import SentencePiece, grow_model
 
 MODEL = "tokenizer.model"
-Family = ByteLevel | SentencePiece
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -44,10 +42,10 @@ class NewToken:
 
 @dataclass(frozen=True)
 class Growth:
-    """What `grow_tokenizer` added: tokens `first_id`, `first_id` + 1, … in the order they were learned."""
+    """What was added: tokens `first_id`, `first_id` + 1, … in the order they were learned."""
 
     first_id: int
-    pieces: list[NewToken]
+    tokens: list[NewToken]
 
 
 def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], size: int, out: Path) -> Growth:
@@ -87,7 +85,7 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
             grow_model(out / MODEL, vocab, pieces, first_id)
     except OSError as error:
         raise storage_error(out, error) from error
-    ids = vocab | {string: first_id + at for at, string in enumerate(pieces)}
+    ids = vocab | {string: first_id + n for n, string in enumerate(pieces)}
     grown = load_tokenizer(out)
     if grown.get_vocab() != ids:
         raise RecipeError(
@@ -101,6 +99,39 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
         for piece in pieces.values()
     ]
     return Growth(first_id, tokens)
+
+
+def take_tokenizer(base: Path, given: Path, size: int, out: Path) -> Growth:
+    """Copy the ready grown tokenizer of `given` to `out`, instead of learning one.
+
+    Args:
+        size: how many tokens it must add to the base's.
+
+    Raises:
+        MissingInputError: `given` holds no tokenizer.
+        RecipeError: an old token has another id in it, the new ids do not follow the old ones, or their number is not
+            `size`.
+    """
+    base_tokenizer, tokenizer = load_tokenizer(base), load_tokenizer(given)
+    old, ids = base_tokenizer.get_vocab(), tokenizer.get_vocab()
+    for token, number in old.items():
+        if ids.get(token) != number:
+            raise RecipeError(
+                f"vocab.tokenizer: {given}: token {token!r} has id {ids.get(token)} there and {number} in the base; "
+                "give a tokenizer that was grown from this base"
+            )
+    first_id = num_ids(base_tokenizer)
+    new = sorted((number, token) for token, number in ids.items() if token not in old)
+    if [number for number, _ in new] != list(range(first_id, first_id + len(new))):
+        raise RecipeError(f"vocab.tokenizer: {given}: its new ids do not run on from {first_id}; grow it again")
+    if len(new) != size:
+        raise RecipeError(
+            f"vocab.tokenizer: {given} adds {len(new)} tokens, vocab.size is {size}; set vocab.size = {len(new)}, "
+            "or 0 to keep the base tokenizer"
+        )
+    copy_tokenizer(tokenizer, given, out)
+    texts = (tokenizer.decode([number]) for number, _ in new)
+    return Growth(first_id, [NewToken(n, text, None, None, 0) for (n, _), text in zip(new, texts, strict=True)])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -126,11 +157,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of plain text: nothing added, and the spelling of a special token is text like any other."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-
-
 def unreachable(tokenizer: PreTrainedTokenizerFast, ids: Collection[int], documents: Iterable[str] = ()) -> set[int]:
     """Those of `ids` that occur neither in the tokenization of their own text nor in that of a document."""
     left = set(ids)
@@ -139,17 +165,17 @@ def unreachable(tokenizer: PreTrainedTokenizerFast, ids: Collection[int], docume
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     family = family_of(Path(tokenizer.name_or_path), tokenizer, content)
     for number, string in zip(sorted(ids), tokenizer.convert_ids_to_tokens(sorted(ids)), strict=True):
-        if any(number in encode(tokenizer, probe) for probe in family.probes(string)):
+        if any(number in encode_text(tokenizer, probe) for probe in family.probes(string)):
             left.remove(number)
     for document in documents:
         if not left:
             break
-        left.difference_update(encode(tokenizer, document))
+        left.difference_update(encode_text(tokenizer, document))
     return left
 
 
-def family_of(base: Path, tokenizer: PreTrainedTokenizerFast, content: dict[str, Any]) -> Family:
-    """Which family a tokenizer belongs to."""
+def family_of(base: Path, tokenizer: PreTrainedTokenizerFast, content: dict[str, Any]) -> ByteLevel | SentencePiece:
+    """Which family a tokenizer belongs to; `content` is that of its tokenizer.json."""
     model = content["model"]
     kind = model["type"]
     if kind == "BPE" and model.get("byte_fallback"):

@@ -16,10 +16,10 @@ import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
 
 START_ID = 0

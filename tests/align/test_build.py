@@ -125,7 +125,7 @@ def test_ids_with_holes(align: Any, tmp_path: Path):
     assert len(table) == num_old + NUM_NEW == num_ids(AutoTokenizer.from_pretrained(out))
     old = base.get_input_embeddings().weight
     assert torch.equal(table[:num_old], old)
-    for token in growth.pieces:
+    for token in growth.tokens:
         pieces = tokenizer(token.text).input_ids
         torch.testing.assert_close(table[token.id], old[pieces].mean(dim=0))
 

@@ -7,8 +7,8 @@ import torch
 
 from prealign_cpt.align.calibrate import _hidden_states, _log_mean_probabilities, calibrate
 from prealign_cpt.align.rows import StaticRows, write_rows
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.vocab.rows import grow_rows
 from tests.align.conftest import DOUBLES, NUM_WORDS, Ring, documents
 from tests.conftest import make_model
 

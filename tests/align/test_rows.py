@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from prealign_cpt.align.rows import StaticRows, old_tables, static_rows, write_rows
-from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.run.errors import DataError, MissingInputError, NumericError, PrealignError
 from prealign_cpt.vocab.grow import grow_tokenizer

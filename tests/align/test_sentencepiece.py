@@ -4,9 +4,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from prealign_cpt.data.codeswitch import Switcher, token_texts
+from prealign_cpt.data.codeswitch import Switcher
 from prealign_cpt.data.pack import encode
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_pieces, encode_words
 from tests.vocab.conftest import sentence_piece
 

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from prealign_cpt.data import chance
+from prealign_cpt.data.word_spans import document_keys, happens, mix, pick, word_draws
 
 
 def sequence(along: str, count: int) -> np.ndarray:
     """`count` draws that follow each other in one of the four counters."""
     if along == "word":
-        return chance.draws(chance.keys(1, 0, 0, 1), np.array([count]))
+        return word_draws(document_keys(1, 0, 0, 1), np.array([count]))
     if along == "document":
-        return chance.draws(chance.keys(1, 0, 0, count), np.ones(count, dtype=np.int64))
+        return word_draws(document_keys(1, 0, 0, count), np.ones(count, dtype=np.int64))
     one = np.ones(1, dtype=np.int64)
-    made = [chance.keys(n, 0, 0, 1) if along == "seed" else chance.keys(1, n, 0, 1) for n in range(count)]
-    return np.concatenate([chance.draws(key, one) for key in made])
+    made = [document_keys(n, 0, 0, 1) if along == "seed" else document_keys(1, n, 0, 1) for n in range(count)]
+    return np.concatenate([word_draws(key, one) for key in made])
 
 
 @pytest.mark.parametrize("along", ["word", "document", "epoch", "seed"])
@@ -40,29 +40,29 @@ def test_uniform_and_independent_along_each_counter(along: str):
 def test_each_input_bit_moves_half_of_the_output_bits():
     random = np.random.default_rng(0).integers(2**63, size=2000, dtype=np.uint64)
     for bit in range(64):
-        moved = chance.mix(random.copy()) ^ chance.mix(random ^ np.uint64(1 << bit))
+        moved = mix(random.copy()) ^ mix(random ^ np.uint64(1 << bit))
         assert abs(np.bitwise_count(moved).mean() - 32) < 1
 
 
 def test_neighbours_share_nothing():
     """Seed, epoch and document do not stand for each other, and streams do not overlap."""
-    keys = [chance.keys(*n, 1)[0] for n in np.ndindex(12, 12, 12)]
+    keys = [document_keys(*n, 1)[0] for n in np.ndindex(12, 12, 12)]
     assert len(set(keys)) == 12**3
-    draws = np.concatenate([chance.draws(chance.keys(s, e, 0, 20), np.full(20, 50)) for s, e in np.ndindex(5, 5)])
+    draws = np.concatenate([word_draws(document_keys(s, e, 0, 20), np.full(20, 50)) for s, e in np.ndindex(5, 5)])
     assert len(np.unique(draws)) == len(draws)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.05, 0.5, 1.0])
 def test_happens_with_its_probability(probability: float):
     draws = sequence("word", 100_000)
-    share = chance.happens(draws, probability).mean()
+    share = happens(draws, probability).mean()
     assert abs(share - probability) <= 5 * np.sqrt(probability * (1 - probability) / len(draws))
 
 
 def test_picks_are_uniform_among_the_chosen():
     draws = sequence("word", 200_000)
-    chosen = draws[chance.happens(draws, 0.05)]
+    chosen = draws[happens(draws, 0.05)]
     for count in (1, 2, 3, 7):
-        picks = chance.pick(chosen, np.full(len(chosen), count))
+        picks = pick(chosen, np.full(len(chosen), count))
         cells = np.bincount(picks, minlength=count) / len(chosen)
         assert len(cells) == count and np.abs(cells - 1 / count).max() < 5 * np.sqrt(1 / count / len(chosen))

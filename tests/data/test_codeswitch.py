@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.data import chance
-from prealign_cpt.data.codeswitch import IGNORED, Switched, Switcher, token_table, token_texts
+from prealign_cpt.data.codeswitch import Switched, Switcher, token_table
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import Documents
+from prealign_cpt.data.word_spans import Documents, document_keys, word_draws
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.loss import IGNORED
+from prealign_cpt.model.tokens import token_texts
 from tests.conftest import ENGLISH, PAIRS, TARGET, make_tokenizer
 from tests.data.plain_switching import draw, switch
 
@@ -34,6 +35,12 @@ def joined(documents: list[np.ndarray]) -> Documents:
 def parts(done: Switched) -> list[tuple[list[int], list[int], list[int]]]:
     cuts = [slice(a, b) for a, b in pairwise(done.borders)]
     return [(done.inputs[c].tolist(), done.labels[c].tolist(), done.marks[c].tolist()) for c in cuts]
+
+
+def word_borders(switcher: Switcher, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends (exclusive) of the words of a document."""
+    spans = switcher.words.find(Documents.of(ids))
+    return spans.starts, spans.ends(spans.starts)
 
 
 class Worked(Switcher):
@@ -90,7 +97,7 @@ def test_invariants(ratio: float, seed: int, epoch: int, document: int):
     source = iter(ids.tolist())
     assert all(label in source for label in learned)
     # A switched word of n pieces keeps one label: what is missing are its n - 1 others.
-    starts, ends = switcher.spans(ids)
+    starts, ends = word_borders(switcher, ids)
     assert len(ids) - len(learned) <= int((ends - starts - 1).sum())
     assert done.switched <= done.chosen <= done.words == len(starts)
 
@@ -103,7 +110,7 @@ def test_source_is_recovered_when_spans_are_taken_back():
     back: list[int] = []
     at = 0
     source = ids.tolist()
-    starts = {int(s): int(e) for s, e in zip(*switcher.spans(ids), strict=True)}
+    starts = {int(s): int(e) for s, e in zip(*word_borders(switcher, ids), strict=True)}
     while at < len(done.inputs):
         place = len(back)
         if done.labels[at] == done.inputs[at] and (at + 1 == len(done.labels) or done.labels[at + 1] != IGNORED):
@@ -173,7 +180,7 @@ def test_equal_to_the_plain_one_on_random_tokens(documents, table, ratio, labels
     assert done.chosen == sum(len(p.chosen) for p in plain)
     assert done.switched == sum(len(p.switched) for p in plain)
     for ids, one in zip(arrays, plain, strict=True):
-        assert [(int(s), int(e)) for s, e in zip(*switcher.spans(ids), strict=True)] == one.words
+        assert [(int(s), int(e)) for s, e in zip(*word_borders(switcher, ids), strict=True)] == one.words
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.5, 1.0])
@@ -223,8 +230,8 @@ def test_supervised_positions():
 
 
 def test_draws_are_the_documented_ones():
-    keys = chance.keys(7, 3, 20, 4)
+    keys = document_keys(7, 3, 20, 4)
     counts = np.array([3, 0, 2, 4])
     expected = [draw(7, 3, 20 + n, word) for n, count in enumerate(counts) for word in range(count)]
-    assert chance.draws(keys, counts).tolist() == expected
-    assert chance.draws(chance.keys(2**64 + 7, 3, 20, 4), counts).tolist() == expected
+    assert word_draws(keys, counts).tolist() == expected
+    assert word_draws(document_keys(2**64 + 7, 3, 20, 4), counts).tolist() == expected

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from prealign_cpt.data.mixed import Respeller
+from prealign_cpt.data.codeswitch import Respeller
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import Documents
+from prealign_cpt.data.word_spans import Documents
 from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer
 from tests.vocab.conftest import ENGLISH, TARGET, byte_level, sentence_piece
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prealign_cpt.data.batches import Mixture, PackedText, falling, permuted, positions
 from prealign_cpt.data.codeswitch import Switched, Switcher
+from prealign_cpt.data.mixture import Mixture, PackedText, falling, permuted, positions
 from prealign_cpt.data.pack import encode, encode_many, pack
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.run.errors import DataError, MissingInputError

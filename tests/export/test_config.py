@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, GenerationConfig, LlamaForCausalLM
 
-from prealign_cpt.export.config import set_ends, with_old_names
+from prealign_cpt.export.folder import set_ends, with_old_names
 from tests.conftest import make_model
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

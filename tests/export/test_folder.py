@@ -36,7 +36,9 @@ def _export(recipe: Recipe, align: Path, world: World) -> Path:
     module = sharded(align, world, "fp32")
     folder = align.parent / "cpt"
     folder.mkdir()
-    step = checkpoint.save(folder, 6, module, make_optimizer(module, recipe.train), {"inputs": {}}, world)
+    step = checkpoint.write(
+        folder, 6, checkpoint.snapshot(module, make_optimizer(module, recipe.train)), {"inputs": {}}, world
+    )
     probe = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
     out = align.parent / "export"
     out.mkdir()

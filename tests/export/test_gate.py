@@ -57,7 +57,7 @@ def _trained(recipe: Recipe, align: Path, world: World, precision: Any = "fp32")
     folder = align.parent / "cpt"
     folder.mkdir()
     optimizer = make_optimizer(module, recipe.train)
-    step = checkpoint.save(folder, 6, module, optimizer, {"inputs": {}}, world)
+    step = checkpoint.write(folder, 6, checkpoint.snapshot(module, optimizer), {"inputs": {}}, world)
     nats = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
     return step, Probe(nats, "cpu", torch.get_num_threads())
 

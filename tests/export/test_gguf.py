@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from prealign_cpt.export.tokenizer import save_tokenizer
+from prealign_cpt.export.folder import save_tokenizer
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.vocab.conftest import ENGLISH, SPECIAL, TARGET, byte_level
 

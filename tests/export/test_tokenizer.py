@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from prealign_cpt.export.tokenizer import save_tokenizer
+from prealign_cpt.export.folder import save_tokenizer
 from tests.vocab.conftest import SPECIAL, byte_level, sentence_piece
 
 TEXTS = ["The dog, 22 cats", " Größe, naïve", "Не знаю\n\n漢字 🐕", "a  b\tc", "<|endoftext|> and </s>"]

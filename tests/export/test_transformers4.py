@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GemmaTokenizer, LlamaTokenizer, Qwen2Tokenizer
 
-from prealign_cpt.export.config import set_ends, with_old_names
-from prealign_cpt.export.tokenizer import save_tokenizer
+from prealign_cpt.export.folder import save_tokenizer, set_ends, with_old_names
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.vocab.conftest import ENGLISH, SPECIAL, TARGET, byte_level, sentence_piece
 

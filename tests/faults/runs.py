@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from prealign_cpt.data.batches import Mixture, PackedText
+from prealign_cpt.data.mixture import Mixture, PackedText
 from prealign_cpt.model.bits import Batch
-from prealign_cpt.model.world import World, process_group
+from prealign_cpt.model.world import World, first_failure, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import PrealignError
-from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
 from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model

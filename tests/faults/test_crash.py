@@ -131,7 +131,7 @@ def _save(folder: Path, step: int, world: World) -> None:
         verify(path)
         checkpoint.prune(folder, 2, INPUTS)
 
-    checkpoint.on_rank_0(world, tidy)
+    world.on_rank_0(tidy)
 
 
 def _world(rank: int, size: int, store: Path) -> World:

@@ -26,10 +26,10 @@ from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import Run
 from prealign_cpt.run.manifest import new_folder, read_manifest, verify
-from prealign_cpt.train import checkpoint
-from prealign_cpt.train.accept import check_accepted
+from prealign_cpt.train import checkpoint, stored
+from prealign_cpt.train.checkpoint import Saver
+from prealign_cpt.train.loop import check_accepted
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.stored import read_metadata
 from prealign_cpt.verify import inspect
@@ -57,7 +57,7 @@ def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) 
     folder = tmp_path_factory.mktemp("three") / "cpt"
     folder.mkdir()
     for step in (1, 2, 3):
-        checkpoint.save(folder, step, *trainer, {"inputs": INPUTS}, world)
+        checkpoint.write(folder, step, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     return folder
 
 
@@ -95,7 +95,7 @@ def test_row_19_an_evil_metadata_with_a_manifest_to_match_is_refused(
     _signed_anew(_step(saved, 3))
     assert verify(_step(saved, 3)), "the hashes agree"
     with pytest.raises(DataError, match=r"\.metadata.*it asks for pathlib\.Path\.touch|it asks for"):
-        checkpoint.load(_step(saved, 3), *trainer)
+        stored.load(_step(saved, 3), *trainer)
     found = [one for one in inspect(saved.parent) if one.damaged]
     assert len(found) == 1 and "it asks for" in found[0].text
     assert not (tmp_path / "pwned").exists()
@@ -107,7 +107,7 @@ def test_row_19_an_evil_value_beside_the_tensors_is_refused(saved: Path, tmp_pat
     shutil.rmtree(_step(saved, 3))
     dcp.save(state, checkpoint_id=_step(saved, 3), no_dist=True)
     with pytest.raises(DataError, match="cannot be read"):
-        checkpoint.load(_step(saved, 3), *trainer)
+        stored.load(_step(saved, 3), *trainer)
     assert not (tmp_path / "pwned").exists()
 
 
@@ -185,7 +185,7 @@ def test_row_28_nothing_is_removed_when_the_disk_spoils_what_was_just_written(
 def test_row_29_checkpoints_of_another_run_are_refused_and_never_removed(
     saved: Path, trainer: Any, world: World
 ) -> None:
-    checkpoint.save(saved, 9, *trainer, {"inputs": {**INPUTS, "data": "other"}}, world)
+    checkpoint.write(saved, 9, checkpoint.snapshot(*trainer), {"inputs": {**INPUTS, "data": "other"}}, world)
     with pytest.raises(RecipeError, match=r'step-0000000009: was made from other inputs .data: "other" -> "d"'):
         checkpoint.latest(saved, INPUTS)
     checkpoint.prune(saved, 2, INPUTS)
@@ -196,7 +196,7 @@ def test_row_36_a_row_of_spikes_does_not_push_out_the_last_healthy_checkpoint(
     saved: Path, trainer: Any, world: World
 ) -> None:
     for step in (4, 5):
-        checkpoint.save(saved, step, *trainer, {"inputs": INPUTS, "healthy": False}, world)
+        checkpoint.write(saved, step, checkpoint.snapshot(*trainer), {"inputs": INPUTS, "healthy": False}, world)
     checkpoint.prune(saved, 2, INPUTS)
     assert sorted(path.name for path in saved.glob("step-*")) == [_step(saved, n).name for n in (3, 4, 5)]
 
@@ -219,7 +219,7 @@ def test_rows_43_and_44_only_the_expected_tensors_are_loaded(saved: Path, traine
         path = saved / kind
         dcp.save(state, checkpoint_id=path, no_dist=True)
         with pytest.raises(DataError, match=text):
-            checkpoint.load(path, *trainer)
+            stored.load(path, *trainer)
     after = [p.to_local() for p in trainer[0].parameters()]
     assert all(map(torch.equal, before, after)), "a refused checkpoint changes nothing"
 
@@ -283,9 +283,9 @@ def test_row_53_no_more_open_files_leaves_no_half_checkpoint(tmp_path: Path) -> 
 def test_row_55_any_name_of_a_folder_works(tmp_path: Path, trainer: Any, world: World, name: str) -> None:
     folder = tmp_path / name / "cpt"
     folder.mkdir(parents=True)
-    path = checkpoint.save(folder, 1, *trainer, {"inputs": INPUTS}, world)
+    path = checkpoint.write(folder, 1, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     assert checkpoint.latest(folder, INPUTS) == path
-    assert checkpoint.load(path, *trainer) == 1
+    assert stored.load(path, *trainer) == 1
 
 
 def test_row_55_a_name_that_is_too_long_is_refused_before_any_work(recipe_file: Path) -> None:
@@ -304,7 +304,7 @@ def test_row_56_a_checkpoint_of_format_1_is_read(tmp_path: Path) -> None:
     assert path is not None and read_manifest(path)["format"] == 1
     module = LanguageModelLoss(make_model(13, layers=1, hidden=8))
     before = module.model.lm_head.weight.detach().clone()
-    checkpoint.load_weights(path, module)
+    stored.load_weights(path, module)
     assert not torch.equal(module.model.lm_head.weight, before)
     assert not [one for one in inspect(tmp_path) if one.damaged]
 
@@ -389,7 +389,7 @@ def test_a_save_does_not_stop_the_steps_and_only_one_is_under_way(
     assert most[0] == 1 and saver.figures()["saves"] == 2 and saver.figures()["stall_seconds"] >= first
     modules = [LanguageModelLoss(make_model(67)) for _ in range(2)]
     for step, module in enumerate(modules, 1):
-        checkpoint.load_weights(_step(tmp_path, step), module)
+        stored.load_weights(_step(tmp_path, step), module)
     one, two = (module.model.model.norm.weight for module in modules)
     assert torch.equal(one + 1, two), "step 1 holds the weights of the moment in which it was saved"
     assert json.loads((_step(tmp_path, 1) / manifest.NAME).read_text())["about"]["step"] == 1

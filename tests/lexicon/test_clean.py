@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.pairs import Pair, canonical, fault
-from prealign_cpt.lexicon.read import COLUMNS, Row
+from prealign_cpt.lexicon.pairs import COLUMNS, Pair, Row, canonical, fault
 from prealign_cpt.run.errors import DataError
 
 GOOD = Row(99, "good", "gut")

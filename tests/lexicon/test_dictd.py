@@ -105,7 +105,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         database.write_bytes(content)
         with pytest.raises(DataError, match=r"d\.dict\.dz: (damaged|ends)"):
             list(read_dictd(index))
-    database.write_bytes(gzip.compress("go\nl\xe4uft\nrun\nx\n".encode("latin-1")))
+    database.write_bytes(gzip.compress("go\nl\xe4uft\nrun\nlaufen\n".encode("latin-1")))
     with pytest.raises(DataError, match="entry 1 is not UTF-8 at byte offset 4"):
         list(read_dictd(index))
     database.write_bytes(whole)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign_cpt.lexicon.pairs import Pair, canonical, fault, write_pairs
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import Pair, canonical, fault, read_pairs, write_pairs
 from prealign_cpt.run.errors import DataError, StorageError
 
 sides = st.text(min_size=1, max_size=20).filter(lambda text: not fault(text)).map(canonical).filter(bool)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.read import COLUMNS, LINE_LIMIT, Row, read_lines, read_muse, read_tsv
+from prealign_cpt.lexicon.pairs import COLUMNS, LINE_LIMIT, Row, read_lines, read_muse, read_tsv
 from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
 
 

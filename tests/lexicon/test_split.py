@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.lexicon.split import split
+from prealign_cpt.lexicon.stage import split
 from prealign_cpt.run.errors import RecipeError
 
 entries = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "A", "f!", "g"]), min_size=1, max_size=3).map(" ".join)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.lexicon.stage import build_lexicon, convert, read_pairs
+from prealign_cpt.lexicon.pairs import Pair, read_pairs
+from prealign_cpt.lexicon.stage import build_lexicon, convert
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 
 ROOT = Path(__file__).parents[2]

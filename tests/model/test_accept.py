@@ -9,8 +9,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from prealign_cpt.model.accept import check_head, check_isolation, check_structure, check_tokenizer
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import check_head, check_isolation, check_structure, check_tokenizer, load_whole
 from prealign_cpt.run.errors import RecipeError
 from tests.conftest import make_model
 

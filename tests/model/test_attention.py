@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
-from prealign_cpt.data.batches import positions
-from prealign_cpt.model import attention
-from prealign_cpt.model.attention import choose_attention, document_borders
-from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.data.mixture import positions
+from prealign_cpt.model import loss
+from prealign_cpt.model.loss import LanguageModelLoss, choose_attention, document_borders
 from tests.conftest import make_model
 
 VOCAB = 50
@@ -37,7 +36,7 @@ def plain_varlen(
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "varlen_attn", plain_varlen)
+    monkeypatch.setattr(loss, "varlen_attn", plain_varlen)
 
 
 def batch() -> Tensor:
@@ -49,7 +48,7 @@ def batch() -> Tensor:
 def both(model: Any) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Losses and gradients under transformers' mask and under `attend_documents`."""
     found = []
-    for form in ("sdpa", attention.DOCUMENTS):
+    for form in ("sdpa", loss.DOCUMENTS):
         model.set_attn_implementation(form)
         module = LanguageModelLoss(model)
         model.zero_grad()
@@ -86,7 +85,7 @@ def test_both_forms_give_the_same_losses_and_gradients(make: Any) -> None:
 
 def test_documents_do_not_see_each_other() -> None:
     model = make_model(VOCAB)
-    model.set_attn_implementation(attention.DOCUMENTS)
+    model.set_attn_implementation(loss.DOCUMENTS)
     module, inputs = LanguageModelLoss(model), batch()[:1]
     other = inputs.clone()
     other[:, 1:8] = 3
@@ -105,5 +104,5 @@ def test_documents_do_not_see_each_other() -> None:
 
 
 def test_flash_kernels_are_for_cuda_and_half_precision() -> None:
-    assert choose_attention(torch.device("cuda", 0), "bf16") == attention.DOCUMENTS
+    assert choose_attention(torch.device("cuda", 0), "bf16") == loss.DOCUMENTS
     assert choose_attention(torch.device("cuda", 0), "fp32") == choose_attention(torch.device("cpu"), "bf16") == "sdpa"

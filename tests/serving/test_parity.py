@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from prealign_cpt.cli import main
-from prealign_cpt.export.tokenizer import save_tokenizer
+from prealign_cpt.export.folder import save_tokenizer
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.parity import RUNGS, check_parity, climb

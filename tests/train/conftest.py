@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from prealign_cpt.data.batches import Mixture, PackedText
+from prealign_cpt.data.mixture import Mixture, PackedText
 
 VOCAB, LENGTH = 67, 16
 

@@ -23,7 +23,7 @@ from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.manifest import read_manifest, verify
-from prealign_cpt.train import checkpoint
+from prealign_cpt.train import checkpoint, stored
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model
@@ -94,7 +94,7 @@ def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) 
     folder = tmp_path_factory.mktemp("three") / "cpt"
     folder.mkdir()
     for step in (1, 2, 3):
-        checkpoint.save(folder, step, *trainer, {"inputs": INPUTS}, world)
+        checkpoint.write(folder, step, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     return folder
 
 
@@ -114,13 +114,13 @@ def test_a_checkpoint_is_published_whole_and_pointed_to(three: Path) -> None:
 
 def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, world: World) -> None:
     module, optimizer = _trainer(base, world)
-    path = checkpoint.save(folder, 5, module, optimizer, {"inputs": INPUTS}, world)
+    path = checkpoint.write(folder, 5, checkpoint.snapshot(module, optimizer), {"inputs": INPUTS}, world)
     at_5 = weights(module)
     _update(module, optimizer)
     at_6 = weights(module)
     other = sharded(base, world, "fp32")
     other_optimizer = make_optimizer(other, RECIPE)
-    assert checkpoint.load(path, other, other_optimizer) == 5
+    assert stored.load(path, other, other_optimizer) == 5
     assert _same(weights(other), at_5)
     assert other.model.lm_head.weight is other.model.model.embed_tokens.weight
     _update(other, other_optimizer)
@@ -129,7 +129,7 @@ def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, wo
 
 def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trainer: Any) -> None:
     module = LanguageModelLoss(load_whole(base))
-    checkpoint.load_weights(three / "step-0000000003", module)
+    stored.load_weights(three / "step-0000000003", module)
     assert _same(weights(module), weights(trainer[0]))
     assert module.model.lm_head.weight is module.model.model.embed_tokens.weight
 
@@ -137,7 +137,7 @@ def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trai
 def test_a_checkpoint_is_never_overwritten(saved: Path, trainer: Any, world: World) -> None:
     before = (saved / "step-0000000003" / manifest.NAME).read_bytes()
     with pytest.raises(StorageError, match="step-0000000003: exists already"):
-        checkpoint.save(saved, 3, *trainer, {"inputs": INPUTS}, world)
+        checkpoint.write(saved, 3, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     assert (saved / "step-0000000003" / manifest.NAME).read_bytes() == before
     assert len(_names(saved)) == 4
 
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(
 
     monkeypatch.setattr(checkpoint.dcp, "save", full)
     with pytest.raises(StorageError, match=r"step-0000000004: saving failed.*No space left"):
-        checkpoint.save(saved, 4, *trainer, {"inputs": INPUTS}, world)
+        checkpoint.write(saved, 4, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     assert len(_names(saved)) == 4
     assert checkpoint.latest(saved, INPUTS) == saved / "step-0000000003"
 
@@ -230,7 +230,7 @@ def test_the_rest_of_a_killed_save_is_swept_by_the_next(saved: Path, trainer: An
     rest = saved / ".tmp-step-0000000004-deadbeef"
     rest.mkdir()
     (rest / "__0_0.distcp").write_bytes(b"half")
-    checkpoint.save(saved, 4, *trainer, {"inputs": INPUTS}, world)
+    checkpoint.write(saved, 4, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     assert ".tmp-step-0000000004-deadbeef" not in _names(saved)
 
 
@@ -239,8 +239,8 @@ def test_an_error_on_rank_0_is_raised(world: World) -> None:
         raise DataError("no")
 
     with pytest.raises(DataError, match="no"):
-        checkpoint.on_rank_0(world, fail)
-    assert checkpoint.on_rank_0(world, lambda: 3) == 3
+        world.on_rank_0(fail)
+    assert world.on_rank_0(lambda: 3) == 3
 
 
 def _fault_by_fault(rank: int, size: int, base: Path, folder: Path) -> list[str]:
@@ -258,11 +258,11 @@ def _fault_by_fault(rank: int, size: int, base: Path, folder: Path) -> list[str]
     with process_group(torch.device("cpu"), timeout_minutes=0.5) as world:
         module, optimizer = _trainer(base, world)
         about = {"inputs": INPUTS}
-        checkpoint.save(folder, 1, module, optimizer, about, world)
+        checkpoint.write(folder, 1, checkpoint.snapshot(module, optimizer), about, world)
 
         def attempt(step: int) -> None:
             try:
-                checkpoint.save(folder, step, module, optimizer, about, world)
+                checkpoint.write(folder, step, checkpoint.snapshot(module, optimizer), about, world)
                 raised.append("nothing")
             except BaseException as error:
                 raised.append(type(error).__name__ + (" of many lines" if "\n" in str(error) else ""))

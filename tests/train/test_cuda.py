@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from prealign_cpt.data.batches import Mixture, PackedText, positions
-from prealign_cpt.model.attention import DOCUMENTS, document_borders
-from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.data.mixture import Mixture, PackedText, positions
+from prealign_cpt.model.loss import DOCUMENTS, LanguageModelLoss, document_borders
 from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
-from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
-from prealign_cpt.train.spikes import SpikeGuard
+from prealign_cpt.train.step import SpikeGuard, train_step
 from tests.conftest import make_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 import torch
 
-from prealign_cpt.data.batches import Mixture, PackedText
-from prealign_cpt.model.accept import blocks
+from prealign_cpt.data.mixture import Mixture, PackedText
 from prealign_cpt.model.bits import Batch, score
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import blocks, load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import NumericError, RecipeError
-from prealign_cpt.train import checkpoint, spikes
+from prealign_cpt.train import checkpoint
+from prealign_cpt.train import step as train_steps
 from prealign_cpt.train.loop import evaluate, token_nats, train
-from prealign_cpt.train.optim import schedule
+from prealign_cpt.train.optim import rate_factor
 from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import LENGTH, VOCAB, weights, write_text
@@ -66,7 +66,8 @@ def _valid() -> dict[str, list[Batch]]:
         labels = inputs.clone()
         labels[1, width - 2 :] = -100
         place = torch.arange(width).expand(2, width).contiguous()
-        batches.append(Batch(inputs, labels, place, bytes=10 * width, tokens=2 * width - 4))
+        windows = ((2 * width, 5 * width), (2 * width + 1, 5 * width))
+        batches.append(Batch(inputs, labels, place, 10 * width, 2 * width - 4, windows))
     return {"target": batches, "english": batches[:1]}
 
 
@@ -163,13 +164,13 @@ def _on_both_ranks(rank: int, size: int, folder: Path) -> dict[str, Any]:
             ask = (lambda: os.kill(os.getpid(), signal.SIGTERM)) if rank == 1 else (lambda: None)
             found[f"rows stopped {stop}"] = _go(folder, "rows resumed", world, Tampered(folder, stop, ask), recipe=ROWS)
         found["rows resumed"] = _go(folder, "rows resumed", world, recipe=ROWS)
-        spikes.LEAST, spikes.MOST = 3, 2
+        train_steps.LEAST, train_steps.MOST = 3, 2
         found["spike"] = _spikes(folder, "spike", world, (5,))
         found["spike stopped"] = _spikes(folder, "spike resumed", world, (5,), stop_after=4)
         found["spike resumed"] = _spikes(folder, "spike resumed", world, (5,))
         found["spikes stopped"] = _spikes(folder, "spikes", world, (4, 5), stop_after=4)
         found["spikes"] = _spikes(folder, "spikes", world, (4, 5))
-        spikes.LEAST, spikes.MOST = 16, 5
+        train_steps.LEAST, train_steps.MOST = 16, 5
         for name in ("weight", "gradient"):
             found["nan " + name] = _not_finite(folder, name, world)
         module = sharded(folder / "base", world, "fp32")
@@ -220,7 +221,7 @@ def test_an_undisturbed_run_logs_evaluates_and_keeps_the_newest(folder: Path, ra
     assert [row["tokens"] for row in rows] == [step * RECIPE.sequences * LENGTH for step in range(7)]
     assert all(math.isfinite(row["loss"]) and row["tokens_per_second"] > 0 for row in rows[1:])
     assert rows[-1]["valid"]["target_bpb"] != rows[0]["valid"]["target_bpb"]
-    assert [row["lr"] for row in rows[1:]] == pytest.approx([RECIPE.lr * schedule(s, RECIPE) for s in range(6)])
+    assert [row["lr"] for row in rows[1:]] == pytest.approx([RECIPE.lr * rate_factor(s, RECIPE) for s in range(6)])
     assert _checkpoints(folder, "straight") == ["LATEST", "step-0000000004", "step-0000000006"]
     summary = ranks[0]["straight"]["summary"]
     assert [row["targets"] for row in rows[1:]] == [RECIPE.sequences * (LENGTH - 1)] * 6

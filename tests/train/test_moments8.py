@@ -14,11 +14,10 @@ from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.train import moments8
-from prealign_cpt.train.loop import train_step
+from prealign_cpt.train import optim
 from prealign_cpt.train.optim import AdamW, make_optimizer
 from prealign_cpt.train.shard import sharded
-from prealign_cpt.train.spikes import SpikeGuard
+from prealign_cpt.train.step import SpikeGuard, train_step
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import VOCAB, full, mixture, weights, write_text
 
@@ -164,7 +163,7 @@ def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     def missing() -> None:
         raise ImportError("No module named 'bitsandbytes'")
 
-    monkeypatch.setattr(moments8, "_kernels", missing)
+    monkeypatch.setattr(optim, "_kernels", missing)
     with pytest.raises(
         RecipeError, match=r"train\.optimizer: 'adamw8bit' needs bitsandbytes.*pip install bitsandbytes"
     ):

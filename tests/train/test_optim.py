@@ -14,16 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from prealign_cpt.data.batches import positions
+from prealign_cpt.data.mixture import positions
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.train.loop import train_step
-from prealign_cpt.train.optim import AdamW, make_optimizer, old_rows, rates, schedule
+from prealign_cpt.train.optim import AdamW, make_optimizer, old_rows, rate_factor, rates
 from prealign_cpt.train.shard import sharded
-from prealign_cpt.train.spikes import SpikeGuard
+from prealign_cpt.train.step import SpikeGuard, train_step
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import VOCAB, full, mixture, weights, write_text
 
@@ -238,7 +237,7 @@ def test_steps_of_new_rows_without_new_rows_are_the_recipe_s_fault() -> None:
 
 
 def test_wsd_warms_up_stays_and_decays_in_a_line_to_a_tenth() -> None:
-    factors = [schedule(step, _recipe(steps=20, warmup=0.2, decay=0.5)) for step in range(20)]
+    factors = [rate_factor(step, _recipe(steps=20, warmup=0.2, decay=0.5)) for step in range(20)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4:10] == [1.0] * 6
     assert factors[10:] == pytest.approx([1 - 0.09 * k for k in range(1, 11)])
@@ -246,7 +245,7 @@ def test_wsd_warms_up_stays_and_decays_in_a_line_to_a_tenth() -> None:
 
 
 def test_cosine_warms_up_and_falls_all_along_to_a_tenth() -> None:
-    factors = [schedule(step, _recipe(steps=20, warmup=0.2, decay=0.5, schedule="cosine")) for step in range(20)]
+    factors = [rate_factor(step, _recipe(steps=20, warmup=0.2, decay=0.5, schedule="cosine")) for step in range(20)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[11] == pytest.approx(0.55), "half-way"
     assert factors[-1] == pytest.approx(0.1)
@@ -259,7 +258,7 @@ def test_cosine_warms_up_and_falls_all_along_to_a_tenth() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_the_schedules_have_no_holes(steps: int, warmup: float, decay: float, kind: Any) -> None:
     recipe = _recipe(steps=steps, warmup=warmup, decay=decay, schedule=kind)
-    assert all(0 < schedule(step, recipe) <= 1 for step in range(steps))
+    assert all(0 < rate_factor(step, recipe) <= 1 for step in range(steps))
 
 
 def test_what_joins_later_warms_up_then_and_ends_with_the_rest() -> None:

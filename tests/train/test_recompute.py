@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prealign_cpt.data.batches import positions
-from prealign_cpt.model.accept import blocks
+from prealign_cpt.data.mixture import positions
+from prealign_cpt.model.load import blocks
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.train.recompute import compile_block, recompute
+from prealign_cpt.train.shard import compile_block, recompute
 from tests.conftest import make_model
 
 VOCAB = 67

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prealign_cpt.run.errors import NumericError
-from prealign_cpt.train.spikes import LEAST, MOST, WINDOW, SpikeGuard
+from prealign_cpt.train.step import LEAST, MOST, WINDOW, SpikeGuard
 
 
 def _fed(norms: list[float]) -> SpikeGuard:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.vocab.build import build_vocab
-from prealign_cpt.vocab.given import take_tokenizer
-from prealign_cpt.vocab.grow import encode, grow_tokenizer, load_tokenizer
+from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer, take_tokenizer
 from tests.conftest import ENGLISH, TARGET
 from tests.vocab.conftest import byte_level
 
@@ -17,15 +17,15 @@ from tests.vocab.conftest import byte_level
 @pytest.fixture
 def given(tmp_path: Path, base_folder: Path) -> tuple[Path, int]:
     growth = grow_tokenizer(base_folder, TARGET * 4, ENGLISH, 12, tmp_path / "given")
-    return tmp_path / "given", len(growth.pieces)
+    return tmp_path / "given", len(growth.tokens)
 
 
 def test_it_is_taken_as_it_is(base_folder: Path, given: tuple[Path, int], tmp_path: Path):
     folder, size = given
     growth = take_tokenizer(base_folder, folder, size, tmp_path / "out")
     taken, ready = load_tokenizer(tmp_path / "out"), load_tokenizer(folder)
-    assert taken.get_vocab() == ready.get_vocab() and encode(taken, TARGET[0]) == encode(ready, TARGET[0])
-    assert [piece.id for piece in growth.pieces] == list(range(growth.first_id, growth.first_id + size))
+    assert taken.get_vocab() == ready.get_vocab() and encode_text(taken, TARGET[0]) == encode_text(ready, TARGET[0])
+    assert [piece.id for piece in growth.tokens] == list(range(growth.first_id, growth.first_id + size))
     assert growth.first_id == len(load_tokenizer(base_folder))
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.run.errors import MissingInputError, RecipeError, StorageError
-from prealign_cpt.vocab.grow import Growth, encode, grow_tokenizer, load_tokenizer, unreachable
-from prealign_cpt.vocab.measure import tokenizer_report
+from prealign_cpt.vocab.build import tokenizer_report
+from prealign_cpt.vocab.grow import Growth, grow_tokenizer, load_tokenizer, unreachable
 
 from .conftest import ENGLISH, SPECIAL, TARGET
 
@@ -32,8 +33,8 @@ def grown(request: pytest.FixtureRequest, bases: dict[str, Path], tmp_path_facto
 def test_old_ids_stay_and_new_ones_follow(grown: Grown) -> None:
     base, new, growth, _, _ = grown
     assert growth.first_id == len(base)
-    assert [token.id for token in growth.pieces] == list(range(len(base), len(new)))
-    assert len(growth.pieces) > 20
+    assert [token.id for token in growth.tokens] == list(range(len(base), len(new)))
+    assert len(growth.tokens) > 20
     vocab = new.get_vocab()
     assert {token: vocab[token] for token in base.get_vocab()} == base.get_vocab()
     assert new.all_special_ids == base.all_special_ids
@@ -42,13 +43,13 @@ def test_old_ids_stay_and_new_ones_follow(grown: Grown) -> None:
 
 def test_every_new_token_is_reachable(grown: Grown) -> None:
     _, new, growth, language, _ = grown
-    assert not unreachable(new, [token.id for token in growth.pieces], TARGET[language])
+    assert not unreachable(new, [token.id for token in growth.tokens], TARGET[language])
 
 
 def test_a_token_decodes_to_its_text_and_is_made_of_its_parts(grown: Grown) -> None:
     _, new, growth, _, _ = grown
     names = new.convert_ids_to_tokens(list(range(len(new))))
-    for token in growth.pieces:
+    for token in growth.tokens:
         assert "\ufffd" in token.text or new.decode([growth.first_id - 1, token.id]).endswith(token.text)
         if token.left is not None and token.right is not None:
             assert names[token.left] + names[token.right] == names[token.id]
@@ -58,12 +59,12 @@ def test_guarded_english_is_tokenized_as_before(grown: Grown) -> None:
     base, new, _, _, _ = grown
     words = [word for line in ENGLISH for word in line.split()]
     for text in [*ENGLISH, *words, *map(str.upper, words), *map(str.title, ENGLISH)]:
-        assert encode(new, text) == encode(base, text)
+        assert encode_text(new, text) == encode_text(base, text)
 
 
 def test_report(grown: Grown) -> None:
     base, new, growth, language, _ = grown
-    report = tokenizer_report(base, new, TARGET[language], ENGLISH, [token.id for token in growth.pieces])
+    report = tokenizer_report(base, new, TARGET[language], ENGLISH, [token.id for token in growth.tokens])
     assert report["fertility_after"] < report["fertility_before"]
     assert report["bytes_per_token_after"] > report["bytes_per_token_before"]
     assert report["english_lines_changed"] == report["unreachable"] == report["round_trip_failures"] == 0
@@ -73,8 +74,8 @@ def test_report(grown: Grown) -> None:
 @given(text=st.text(max_size=40).filter(lambda text: "\u2581" not in text))  # U+2581 is SentencePiece's space
 def test_round_trip(grown: Grown, text: str) -> None:
     base, new, _, _, _ = grown
-    back = new.decode(encode(new, text), clean_up_tokenization_spaces=False)
-    assert back == base.decode(encode(base, text), clean_up_tokenization_spaces=False)
+    back = new.decode(encode_text(new, text), clean_up_tokenization_spaces=False)
+    assert back == base.decode(encode_text(base, text), clean_up_tokenization_spaces=False)
     if not ("▁" in base.get_vocab() and text.startswith(" ")):  # the base itself drops such a space
         assert back == text
 
@@ -82,7 +83,7 @@ def test_round_trip(grown: Grown, text: str) -> None:
 def test_the_spelling_of_a_special_token_is_text(grown: Grown) -> None:
     _, new, _, _, _ = grown
     for special in ("</s>", SPECIAL):
-        ids = encode(new, f"a {special} b")
+        ids = encode_text(new, f"a {special} b")
         assert not set(ids) & set(new.all_special_ids)
         assert new.decode(ids) == f"a {special} b"
 
@@ -95,7 +96,7 @@ def test_sentencepiece_and_hugging_face_agree(grown: Grown) -> None:
     assert processor.vocab_size() == len(new)
     words = [word for sentence in TARGET[language] for word in sentence.split()]
     for text in [*TARGET[language], *ENGLISH, *words, *map("".join, pairwise(words)), "日本 ü"]:
-        assert processor.encode(text) == encode(new, text)
+        assert processor.encode(text) == encode_text(new, text)
 
 
 def test_the_same_text_gives_the_same_tokenizer(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -111,9 +112,9 @@ def test_growing_twice(bases: dict[str, Path], tmp_path: Path) -> None:
         once, twice = tmp_path / f"{family}1", tmp_path / f"{family}2"
         first = grow_tokenizer(bases[family], TARGET["german"], ENGLISH, 20, once)
         second = grow_tokenizer(once, TARGET["russian"], ENGLISH + TARGET["german"], 20, twice)
-        assert second.first_id == first.first_id + len(first.pieces)
+        assert second.first_id == first.first_id + len(first.tokens)
         for sentence in TARGET["german"]:
-            assert encode(load_tokenizer(twice), sentence) == encode(load_tokenizer(once), sentence)
+            assert encode_text(load_tokenizer(twice), sentence) == encode_text(load_tokenizer(once), sentence)
 
 
 @pytest.mark.parametrize("family", ["bytelevel", "llama3", "spm"])
@@ -122,7 +123,7 @@ def test_size_zero_copies(family: str, bases: dict[str, Path], tmp_path: Path) -
     base, new = load_tokenizer(bases[family]), load_tokenizer(tmp_path / "out")
     assert growth == Growth(len(base), [])
     assert new.get_vocab() == base.get_vocab()
-    assert all(encode(new, text) == encode(base, text) for text in TARGET["german"] + ENGLISH)
+    assert all(encode_text(new, text) == encode_text(base, text) for text in TARGET["german"] + ENGLISH)
 
 
 def test_added_tokens_that_sentencepiece_does_not_know(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_added_tokens_that_sentencepiece_does_not_know(bases: dict[str, Path], t
     new = load_tokenizer(tmp_path / "out")
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "out" / "tokenizer.model"))
     assert growth.first_id == len(tokenizer) and processor.id_to_piece(growth.first_id - 1) == "<pad>"
-    assert all(processor.encode(text) == encode(new, text) for text in TARGET["hindi"])
+    assert all(processor.encode(text) == encode_text(new, text) for text in TARGET["hindi"])
 
 
 def test_other_kinds_are_refused(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
         PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
         with pytest.raises(RecipeError, match=name):
             grow_tokenizer(folder, ["a"], ["a"], 1, tmp_path / "out")
-        assert grow_tokenizer(folder, ["a"], ["a"], 0, tmp_path / f"{name}-copy").pieces == []
+        assert grow_tokenizer(folder, ["a"], ["a"], 0, tmp_path / f"{name}-copy").tokens == []
 
 
 def test_user_errors(bases: dict[str, Path], tmp_path: Path) -> None:

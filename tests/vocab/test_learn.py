@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.vocab.bytelevel import ByteLevel, completions
+from prealign_cpt.vocab.families import ByteLevel, SentencePiece, completions
 from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer
 from prealign_cpt.vocab.learn import Learner
-from prealign_cpt.vocab.spm import SentencePiece
 
 from .conftest import ENGLISH, TARGET
 
@@ -106,7 +105,7 @@ def test_segmentation_is_the_grown_tokenizers(
         allowed=reader.allowed,
         whole_words=reader.whole_words,
     )
-    for token in growth.pieces:  # the pieces that were written, taken in their order
+    for token in growth.tokens:  # the pieces that were written, taken in their order
         string = new.convert_ids_to_tokens(token.id)
         learned._take(string, token.count)
     by_string = {"".join(word): word for word in grown.words(TARGET[language])}

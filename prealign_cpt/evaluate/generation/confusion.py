@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prealign_cpt.evaluate.generation.mixed_output import main_script, script_of
-from prealign_cpt.lexicon.english import CONTENT_WORDS, FUNCTION_WORDS
+from prealign_cpt.text.languages import CONTENT_WORDS, FUNCTION_WORDS
 
 MIN_WORDS, MIN_LETTERS = 5, 20
 """A line with fewer words and fewer letters (for scripts without spaces) is too short to identify."""

@@ -20,8 +20,7 @@ from prealign_cpt.evaluate.representation.retrieval import Gold, draw, translati
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.text.tokenizer import words_of
 from prealign_cpt.evaluate.work import Work
-from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.model.vectors import encode_words, vectors_of
 from prealign_cpt.run.errors import DataError
 

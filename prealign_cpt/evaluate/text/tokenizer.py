@@ -18,7 +18,7 @@ from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap, sha
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import LANGUAGES, NoDataError, Work
 from prealign_cpt.model.vectors import encode_words
-from prealign_cpt.vocab.bytelevel import BYTE_OF
+from prealign_cpt.vocab.families import BYTE_OF
 
 FREQUENT = 1000
 """Word types whose tokens are counted for `single_token_words`."""

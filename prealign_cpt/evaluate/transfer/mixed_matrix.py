@@ -24,7 +24,7 @@ from prealign_cpt.evaluate.figures import Figure, Result, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.transfer.zero_shot import MOST_TOKENS, classify
 from prealign_cpt.evaluate.work import NoDataError, Work
-from prealign_cpt.lexicon.read import read_lines
+from prealign_cpt.lexicon.pairs import read_lines
 from prealign_cpt.model.vectors import vectors_of
 from prealign_cpt.run.errors import DataError
 

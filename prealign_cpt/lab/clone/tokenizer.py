@@ -25,10 +25,9 @@ from string import ascii_lowercase, ascii_uppercase
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import storage_error
-from prealign_cpt.vocab.bytelevel import LETTER_OF, ByteLevel, keep_added_ids
+from prealign_cpt.vocab.families import LETTER_OF, ByteLevel, SentencePiece, grow_model, keep_added_ids
 from prealign_cpt.vocab.grow import MODEL, copy_tokenizer, family_of, load_tokenizer
 from prealign_cpt.vocab.learn import Piece
-from prealign_cpt.vocab.spm import SentencePiece, grow_model
 
 _CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
 """What the pre-tokenizers of GPT-2 and Llama 3 cut off by name; in other letters they would cut elsewhere."""

@@ -25,8 +25,9 @@ from prealign_cpt.align.language_model import WINDOW
 from prealign_cpt.align.stage import Material, Term
 from prealign_cpt.align.units import ENGLISH, TARGET, Group, Unit, whole
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import Documents, Words, token_texts
+from prealign_cpt.data.word_spans import Documents, Words
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import DataError, MissingInputError
 

@@ -26,10 +26,9 @@ from prealign_cpt.align.lexicon_rows import TextStatistics, ambiguity, check_lex
 from prealign_cpt.align.mixture import Mixture, mean_weights, old_pieces, subword_mixture
 from prealign_cpt.align.rows import old_tables
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import token_texts
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.load import load_whole
-from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.tokens import num_ids, token_texts
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError

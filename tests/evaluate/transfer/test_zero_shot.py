@@ -8,8 +8,8 @@ import torch
 
 from prealign_cpt.evaluate.read import read_labelled
 from prealign_cpt.evaluate.transfer.zero_shot import classify, zero_shot_transfer
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import make_model
 
 TOPICS = {"water": "river water sea cold clear runs", "book": "book words reads beautiful night all"}

@@ -9,7 +9,7 @@ from prealign_cpt.cli import main
 from prealign_cpt.evaluate.read import read_labelled
 from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 from prealign_cpt.lab.clone.tokenizer import make_cloner
-from prealign_cpt.lexicon.stage import read_pairs
+from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import verify

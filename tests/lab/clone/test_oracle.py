@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.align.contrast import contrastive_loss, relations
+from prealign_cpt.data.pack import encode
 from prealign_cpt.evaluate.transfer.clka import answer_ranks
 from prealign_cpt.evaluate.transfer.questions import read_questions
 from prealign_cpt.lab.clone.build import oracle_rows
 from prealign_cpt.lab.clone.tokenizer import Cloner, make_cloner, mirror_tokenizer
+from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.vectors import encode_words, vectors_of
-from prealign_cpt.vocab.grow import encode, load_tokenizer
-from prealign_cpt.vocab.rows import grow_rows
+from prealign_cpt.vocab.grow import load_tokenizer
 from tests.conftest import ENGLISH, PAIRS, make_model
 
 START_ID = 0

@@ -9,7 +9,7 @@ import pytest
 
 from prealign_cpt.lab.clone.tokenizer import SCRIPTS, make_cloner, script_letters
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.vocab.bytelevel import LETTER_OF
+from prealign_cpt.vocab.families import LETTER_OF
 from tests.vocab.conftest import byte_level
 
 

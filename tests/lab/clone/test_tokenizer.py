@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.lab.clone.tokenizer import Cloner, Mirror, make_cloner, mirror_tokenizer
+from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.vocab.grow import encode, load_tokenizer
+from prealign_cpt.vocab.grow import load_tokenizer
 from tests.vocab.conftest import ENGLISH, byte_level, sentence_piece
 
 TEXTS = [
@@ -37,12 +38,12 @@ def test_the_clone_is_tokenized_as_english_is(made):
     assert mirror.mismatch == 0 and all(number is not None for number in original.values())
     cloned = 0
     for text in TEXTS:
-        clone = encode(new, cloner.text(text))
-        assert [original.get(number, number) for number in clone] == encode(old, text)
+        clone = encode_text(new, cloner.text(text))
+        assert [original.get(number, number) for number in clone] == encode_text(old, text)
         assert new.decode(clone, clean_up_tokenization_spaces=False) == cloner.text(text)
         cloned += sum(number in original for number in clone)
     assert cloned == sum(token.count for token in mirror.new_tokens) > 150
-    assert sum(len(encode(old, text)) for text in TEXTS) - mirror.text_tokens in (0, 1), (
+    assert sum(len(encode_text(old, text)) for text in TEXTS) - mirror.text_tokens in (0, 1), (
         "an é may be spelled in two bytes"
     )
 
@@ -54,12 +55,12 @@ def test_english_and_its_ids_stay(made):
     assert vocab.items() <= grown.items() and len(grown) == len(vocab) + len(mirror.new_tokens)
     assert [token.id for token in mirror.new_tokens] == list(range(len(old), len(new)))
     for text in [*TEXTS, "Größe und Straße"]:
-        assert encode(new, text) == encode(old, text)
+        assert encode_text(new, text) == encode_text(old, text)
 
 
 def test_only_tokens_of_the_text_and_their_parts_are_cloned(made):
     base, cloner, mirror, _ = made
-    used = {number for text in TEXTS for number in encode(load_tokenizer(base), text)}
+    used = {number for text in TEXTS for number in encode_text(load_tokenizer(base), text)}
     assert {token.original for token in mirror.new_tokens if token.count} <= used
     letters = set(cloner.letters.values())
     whole = [token for token in mirror.new_tokens if len(token.text) > 1]

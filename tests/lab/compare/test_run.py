@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from prealign_cpt.cli import main
-from prealign_cpt.data.batches import Mixture, PackedText
+from prealign_cpt.data.mixture import Mixture, PackedText
 from prealign_cpt.lab.compare.budget import Plan, plan
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run import launch, signals

@@ -11,10 +11,10 @@ from torch import Tensor
 from prealign_cpt.align.mixture import old_pieces, subword_mixture
 from prealign_cpt.cli import main
 from prealign_cpt.data.pack import encode
-from prealign_cpt.data.words import token_texts
 from prealign_cpt.lab.objectives import vecmap
 from prealign_cpt.lab.objectives.vecmap import co_occurrences, fit_map, token_vectors, vecmap_rows
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.run.errors import DataError
 from tests.align.conftest import DOUBLES, NUM_WORDS, Ring, documents, ring_distance
 

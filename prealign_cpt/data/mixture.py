@@ -1,4 +1,4 @@
-"""Index to batch: which sequences a step reads is a pure function of the recipe and one integer.
+"""Index to sequences: which sequences a step reads is a pure function of the recipe and one integer.
 
 Sequence `n` of the run is English or target by a fixed interleaving of the recipe's share, and its place in that
 text is a permutation of the epoch. English may be two texts, switched and plain, the first giving way to the second.

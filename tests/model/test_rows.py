@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prealign_cpt.vocab.rows import grow_rows
+from prealign_cpt.model.load import grow_rows
 
 
 def tiny(rows: int, *, tied: bool, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:

@@ -1,7 +1,12 @@
-"""Words in token ids: many documents at once, by array operations.
+"""Words in token ids: found, drawn and replaced, in many documents at once, by array operations.
 
 A token is, by the text that it adds, the start of a word (a space, then letters), the inside of one (letters only), or
 no part of any. A word is a run of such tokens; one that an apostrophe follows ("king's") is left out.
+
+Random numbers are a pure function of (seed, epoch, document, word), by a counter-based generator: SplitMix64 (Steele,
+Lea and Flood, OOPSLA 2014) in uint64 arrays. Every document has a key, and the draw of its word `w` is the mixed value
+of `key + (w + 1) * GOLDEN`. So a draw depends neither on the documents beside it nor on the order in which they are
+read.
 
 Shapes: N tokens of all documents, D documents, W words, K words out of them.
 """
@@ -12,13 +17,15 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
-
-from prealign_cpt.model.tokens import num_ids
 
 Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
 Item = TypeVar("Item", bound=np.generic)
+
+GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 / golden ratio, odd: SplitMix64's step."""
+
+Draws = NDArray[np.uint64]
 
 OTHER, APOSTROPHE, START, INSIDE = 0, 1, 2, 3
 """What a token is to a word: nothing; nothing, and it begins with an apostrophe; a space and letters; letters."""
@@ -36,13 +43,18 @@ class Documents:
     ids: Ids
     borders: Places
 
+    @classmethod
+    def of(cls, ids: Ids) -> "Documents":
+        """One document."""
+        return cls(ids, np.array([0, len(ids)]))
+
     def __len__(self) -> int:
         return len(self.borders) - 1
 
 
 @dataclass(frozen=True)
-class Found:
-    """The words of documents.
+class WordSpans:
+    """Where the words of documents are.
 
     Args:
         starts: int64 [W], rising.
@@ -64,13 +76,13 @@ class Words:
     """Finds words.
 
     Args:
-        texts: of every token id; see `token_texts`.
+        texts: of every token id; see `model.tokens.token_texts`.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._kind = np.array([_kind(text) for text in texts], dtype=np.int8)
 
-    def find(self, documents: Documents) -> Found:
+    def find(self, documents: Documents) -> WordSpans:
         """The words of some documents; none reaches over a border."""
         kind = self._kind.take(documents.ids)
         inside_now = kind >= START
@@ -83,17 +95,7 @@ class Words:
         starts = np.flatnonzero(inside_now & ~goes_on[:-1])
         before_apostrophe = np.flatnonzero((kind == APOSTROPHE) & inside_before)
         starts = np.delete(starts, np.searchsorted(starts, before_apostrophe) - 1)
-        return Found(starts, np.diff(np.searchsorted(starts, documents.borders)), goes_on)
-
-
-def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The text that each id adds after a letter: a leading space is seen in every tokenizer family."""
-    first = tokenizer.encode("a", add_special_tokens=False)
-    lead = len(tokenizer.decode(first))
-    special = set(tokenizer.all_special_ids)
-    rows = [[*first, i] for i in range(num_ids(tokenizer))]
-    texts = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
-    return ["" if i in special else text[lead:] for i, text in enumerate(texts)]
+        return WordSpans(starts, np.diff(np.searchsorted(starts, documents.borders)), goes_on)
 
 
 def _kind(text: str) -> int:
@@ -151,3 +153,43 @@ def ragged(starts: Places, lengths: Places) -> Places:
     """`starts[k], starts[k] + 1, ...`, `lengths[k]` of them for each k, end to end."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def mix(x: Draws) -> Draws:
+    """SplitMix64's finalizer, in place: a bijection of 64-bit words in which every input bit moves every output bit."""
+    shifted = x >> 30
+    x ^= shifted
+    x *= 0xBF58476D1CE4E5B9
+    np.right_shift(x, 27, out=shifted)
+    x ^= shifted
+    x *= 0x94D049BB133111EB
+    np.right_shift(x, 31, out=shifted)
+    x ^= shifted
+    return x
+
+
+def document_keys(seed: int, epoch: int, first: int, count: int) -> Draws:
+    """Keys of the documents `first`, `first + 1`, ..., uint64 [count]."""
+    key = np.zeros(1, dtype=np.uint64)
+    for number in (seed, epoch):
+        key = mix((key + GOLDEN) ^ np.uint64(number % 2**64))
+    return mix((key + GOLDEN) ^ np.arange(first, first + count).astype(np.uint64))
+
+
+def word_draws(keys_D: Draws, counts_D: NDArray[np.int64]) -> Draws:
+    """One draw per word, uniform on 64 bits, uint64 [sum of counts]: words 0, 1, ... of each document in turn."""
+    before = (np.cumsum(counts_D) - counts_D).astype(np.uint64)
+    x = np.arange(1, int(counts_D.sum()) + 1, dtype=np.uint64)
+    x *= GOLDEN
+    x += np.repeat(keys_D - before * GOLDEN, counts_D)
+    return mix(x)
+
+
+def happens(x: Draws, probability: float) -> NDArray[np.bool_]:
+    """True with a probability, which is rounded to a multiple of 2^-53."""
+    return (x >> 11) < round(probability * 2**53)
+
+
+def pick(x: Draws, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number below each count, uniform to 2^-32 of it, independent of what `happens` says of the same draw."""
+    return ((mix(x ^ np.uint64(GOLDEN)) >> 32) * counts.astype(np.uint64) >> 32).astype(np.int64)
