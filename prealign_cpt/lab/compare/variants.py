@@ -118,7 +118,8 @@ def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     if target_bytes is not None:
         content["target_bytes"] = target_bytes
-    content = {"budget": "bytes", "reference": "subword", "keep_checkpoints": True, "all": {}} | content
+    defaults: dict[str, Any] = {"budget": "bytes", "reference": "subword", "keep_checkpoints": True, "all": {}}
+    content = defaults | content
     wrong = {
         "seeds": (not _are_seeds(content.get("seeds")), "different whole numbers such as [0, 1, 2]"),
         "budget": (content["budget"] not in ("bytes", "flops"), "'bytes' or 'flops'"),
