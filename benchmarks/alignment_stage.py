@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
+import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
+from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.lexicon_rows import TextStatistics
+from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.representation.retrieval import word_retrieval
@@ -25,6 +29,7 @@ from prealign_cpt.lab.compare.variants import read_grid, run_specs
 from prealign_cpt.lexicon.stage import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.text.reader import read_documents
@@ -42,13 +47,12 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
-        recipe.seed,
     )
     started = time.process_time()
     texts, tables = token_texts(new)[len(old) :], old_tables(model, len(old))
     rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, old, new, train, *tables, statistics, rows_file)
-    write_rows(model, list(range(len(old), len(new))), rows)
+    write_rows(model, len(old), rows)
     static_seconds = time.process_time() - started
     scores = [score_texts(model, new, recipe, ("valid",))["valid"]]
     start = start_token_id(new, recipe)
@@ -56,7 +60,8 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     scores.append(score_texts(model, new, recipe, ("valid",))["valid"])
     curve: list[dict[str, float]] = []
     started = time.process_time()
-    done = run_stage(model, new, old, train, recipe, curve.append) if recipe.align.steps else {}
+    alone = World(0, 1, torch.device("cpu"), dist.HashStore())
+    done = run_stage(model, new, old, train, recipe, curve.append, alone) if recipe.align.steps else {}
     seconds = time.process_time() - started
     scores.append(score_texts(model, new, recipe, ("valid",))["valid"])
     found = word_retrieval(model, new, train, heldout, start, recipe.seed)

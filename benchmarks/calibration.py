@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
+from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.lexicon_rows import TextStatistics
+from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.data.codeswitch import token_texts
 from prealign_cpt.evaluate.scores import score_texts
 from prealign_cpt.lexicon.stage import read_pairs
@@ -35,12 +37,11 @@ def main(recipe_path: str, *flags: str) -> None:
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
-        recipe.seed,
     )
     rows = static_rows(recipe.align, texts, old, new, pairs, *tables, statistics)
     start = start_token_id(new, recipe)
     for strength in STRENGTHS:
-        write_rows(model, list(range(len(old), len(new))), rows)
+        write_rows(model, len(old), rows)
         done = calibrate(model, old, new, statistics.target_text, strength, start, recipe.seed)
         score = score_texts(model, new, recipe, ("valid",))["valid"]
         print(json.dumps({"init": recipe.align.init, "strength": strength, **score, **done}), flush=True)

@@ -20,11 +20,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prealign_cpt.model.load import choose_device
+from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.saver import Saver
-from prealign_cpt.train.shard import process_group, sharded
+from prealign_cpt.train.shard import sharded
 
 
 def main() -> None:

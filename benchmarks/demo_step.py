@@ -25,10 +25,11 @@ from transformers import AutoConfig, AutoTokenizer
 from prealign_cpt.data.build import read_mixture
 from prealign_cpt.lab.compare.budget import matmul_parameters
 from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.spikes import SpikeGuard
 
 

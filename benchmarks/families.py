@@ -24,7 +24,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.model.tokens import num_ids
-from prealign_cpt.pipeline import run_all
+from prealign_cpt.pipeline import Command, run_parts
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.cache import cache_folder
 from prealign_cpt.run.errors import PrealignError
@@ -135,7 +135,7 @@ def family(name: str, folder: Path) -> dict[str, Any]:
     facts = {"tokenizer": package, "class": config.architectures[0], "rows": options["vocab_size"]}
     try:
         with redirect_stdout(sys.stderr):
-            run_all(recipe, until="export")
+            run_parts(recipe, Command(path=Path("recipe.toml")), "export")
     except PrealignError as error:
         done = [
             stage for stage in ("lexicon", "vocab", "align", "data", "cpt", "export") if (recipe.run / stage).exists()

@@ -26,16 +26,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prealign_cpt.align.init import TextStatistics, static_rows
-from prealign_cpt.align.init.statistics import MAX_BYTES
+from prealign_cpt.align.lexicon_rows import MAX_BYTES, TextStatistics
+from prealign_cpt.align.rows import static_rows
 from prealign_cpt.data.codeswitch import token_texts
+from prealign_cpt.lab.objectives.vecmap import vecmap_rows
 from prealign_cpt.lexicon.stage import read_pairs
 from prealign_cpt.recipe.schema import Align
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.grow import grow_tokenizer
 
 OLD, HIDDEN, DOCUMENTS = 32_000, 1_024, 20_000
-OURS = ["mean", "subword", "lexicon", "subword+lexicon", "vecmap", "focus", "wechsel"]
+OURS = ["mean", "subword", "lexicon", "subword+lexicon", "vecmap"]
 PEERS = ["random", "noisy-mean", "hf-mean", "wechsel", "focus", "trans-tokenizers"]
 RESULTS = Path(__file__).parent / "results" / "initializers.jsonl"
 
@@ -88,14 +89,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     pairs = read_pairs(arguments.lexicon)
     began = time.process_time()
     statistics = TextStatistics([read_documents([arguments.target])], [read_documents([arguments.english])])
-    align = Align(init=arguments.one, steps=0)
-    rows = static_rows(align, texts, base, grown, pairs, *tables, statistics)
+    if arguments.one == "vecmap":
+        vecmap_rows(base, grown, pairs, statistics.target_text, list(tables), 0)
+        provenance = ["file"] * len(texts)
+    else:
+        align = Align(init=arguments.one, steps=0)
+        provenance = static_rows(align, texts, base, grown, pairs, *tables, statistics).provenance
     seconds = time.process_time() - began
     return {
         "method": arguments.one,
         "cpu_s": round(seconds, 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
+        "rows": {kind: provenance.count(kind) for kind in sorted(set(provenance))},
     }
 
 

@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.align.init import old_tables
+from prealign_cpt.align.rows import old_tables
 from prealign_cpt.lexicon.stage import read_pairs
 
 VECTORS: dict[str, Any] = {"dim": 100, "neg": 10, "model": "cbow", "minn": 5, "maxn": 5}

@@ -47,10 +47,11 @@ def rank(options: argparse.Namespace) -> None:
     from prealign_cpt.data.batches import Mixture, PackedText
     from prealign_cpt.model.base import resolve_base
     from prealign_cpt.model.load import choose_device
+    from prealign_cpt.model.world import process_group
     from prealign_cpt.recipe.schema import Train
     from prealign_cpt.train.loop import train_step
     from prealign_cpt.train.optim import make_optimizer
-    from prealign_cpt.train.shard import process_group, sharded
+    from prealign_cpt.train.shard import sharded
     from prealign_cpt.train.spikes import SpikeGuard
 
     note("imports")

@@ -156,11 +156,12 @@ class Clock:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The product's own steps; with the arm "shares" each part of a step is timed, which costs some waiting on CUDA."""
     from prealign_cpt.data.batches import Mixture, PackedText
+    from prealign_cpt.model.world import process_group
     from prealign_cpt.recipe.schema import Train
     from prealign_cpt.run.folder import StageClock
     from prealign_cpt.train import checkpoint, loop
     from prealign_cpt.train.optim import make_optimizer
-    from prealign_cpt.train.shard import process_group, sharded
+    from prealign_cpt.train.shard import sharded
     from prealign_cpt.train.spikes import SpikeGuard
 
     device = torch.device("cuda", 0) if options.cuda else torch.device("cpu")

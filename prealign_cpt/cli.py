@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prealign_cpt import __version__
-from prealign_cpt.run import signals
+from prealign_cpt.run import launch, signals
 from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.serving import arguments as arguments_of_serving
 
-STAGES = {
-    "vocab": "grow the tokenizer (and the lexicon before it)",
-    "align": "give the new tokens' rows their meaning",
-    "data": "pack the training text",
+PARTS = {
+    "prepare": "lexicon, vocabulary, packed text and the extended model's first rows, on one machine",
+    "align": "give the new tokens' rows their meaning; under torchrun on all its ranks",
+    "train": "continual pretraining; under torchrun on all its ranks",
     "export": "make the Hugging Face folder",
 }
-"""Commands that run a recipe up to a stage; training itself is `torchrun launch/cpt.py`."""
+"""Commands that make a recipe's stages up to one, those before it included where they are missing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except PrealignError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if not launch.tell(error, error.exit_code) and os.environ.get("RANK", "0") == "0":
             print(f"prealign: {error}", file=sys.stderr, flush=True)
         _tell_torchrun(str(error))
         return error.exit_code
@@ -50,6 +50,7 @@ def guarded(work: Callable[[], int]) -> int:
         return 141
     except Exception as error:
         traceback.print_exc()
+        launch.tell(error, 70)
         _tell_torchrun(f"{type(error).__name__}: {error}")
         return 70
 
@@ -117,7 +118,17 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--seed", type=int, default=0)
     add.set_defaults(work=_clone)
 
-    for name, text in STAGES.items():
+    add = commands.add_parser("vecmap", help='rows from the tokens\' own contexts (laboratory), for align.init "file"')
+    add.add_argument("recipe", type=Path)
+    add.add_argument("rows", type=Path, help="file to write")
+    add.set_defaults(work=_vecmap, takes_flags=True)
+
+    add = commands.add_parser("run", help="every stage of a recipe, each in a process of its own")
+    add.add_argument("recipe", type=Path)
+    add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
+    add.set_defaults(work=_stage, takes_flags=True)
+
+    for name, text in PARTS.items():
         add = commands.add_parser(name, help=text)
         add.add_argument("recipe", type=Path)
         add.set_defaults(work=_stage, takes_flags=True)
@@ -155,20 +166,31 @@ def _run(arguments: list[str]) -> int:
     return int(options.work(options) or 0)
 
 
-def _recipe_command(arguments: list[str], until: str) -> int:
-    from prealign_cpt.pipeline import run_all
+def _recipe_command(arguments: list[str], until: str, num_processes: int | None = None) -> int:
+    from prealign_cpt.pipeline import Command, run_parts
     from prealign_cpt.recipe.file import load_recipe
 
     if not arguments or arguments[0].startswith("-"):
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
-    flags = list(arguments[1:])
+    path, flags = Path(arguments[0]), list(arguments[1:])
     redo = _taken_out(flags, "--redo", "name a stage")
+    skip = _taken_out(flags, "--skip", "name stages that prepare is to leave out, with commas between them")
     reuse = _taken_out(flags, "--reuse", "name a folder of runs")
     accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
     if reuse is not None and not Path(reuse).is_dir():
         raise RecipeError(f"--reuse: {reuse} is no folder; name the one that holds the runs")
-    recipe = load_recipe(Path(arguments[0]), flags)
-    run_all(recipe, redo, until, Path(reuse) if reuse else None, tuple(accept.split(",")) if accept else ())
+    command = Command(
+        path=path,
+        flags=tuple(flags),
+        redo=redo,
+        reuse=Path(reuse) if reuse else None,
+        accept=tuple(accept.split(",")) if accept else (),
+        skip=tuple(skip.split(",")) if skip else (),
+    )
+    recipe = load_recipe(path, flags)
+    if recipe.align.objective != "prealign":
+        import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
+    run_parts(recipe, command, until, num_processes)
     return 0
 
 
@@ -185,7 +207,10 @@ def _taken_out(flags: list[str], name: str, remedy: str) -> str | None:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    return _recipe_command([str(options.recipe), *options.flags], options.command)
+    arguments = [str(options.recipe), *options.flags]
+    if options.command == "run":
+        return _recipe_command(arguments, "eval", options.nproc)
+    return _recipe_command(arguments, options.command)
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -257,6 +282,18 @@ def _clone(options: argparse.Namespace) -> None:
     print(json.dumps(build_clone(options.base, options.texts, options.out, chosen)))
 
 
+def _vecmap(options: argparse.Namespace) -> None:
+    from prealign_cpt.lab.objectives.vecmap import write_vecmap
+    from prealign_cpt.lexicon.stage import read_pairs
+    from prealign_cpt.model.base import resolve_base
+    from prealign_cpt.recipe.file import load_recipe
+
+    _recipe_command([str(options.recipe), *options.flags, "--skip", "data,init"], "prepare")
+    recipe = load_recipe(options.recipe, options.flags)
+    pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
+    write_vecmap(recipe, resolve_base(recipe.base.model), recipe.run / "vocab", pairs, options.rows)
+
+
 def _report(options: argparse.Namespace) -> None:
     from prealign_cpt.report import write_report
 
@@ -265,7 +302,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from prealign_cpt.run.verify import inspect
+    from prealign_cpt.verify import inspect
 
     findings = inspect(options.run)
     for finding in findings:

@@ -1,237 +1,188 @@
-"""The whole run: every stage that is not done yet, in order.
+"""Which stage follows which, and in which process.
 
-    lexicon -> vocab -> align -> data  (rank 0)   ->   cpt  (all ranks)   ->   export -> eval  (rank 0)
+    one process    prepare --> align --> train --> export --> eval
+    torchrun       rank 0: prepare (a child) --> all ranks: align, train --> rank 0: export, eval (children)
+    prealign run   each of them a child; align and train on as many ranks as are asked for
 
-While rank 0 prepares, the others wait for a key in the store, not in a collective, so preparing may take any time.
-Another key calls them to the training stage of the alignment, after which they wait again.
+What one stage hands to the next lies in the run folder. The ranks join their group when rank 0 has everything prepared,
+so preparing may take any time and nobody waits for it in a collective.
 """
 
 import json
 import os
-import time
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from prealign_cpt.align.build import INVITATION, build_align, join_align
-from prealign_cpt.align.init.subword import old_pieces
-from prealign_cpt.data.build import build_data, read_mixture
-from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.evaluate.scores import score_all
-from prealign_cpt.export import Probe, build_export
-from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
-from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
-from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.bits import held_out
-from prealign_cpt.model.load import choose_device, load_whole
-from prealign_cpt.model.tokens import num_ids, start_token_id
-from prealign_cpt.recipe.file import as_dict
+from prealign_cpt.recipe.file import as_dict, as_toml
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.run import signals
-from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeError, StorageError
-from prealign_cpt.run.folder import ORDER, Run, changes, file_digests, folder_digest, say
-from prealign_cpt.run.manifest import atomic_write, sha256, verify
-from prealign_cpt.train.checkpoint import latest
-from prealign_cpt.train.failure import first_failure
-from prealign_cpt.train.loop import train
-from prealign_cpt.train.shard import World, process_group, sharded
-from prealign_cpt.vocab.build import build_vocab
+from prealign_cpt.run import launch, signals
+from prealign_cpt.run.digests import Digests
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.folder import ORDER, Run, changes, say
+from prealign_cpt.run.manifest import NAME as MANIFEST
+from prealign_cpt.run.manifest import atomic_write, read_manifest, verify
+from prealign_cpt.stages import READS, inputs, with_dependents
+
+if TYPE_CHECKING:
+    from prealign_cpt.model.world import World
+
+PARTS = {
+    "prepare": ("lexicon", "vocab", "data", "init"),
+    "align": ("align",),
+    "train": ("cpt",),
+    "export": ("export",),
+    "eval": ("eval",),
+}
+"""The commands, in order, and the stages that each makes."""
 
 
-def run_all(
-    recipe: Recipe,
-    redo: str | None = None,
-    until: str = ORDER[-1],
-    borrow: Path | None = None,
-    accept: tuple[str, ...] = (),
-) -> None:
-    """Run the stages up to `until` on the ranks that torchrun started, or on one.
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A recipe as it was asked for on the command line."""
 
-    The run's state, with the exit code that torchrun flattens to 1, is in `run_state.json`.
+    path: Path
+    flags: tuple[str, ...] = ()
+    """Recipe keys."""
+    redo: str | None = None
+    reuse: Path | None = None
+    accept: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    """Stages that are not prepared."""
+
+    def child(self, part: str) -> list[str]:
+        """Arguments that make a part in a process of its own."""
+        options = ["--skip", ",".join(self.skip)] if self.skip and part == "prepare" else []
+        options += ["--reuse", str(self.reuse)] if self.reuse else []
+        options += ["--accept", ",".join(self.accept)] if self.accept else []
+        return [part, str(self.path), *self.flags, *options]
+
+
+def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_processes: int | None = None) -> None:
+    """Make every stage up to `until` that is not there yet.
+
+    On the ranks that torchrun started, or alone.
 
     Args:
-        redo, borrow, accept: see `Run`.
+        until: a key of `PARTS`.
+        num_processes: make each part in a process of its own, alignment and training on so many ranks (0: one for
+            each GPU). None: in this process, as far as it is alone.
+
+    Raises:
+        what the stages raise; `run_state.json` says so too, if work had begun.
     """
-    device = choose_device(recipe.device)
-    with process_group(device) as world:
-        run: Run | None = None
+    parts = list(PARTS)[: list(PARTS).index(until) + 1]
+    if until == "align":  # which reads no packed text
+        command = replace(command, skip=("data",))
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    redo = with_dependents(command.redo) if command.redo else []
+    run = Run(recipe.run, redo, command.reuse, command.accept) if rank == 0 else None
+    try:
+        if num_processes is not None and run is not None:
+            for part in parts:
+                _make(run, recipe, command, part, num_processes if part in ("align", "train") else 1)
+        else:
+            _make_here(run, recipe, command, parts, ranks)
+        if run is not None:
+            run.describe(as_toml(recipe.anywhere()))
+            run.end()
+    except BaseException as error:
+        if run is not None:
+            signals.ignore()
+            run.end(error)
+        raise
+    finally:
+        if run is not None:
+            run.close()
+
+
+def is_done(run: Run, recipe: Recipe, part: str, skip: tuple[str, ...] = ()) -> bool:
+    """Whether all stages of a part are there, made from the same; a stage of another run is taken where it can be.
+
+    Args:
+        skip: stages that do not matter.
+
+    Raises:
+        RecipeError: a stage was made from something else.
+        DataError: a stage is damaged.
+    """
+    for stage in PARTS[part]:
+        if stage in skip:
+            continue
+        if not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
+            return False
+        made_from = _inputs(stage, recipe, run.digests)
+        if not (_is_trained(run, recipe, made_from) if stage == "cpt" else run.has(stage, made_from)):
+            return False
+    return True
+
+
+def _make(run: Run, recipe: Recipe, command: Command, part: str, num_processes: int) -> None:
+    """A part in a process of its own."""
+    if is_done(run, recipe, part, command.skip):
+        return
+    run.start()
+    run.digests.save()
+    launch.start(command.child(part), num_processes, run.child_environment())
+    run.digests.load()
+
+
+def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[str], ranks: int) -> None:
+    """Alignment and training in this process; the rest too where it is alone, and by children of rank 0 where not."""
+    alone = ranks == 1
+
+    def make(part: str) -> None:
+        if run is None or part not in parts:
+            return
+        if not alone:
+            _make(run, recipe, command, part, 1)
+        elif not is_done(run, recipe, part, command.skip):
+            if part == "prepare":
+                _prepare(run, recipe, command.skip)
+            else:
+                {"export": _export, "eval": _evaluate}[part](run, recipe)
+
+    if alone:
+        make("prepare")
+        trained = all(is_done(run, recipe, part) for part in ("align", "train") if run and part in parts)
+        if not trained:
+            _on_ranks(run, recipe, command, parts, lambda: None)
+    elif "align" in parts:
+        _on_ranks(run, recipe, command, parts, lambda: make("prepare"))
+    make("export")
+    make("eval")
+
+
+def _prepare(run: Run, recipe: Recipe, skip: tuple[str, ...]) -> None:
+    from prealign_cpt.prepare import prepare
+
+    prepare(run, recipe, skip)
+
+
+def _on_ranks(
+    run: Run | None, recipe: Recipe, command: Command, parts: list[str], prepared: Callable[[], None]
+) -> None:
+    """Alignment and training, by all ranks together."""
+    from prealign_cpt.model.load import choose_device
+    from prealign_cpt.model.world import process_group
+    from prealign_cpt.train.failure import first_failure
+
+    with process_group(choose_device(recipe.device), before=prepared) as world:
         try:
             _agree(recipe, world)
-            if world.rank == 0:
-                run = Run(recipe, redo, borrow, accept)
-                run.state("running")
-                with _all_cores(device):
-                    prepare(run, world, min(until, "data", key=ORDER.index))
-                world.store.set("prepared", "yes")
-            else:
-                _follow(recipe, world)
-            if ORDER.index(until) >= ORDER.index("cpt"):
-                train_stage(recipe, world, accept)
-            if run is not None:
-                run.describe()
-                with _all_cores(device):
-                    finish(run, device, until)
-                run.state("finished", exit_code=0)
+            _align(run, recipe, world)
+            if "train" in parts:
+                _train(run, recipe, world, command.accept)
         except BaseException as error:
             signals.ignore()  # torchrun signals the ranks that are left when one has ended
             cause = first_failure(error, world)
-            if run is not None:
-                stopped = isinstance(cause, signals.StoppedError)
-                code = cause.exit_code if isinstance(cause, PrealignError) else 70
-                with suppress(StorageError):  # the error itself matters more
-                    run.state("stopped" if stopped else "failed", exit_code=code, reason=str(cause))
-            if world.rank == 0:
-                with suppress(RuntimeError):  # the launcher is gone, and the store with it
-                    world.store.set("prepared", "no")
             if cause is not error:
                 raise cause from error
             raise
-        finally:
-            if run is not None:
-                run.close()
 
 
-def prepare(run: Run, world: World, until: str) -> None:
-    """The stages before training, in this process alone but for the training stage of the alignment."""
-    recipe = run.recipe
-    base = check_inputs(recipe)
-    texts = recipe.paths(recipe.text.target + recipe.text.english)
-    lexicon_path = recipe.path(recipe.lexicon.path)
-    lexicon = run.stage(
-        "lexicon",
-        {"file": sha256(lexicon_path)} | values(recipe, "lexicon", "seed"),
-        lambda out: _fill_lexicon(recipe, lexicon_path, out),
-    )
-    if until == "lexicon":
-        return
-    of_base = base_digest(base)
-    vocab = run.stage(
-        "vocab",
-        {"base": of_base, "texts": file_digests(texts)} | values(recipe, "vocab") | given_tokenizer(recipe),
-        lambda out: build_vocab(recipe, base, out),
-    )
-    if until == "vocab":
-        return
-    pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
-    align = run.stage(
-        "align",
-        {
-            "base": of_base,
-            "lexicon": folder_digest(lexicon),
-            "vocab": folder_digest(vocab),
-            "texts": file_digests(texts + recipe.evaluation_files() + recipe.question_files() + parallel_files(recipe)),
-            "rows": file_digests(rows_files(recipe)),
-        }
-        | values(recipe, "base", "align", "evaluate", "seed", "train.precision", "data.mixed_tokenization"),
-        lambda out: build_align(recipe, base, vocab, pairs, heldout, world.device, out, world),
-    )
-    if until == "align":
-        return
-    run.stage(
-        "data",
-        {
-            "tokenizer": sha256(align / "tokenizer.json"),
-            "lexicon": folder_digest(lexicon),
-            "texts": file_digests(texts),
-        }
-        | values(
-            recipe, "data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"
-        ),
-        lambda out: build_data(recipe, base, align, pairs, out),
-    )
-
-
-def train_stage(recipe: Recipe, world: World, accept: tuple[str, ...] = ()) -> None:
-    """Continual pretraining on all ranks; skipped if it is finished."""
-    folder = recipe.run / "cpt"
-    inputs = {
-        "align": folder_digest(recipe.run / "align"),
-        "data": folder_digest(recipe.run / "data"),
-        **decisive(recipe),
-    }
-    summary = folder / "summary.json"
-    if summary.exists() and json.loads(summary.read_text())["inputs"] == inputs:
-        if world.rank == 0:
-            say("cpt: done before, kept")
-        return
-    folder.mkdir(exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.run / "align", local_files_only=True)
-    mixture = read_mixture(recipe, recipe.run / "data")
-    valid = held_out(recipe, "valid", tokenizer)
-    if world.rank == 0:
-        say(f"cpt: {recipe.train.steps} steps on {world.size} rank(s), {world.device.type}, {recipe.train.precision}")
-    own = recipe.train
-    module = sharded(recipe.run / "align", world, own.precision, own.checkpoint_activations, own.compile, own.replicas)
-    module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
-    start = start_token_id(tokenizer, recipe)
-    new_tokens = json.loads((recipe.run / "vocab" / "report.json").read_text())["new_tokens"]
-    first_new = num_ids(tokenizer) - new_tokens if new_tokens else None
-    pieces = _pieces(recipe, tokenizer, new_tokens) if new_tokens and own.composition_lr else None
-    result = train(module, mixture, valid, own, start, folder, inputs, world, first_new, pieces, accept)
-    if world.rank == 0:
-        atomic_write(folder / "summary.json", json.dumps({**result, "inputs": inputs}, indent=1))
-        say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
-
-
-def _pieces(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, new_tokens: int) -> list[list[int]]:
-    """How the base tokenizer spells the new tokens."""
-    base = AutoTokenizer.from_pretrained(resolve_base(recipe.base.model), local_files_only=True)
-    return old_pieces(token_texts(tokenizer)[-new_tokens:], base, tokenizer)
-
-
-def finish(run: Run, device: torch.device, until: str) -> None:
-    """The stages after training, in this process alone."""
-    recipe, folder = run.recipe, run.folder
-    if ORDER.index(until) < ORDER.index("export"):
-        return
-    summary = json.loads((folder / "cpt" / "summary.json").read_text())
-    step = latest(folder / "cpt", summary["inputs"])
-    if step is None or int(step.name.removeprefix("step-")) != recipe.train.steps:
-        raise MissingInputError(f"{folder / 'cpt'}: the last checkpoint is not sound; start again with --redo cpt")
-    export = run.stage(
-        "export",
-        {"checkpoint": folder_digest(step), "align": folder_digest(folder / "align")},
-        lambda out: build_export(
-            recipe, folder / "align", step, Probe(**summary["probe"]), out, "export" in run.accept
-        ),
-    )
-    if until == "export":
-        return
-    run.stage(
-        "eval",
-        {
-            "model": folder_digest(export),
-            "texts": file_digests(recipe.evaluation_files() + recipe.question_files()),
-        }
-        | values(recipe, "evaluate", "base.start_token", "seed"),
-        lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),
-    )
-
-
-def _fill_lexicon(recipe: Recipe, path: Path, out: Path) -> None:
-    own = recipe.lexicon
-    report = build_lexicon(path, own.format, own.heldout, recipe.seed, out, own.max_translations)
-    say(
-        f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
-        f"dropped {report['dropped'] or 'none'}"
-    )
-
-
-def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device, out: Path) -> None:
-    verify(export)
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    model = load_whole(export, dtype).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
-    pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
-    scores = score_all(model.eval(), tokenizer, recipe, pairs, heldout)
-    atomic_write(out / "report.json", json.dumps({"scores": scores, "models": {"trained": scores}}, indent=1))
-    test = scores["test"]
-    say(f"eval: target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte")
-
-
-def _agree(recipe: Recipe, world: World) -> None:
+def _agree(recipe: Recipe, world: "World") -> None:
     """Compare the recipe with that of rank 0, whose file may be another on another node.
 
     Raises:
@@ -245,34 +196,143 @@ def _agree(recipe: Recipe, world: World) -> None:
         raise RecipeError(f"the recipe here is not that of rank 0 ({told}); give every node the same file and flags")
 
 
-class _all_cores:  # noqa: N801
-    """torchrun gives every rank one thread; while rank 0 works alone it may have them all."""
+def _align(run: Run | None, recipe: Recipe, world: "World") -> None:
+    """The alignment stage, on every rank."""
+    from prealign_cpt.align.build import build_align
+    from prealign_cpt.lexicon.stage import read_pairs
 
-    def __init__(self, device: torch.device) -> None:
-        self._threads = torch.get_num_threads()
-        self._wanted = len(os.sched_getaffinity(0)) if device.type == "cpu" else self._threads
+    made_from = _inputs("align", recipe, run.digests) if run else {}
+    if _from_rank_0(run is not None and run.has("align", made_from)):
+        return
+    init, pairs = recipe.run / "init", read_pairs(recipe.run / "lexicon" / "clean.tsv")
+    if run is not None:
+        run.stage("align", made_from, lambda out: build_align(recipe, init, pairs, out, world))
+    else:
+        build_align(recipe, init, pairs, None, world)
 
-    def __enter__(self) -> None:
-        torch.set_num_threads(self._wanted)
 
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._threads)
+def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, ...]) -> None:
+    """Continual pretraining, on every rank; skipped if it is finished."""
+    from transformers import AutoTokenizer
+
+    from prealign_cpt.align.initialize import PIECES
+    from prealign_cpt.data.build import read_mixture
+    from prealign_cpt.model.bits import held_out
+    from prealign_cpt.model.tokens import num_ids, start_token_id
+    from prealign_cpt.train.loop import train
+    from prealign_cpt.train.shard import sharded
+
+    if _from_rank_0(run is not None and is_done(run, recipe, "train")):
+        return
+    if run is not None:
+        run.start()
+    made_from, settings = _from_rank_0(_inputs("cpt", recipe, run.digests) if run else {}), recipe.train
+    align, folder = recipe.run / "align", recipe.run / "cpt"
+    folder.mkdir(exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
+    mixture = read_mixture(recipe, recipe.run / "data")
+    valid = held_out(recipe, "valid", tokenizer)
+    if world.rank == 0:
+        say(f"cpt: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
+    module = sharded(
+        align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas
+    )
+    module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
+    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
+    first_new = num_ids(tokenizer) - len(spellings) if spellings else None
+    composed = spellings if spellings and settings.composition_lr else None
+    result = train(
+        module, mixture, valid, settings, start_token_id(tokenizer, recipe), folder, made_from, world, first_new,
+        composed, accept,
+    )  # fmt: skip
+    if world.rank == 0:
+        atomic_write(folder / "summary.json", json.dumps({**result, "inputs": made_from}, indent=1))
+        say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
 
 
-def _follow(recipe: Recipe, world: World) -> None:
-    """What the other ranks do while rank 0 prepares: wait, and take part in the alignment when they are called."""
-    failure = "rank 0 could not prepare the run; its message says why"
-    joined = False
-    while not world.store.check(["prepared"]):
-        if not joined and world.store.check([INVITATION]):
-            joined = True
-            try:
-                join_align(recipe, world)
-            except RuntimeError as error:  # a collective that rank 0 left; it says so a moment later
-                time.sleep(1.0)
-                if world.store.check(["prepared"]):
-                    raise signals.StoppedError(failure) from error
-                raise
-        time.sleep(0.5)
-    if world.store.get("prepared") != b"yes":
-        raise signals.StoppedError(failure)
+def _export(run: Run, recipe: Recipe) -> None:
+    from prealign_cpt.export import Probe, build_export
+    from prealign_cpt.train.checkpoint import latest
+
+    summary = _summary(recipe)
+    assert summary is not None
+    made_from = _inputs("export", recipe, run.digests)
+    step = latest(run.folder / "cpt", summary["inputs"])
+    if step != _last_checkpoint(recipe):
+        raise _unsound(recipe)
+    probe, align, accepted = Probe(**summary["probe"]), run.folder / "align", "export" in run.accept
+    run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted))
+
+
+def _evaluate(run: Run, recipe: Recipe) -> None:
+    from prealign_cpt.evaluate.stage import build_eval
+    from prealign_cpt.model.base import resolve_base
+    from prealign_cpt.model.load import choose_device
+
+    folder, device = run.folder, choose_device(recipe.device)
+    verify(folder / "export", run.digests.sha256)
+    run.stage(
+        "eval",
+        _inputs("eval", recipe, run.digests),
+        lambda out: build_eval(
+            recipe,
+            resolve_base(recipe.base.model),
+            folder / "align",
+            folder / "export",
+            folder / "lexicon",
+            out,
+            device,
+        ),
+    )
+
+
+def _inputs(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
+    """What a stage is to be made from."""
+    folders = {name: recipe.run / name for name in ORDER}
+    if stage == "export":
+        folders["cpt"] = _last_checkpoint(recipe)
+        if not (folders["cpt"] / MANIFEST).is_file():
+            raise _unsound(recipe)
+    return inputs(stage, recipe, digests, folders)
+
+
+def _is_trained(run: Run, recipe: Recipe, made_from: dict[str, Any]) -> bool:
+    folder, summary = recipe.run / "cpt", _summary(recipe)
+    checkpoints = sorted(folder.glob(f"step-{'[0-9]' * 10}/{MANIFEST}"))
+    if summary is not None:
+        run.check_inputs(folder, summary["inputs"], made_from, "cpt")
+    elif checkpoints:
+        run.check_inputs(
+            checkpoints[-1].parent, read_manifest(checkpoints[-1].parent)["about"]["inputs"], made_from, "cpt"
+        )
+    if summary is None or summary["inputs"] != made_from:
+        return False
+    run.say_once("cpt: done before, kept")
+    return True
+
+
+def _is_made(recipe: Recipe, stage: str) -> bool:
+    return _summary(recipe) is not None if stage == "cpt" else (recipe.run / stage).is_dir()
+
+
+def _last_checkpoint(recipe: Recipe) -> Path:
+    return recipe.run / "cpt" / f"step-{recipe.train.steps:010}"
+
+
+def _unsound(recipe: Recipe) -> MissingInputError:
+    return MissingInputError(f"{recipe.run / 'cpt'}: the last checkpoint is not sound; start again with --redo cpt")
+
+
+def _summary(recipe: Recipe) -> dict[str, Any] | None:
+    """What the finished training says of itself; None before."""
+    path = recipe.run / "cpt" / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _from_rank_0(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -143,7 +143,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_input_gives_one_line_and_leaves_nothing(recipe_file: Path, command: Any, name: str) -> None:
     change, expected, pattern = BAD[name]
-    code, lines = command("data", recipe_file, *change(recipe_file))
+    code, lines = command("prepare", recipe_file, *change(recipe_file))
     assert code == expected, lines
     assert len(lines) == 1, lines
     assert lines[0].startswith("prealign: ")
@@ -153,16 +153,16 @@ def test_a_bad_input_gives_one_line_and_leaves_nothing(recipe_file: Path, comman
 
 def test_a_unigram_tokenizer_cannot_be_grown_but_kept(recipe_file: Path, command: Any) -> None:
     flags = _own_base(recipe_file, _unigram)
-    code, lines = command("vocab", recipe_file, *flags)
+    code, lines = command("prepare", recipe_file, *flags)
     assert code == 78 and len(lines) == 1, lines
     assert "a Unigram tokenizer" in lines[0] and "set the size to 0" in lines[0]
     assert _left(recipe_file) == ["lexicon"]
-    code, lines = command("vocab", recipe_file, *flags, "--vocab.size", "0")
+    code, lines = command("prepare", recipe_file, *flags, "--vocab.size", "0")
     assert code == 0, "the remedy of the message must work: " + "\n".join(lines)
 
 
 def test_an_unknown_start_token_is_refused_before_any_work(recipe_file: Path, command: Any) -> None:
-    code, lines = command("data", recipe_file, "--base.start_token", "<s>")
+    code, lines = command("prepare", recipe_file, "--base.start_token", "<s>")
     assert code == 78 and len(lines) == 1, lines
     assert "base.start_token: '<s>' is not a token" in lines[0] and "<|endoftext|>" in lines[0]
     assert not _left(recipe_file)
@@ -176,43 +176,41 @@ def test_a_base_that_is_not_finite_is_refused(recipe_file: Path, command: Any) -
         weights["model.embed_tokens.weight"][7, 3] = float("nan")
         save_file(weights, base / "model.safetensors", {"format": "pt"})
 
-    code, lines = command("align", recipe_file, *_own_base(recipe_file, spoil))
+    code, lines = command("prepare", recipe_file, *_own_base(recipe_file, spoil))
     assert code == 79 and len(lines) == 1, lines
     assert "embed_tokens.weight is not finite in rows [7]" in lines[0]
-    assert _left(recipe_file) == ["lexicon", "vocab"]
+    assert _left(recipe_file) == ["data", "lexicon", "vocab"]
 
 
 def test_a_gate_that_closes_names_its_key(recipe_file: Path, command: Any) -> None:
-    code, lines = command("align", recipe_file, "--align.max_english_increase", "0", "--align.shrink", "1.0")
+    code, lines = command("align", recipe_file, "--align.max_english_increase", "0")
     assert code == 79 and len(lines) == 1, lines
     assert "align.max_english_increase" in lines[0]
-    assert _left(recipe_file) == ["lexicon", "vocab"]
+    assert _left(recipe_file) == ["init", "lexicon", "vocab"]
 
 
 def test_a_text_that_fills_no_sequence_is_refused(recipe_file: Path, command: Any) -> None:
-    code, lines = command("data", recipe_file, "--data.sequence_length", "100000")
+    code, lines = command("prepare", recipe_file, "--data.sequence_length", "100000")
     assert code == 65 and len(lines) == 1, lines
     assert "do not fill one sequence of 100000" in lines[0]
-    assert _left(recipe_file) == ["align", "lexicon", "vocab"]
+    assert _left(recipe_file) == ["lexicon", "vocab"]
 
 
 def test_two_runs_in_one_folder_at_once(recipe_file: Path, command: Any) -> None:
-    first = Run(load_recipe(recipe_file))
-    before = (first.folder / "recipe.toml").read_text()
-    code, lines = command("vocab", recipe_file, "--vocab.size", "5")
+    first = Run(load_recipe(recipe_file).run)
+    code, lines = command("prepare", recipe_file, "--vocab.size", "5")
     assert code == 75 and len(lines) == 1, lines
     assert "another run works in this folder" in lines[0] and f"process {os.getpid()}" in lines[0]
-    assert (first.folder / "recipe.toml").read_text() == before, "the first run is not to be disturbed"
-    assert not (first.folder / "run_state.json").exists()
+    assert not (first.folder / "run_state.json").exists(), "the first run is not to be disturbed"
     assert not _left(recipe_file)
     first.close()
     assert command("lexicon", recipe_file.parent / "lexicon.tsv", "--out", recipe_file.parent / "out.tsv")[0] == 0
-    assert command("vocab", recipe_file)[0] == 0
+    assert command("prepare", recipe_file)[0] == 0
 
 
 def test_a_file_in_place_of_the_run_folder(recipe_file: Path, command: Any) -> None:
     (recipe_file.parent / "runs").write_text("a file")
-    code, lines = command("vocab", recipe_file)
+    code, lines = command("prepare", recipe_file)
     assert code == 74 and len(lines) == 1, lines
 
 
@@ -228,9 +226,9 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.parametrize(
     ("stage", "size", "kept"),
     [
-        ("vocab", 12_000, ["lexicon"]),
-        ("align", 60_000, ["lexicon", "vocab"]),
-        ("export", 60_000, ["align", "data", "lexicon", "vocab"]),
+        ("prepare", 12_000, ["lexicon"]),
+        ("align", 60_000, ["data", "init", "lexicon", "vocab"]),
+        ("export", 60_000, ["align", "data", "init", "lexicon", "vocab"]),
     ],
     ids=["tokenizer", "model", "checkpoint"],
 )
@@ -238,8 +236,8 @@ def test_a_full_disk_is_storage_s_fault(
     recipe_file: Path, command: Any, stage: str, size: int, kept: list[str]
 ) -> None:
     """Writing beyond so many bytes fails, as on a full disk; in a process of its own, for pytest writes files too."""
-    if stage == "export":
-        assert command("data", recipe_file)[0] == 0
+    if stage != "prepare":
+        assert command("prepare" if stage == "align" else "align", recipe_file)[0] == 0
     limited = [sys.executable, "-c", LIMITED, str(size), stage, str(recipe_file)]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=200)
     assert done.returncode == 74, done.stderr
@@ -303,7 +301,7 @@ def test_the_lexicon_command_never_overwrites(command: Any, tmp_path: Path) -> N
 
 
 def test_version_and_help(capsys: Any) -> None:
-    for arguments in (["--version"], ["--help"], ["vocab", "--help"]):
+    for arguments in (["--version"], ["--help"], ["prepare", "--help"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 0

@@ -99,7 +99,8 @@ def test_the_metrics_hold_each_step_and_the_evaluations(run: Path) -> None:
     assert all(set(row["valid"]) == {"target_bpb", "english_bpb"} for row in rows if "valid" in row)
     assert [row["tokens"] for row in rows] == [step * 4 * 32 for step in range(7)]
     report = json.loads((run / "eval" / "report.json").read_text())
-    assert report["scores"]["test"]["target_bpb"] > 0
+    assert set(report["models"]) == {"base", "aligned", "trained"}
+    assert report["models"]["trained"]["test"]["target_bpb"] > 0
 
 
 def test_the_export_is_an_ordinary_model_folder(run: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_second_start_skips_every_stage(recipe: Path, copy: Path, capsys: Any)
         assert f"{stage}: done before, kept" in said
         assert f"{stage}: starts" not in said
     changed = {p.name for p, time in before.items() if p.stat().st_mtime_ns != time}
-    assert changed <= {"run.lock", "run_state.json", "recipe.toml"}
+    assert changed <= {"run.lock", "run_state.json", "recipe.toml", "digests.json"}
     assert _state(copy) == {"status": "finished", "exit_code": 0}
 
 
@@ -151,12 +152,12 @@ def test_verify_finds_everything_sound_and_a_flipped_byte(run: Path, copy: Path,
         ("lexicon", "seed", "0", "1"),
         ("vocab", "vocab.size", "30", "31"),
         ("align", "align.steps", "3", "4"),
-        ("align", "train.precision", '"fp32"', '"bf16"'),
+        ("init", "train.precision", '"fp32"', '"bf16"'),
         ("data", "codeswitch.ratio", "0.5", "0.1"),
         ("data", "train.steps", "6", "8"),
         ("cpt", "train.clip", "1.0", "2.0"),
         ("cpt", "train.schedule", '"wsd"', '"cosine"'),
-        ("align", "evaluate.batch_tokens", "4096", "100"),  # the alignment stage scores too, so it is asked first
+        ("eval", "evaluate.batch_tokens", "4096", "100"),
     ],
 )
 def test_a_changed_recipe_is_refused_with_the_old_and_the_new_value(
@@ -166,8 +167,7 @@ def test_a_changed_recipe_is_refused_with_the_old_and_the_new_value(
     error = capsys.readouterr().err
     assert code == 78, error
     assert f"{key}: {old} -> {new}" in error and f"--redo {stage}" in error and "Traceback" not in error
-    state = _state(copy)
-    assert state["status"] == "failed" and state["exit_code"] == 78
+    assert _state(copy) == {"status": "finished", "exit_code": 0}, "a refused command leaves the state as it was"
 
 
 def test_a_refused_recipe_does_not_replace_the_one_that_made_the_folder(recipe: Path, copy: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_changed_text_is_refused(recipe: Path, copy: Path, tmp_path: Path, cap
         file.write("\n\nEin neuer Satz.\n")
     assert _start(own, copy) == 78
     error = capsys.readouterr().err
-    assert "other inputs (texts[0:target.txt]: " in error and "start again with --redo vocab" in error
+    assert "other inputs (text.target[0:target.txt]: " in error and "start again with --redo vocab" in error
 
 
 def test_what_does_not_decide_the_weights_may_change(recipe: Path, copy: Path, capsys: Any) -> None:
@@ -206,13 +206,23 @@ def test_a_run_is_made_longer(recipe: Path, copy: Path, capsys: Any) -> None:
     assert verify(copy / "cpt" / "step-0000000009")["about"]["inputs"]["train.steps"] == 9
 
 
-def test_redo_removes_a_stage_and_those_behind_it(recipe: Path, copy: Path, capsys: Any) -> None:
+def test_redo_makes_a_stage_and_those_that_read_it_anew(recipe: Path, copy: Path, capsys: Any) -> None:
     assert _start(recipe, copy, "--redo", "export") == 0
     said = capsys.readouterr().out
-    assert "cpt: done before, kept" in said
-    assert all(f"{stage}: removed" in said and f"{stage}: done in" in said for stage in ("export", "eval"))
+    assert "cpt: done before, kept" in said and "export, eval: will be made anew" in said
+    assert all(f"{stage}: done in" in said for stage in ("export", "eval"))
+    assert (copy / "redone-1" / "export" / "model.safetensors").is_file()
     assert _start(recipe, copy, "--redo", "nonsense") == 78
     assert "not a stage" in capsys.readouterr().err
+
+
+def test_other_evaluation_settings_cost_no_training(recipe: Path, copy: Path, capsys: Any) -> None:
+    flags = ["--evaluate.max_bytes", "2000"]
+    assert _start(recipe, copy, *flags) == 78
+    assert "--redo eval" in capsys.readouterr().err
+    assert _start(recipe, copy, *flags, "--redo", "eval") == 0
+    said = capsys.readouterr().out
+    assert "cpt: done before, kept" in said and "export: done before, kept" in said
 
 
 def _without(copy: Path, *stages: str) -> None:

@@ -1,5 +1,5 @@
-"""What the ranks of the alignment stage say to each other. Every rank holds the whole model and reads a part of each
-batch; with `world` None, or one rank in it, nothing is sent.
+"""What the ranks of the training stage say to each other. Every rank holds the whole model and reads a part of each
+batch; where there is one rank, nothing is sent.
 
     units of the batch ─ part ─► vectors of mine ─ gather ─► vectors of all ─► my share of the loss ─► sum of gradients
 
@@ -14,33 +14,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prealign_cpt.train.shard import World
+from prealign_cpt.model.world import World
 
 T = TypeVar("T")
 
 
-def rank_and_size(world: World | None) -> tuple[int, int]:
-    """This rank and how many there are."""
-    return (0, 1) if world is None else (world.rank, world.size)
-
-
-def parts(items: Sequence[T], world: World | None) -> list[Sequence[T]]:
+def parts(items: Sequence[T], world: World) -> list[Sequence[T]]:
     """Items in runs of nearly equal length, one for each rank; end to end they are the items again."""
-    _, size = rank_and_size(world)
-    return [items[len(items) * r // size : len(items) * (r + 1) // size] for r in range(size)]
+    return [items[len(items) * r // world.size : len(items) * (r + 1) // world.size] for r in range(world.size)]
 
 
-def total(values: Tensor, world: World | None) -> Tensor:
+def total(values: Tensor, world: World) -> Tensor:
     """Sum over ranks of a tensor without gradient."""
     values = values.detach()
-    if world is None or world.size == 1:
+    if world.size == 1:
         return values
     values = values.clone()
     dist.all_reduce(values)
     return values
 
 
-def gather(local_LUD: Tensor, counts: list[int], world: World | None) -> Tensor:
+def gather(local_LUD: Tensor, counts: list[int], world: World) -> Tensor:
     """The vectors of all ranks, in rank order, [L, sum of counts, D].
 
     A gradient that any rank sends into them reaches the rank they come from: the backward pass sums over ranks. So all
@@ -49,7 +43,7 @@ def gather(local_LUD: Tensor, counts: list[int], world: World | None) -> Tensor:
     Args:
         counts: units of each rank.
     """
-    if world is None or world.size == 1:
+    if world.size == 1:
         return local_LUD
     if not local_LUD.requires_grad:
         local_LUD = local_LUD.detach().requires_grad_(True)
@@ -62,9 +56,9 @@ class _Gather(torch.autograd.Function):
         ctx.counts, ctx.rank = counts, rank
         padded = local.new_zeros(local.shape[0], max(counts), local.shape[2])
         padded[:, : counts[rank]] = local
-        found = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(found, padded)
-        return torch.cat([part[:, :count] for part, count in zip(found, counts, strict=True)], dim=1)
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded)
+        return torch.cat([part[:, :count] for part, count in zip(received, counts, strict=True)], dim=1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -75,9 +69,9 @@ class _Gather(torch.autograd.Function):
         return gradient[:, first : first + ctx.counts[ctx.rank]], None, None
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], world: World | None) -> None:
+def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
     """Replace each gradient by its sum over ranks; a rank without one counts as zero."""
-    if world is None or world.size == 1:
+    if world.size == 1:
         return
     for parameter in parameters:
         if parameter.grad is None:

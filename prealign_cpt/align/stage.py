@@ -1,53 +1,126 @@
 """The training stage behind the static rows: what moves (trainable.py) by a weighted sum of terms.
 
-    contrastive   words, words in sentences, or sentences and their translations agree at every layer   contrast.py
-    anchor        language-model loss on English text                                                    text.py
-    target_text   the same on text in the new language, without which aligned rows drift from use        text.py
-    distill       new tokens mean what their old pieces meant                                            distill.py
-    switch        a translated word leaves an English text as the word itself would                      distill.py
+    contrastive   words and their translations agree at every layer; or another objective     contrast.py
+    anchor        language-model loss on English text                                          language_model.py
+    target_text   the same on text in the new language, without which aligned rows drift       language_model.py
 
 Each term has its own graph, so each runs backward by itself. With several ranks every one has the whole model and a
-part of each batch; gradients are summed, so any number of ranks makes the same steps.
+part of each batch; gradients are summed, so any number of ranks makes the same steps. A term that finds nothing to
+work on is left out, and that is said once.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.contrast import chosen_layers
-from prealign_cpt.align.ranks import rank_and_size, sum_gradients, total
-from prealign_cpt.align.terms import Term, make_terms, parallel_pairs
-from prealign_cpt.align.trainable import Trainable, check_blocks, trainable
+from prealign_cpt.align.contrast import Contrast
+from prealign_cpt.align.language_model import WINDOW, FrozenTextLoss, TextLoss, english_windows, target_windows
+from prealign_cpt.align.ranks import sum_gradients, total
+from prealign_cpt.align.trainable import NewRows, Trainable, make_trainable
+from prealign_cpt.align.units import Group, batches, connections, word_groups
+from prealign_cpt.data.mixed import Respeller
+from prealign_cpt.data.pack import encode
+from prealign_cpt.data.words import Ids
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align, Recipe
-from prealign_cpt.run.errors import NumericError
-from prealign_cpt.train.shard import World
+from prealign_cpt.run.errors import NumericError, RecipeError
+from prealign_cpt.run.folder import say
+from prealign_cpt.text.reader import read_documents
 
 EPS = 1e-4
 """Adam's epsilon. Every new row gets some gradient in every step, through the softmax; with the usual 1e-8 Adam would
 blow the smallest of them up to full steps, and rows that no batch speaks of would drift."""
 
+ANCHOR_POSITIONS = 8_192
+"""Positions of English text in the frozen anchor: their hidden states take so many rows of the hidden size in fp32."""
 
-def check_stage(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Look at what the stage will need before anything is scored or trained.
+DOCUMENTS = 20_000
+"""Documents of a text that are read at most."""
 
-    Raises:
-        RecipeError: `align.layers` or `align.blocks` goes beyond the model.
-        DataError, MissingInputError: the parallel text cannot be used.
-    """
-    align = recipe.align
-    if not align.steps:
-        return
-    chosen_layers(align, model.config.num_hidden_layers)
-    if align.trains == "first_blocks":
-        check_blocks(model, align)
-    if align.weight and align.unit == "sentence":
-        parallel_pairs(recipe)
+
+class Term(Protocol):
+    """One of the losses."""
+
+    name: str
+    weight: float
+
+    def loss(self, step: int) -> Tensor:
+        """This rank's part of the loss of a step (0, 1, ...)."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an objective is made from."""
+
+    model: Trainable
+    tokenizer: PreTrainedTokenizerBase
+    base_tokenizer: PreTrainedTokenizerBase
+    pairs: list[Pair]
+    recipe: Recipe
+    world: World
+
+    def movable(self, ids: list[int]) -> bool:
+        """Whether anything in a text can be trained."""
+        return self.model.english_moves or any(i >= self.model.num_old for i in ids)
+
+    def english(self) -> Iterator[list[int]]:
+        """Token ids of English documents."""
+        documents = islice(read_documents(self.recipe.paths(self.recipe.text.english)), DOCUMENTS)
+        return (ids.tolist() for ids in encode(documents, self.tokenizer))
+
+    def target(self) -> list[str]:
+        """Documents in the new language."""
+        return list(islice(read_documents(self.recipe.paths(self.recipe.text.target)), DOCUMENTS))
+
+    def say(self, text: str) -> None:
+        """Print, once for all ranks."""
+        if self.world.rank == 0:
+            say(text)
+
+    def contrast(
+        self, groups: list[list[Group]], pairs: list[Pair], nothing: str, kind: type[Contrast] = Contrast
+    ) -> tuple[Term | None, dict[str, Any]]:
+        """A contrastive term, and facts about it.
+
+        Args:
+            groups: what batches are drawn from, one group of an item at a time.
+            pairs: tell which units are no negatives of each other.
+            nothing: what is said if there is no group.
+        """
+        align = self.recipe.align
+        facts = {"entries": len(groups)}
+        if not groups:
+            self.say(f"align: no contrastive loss: {nothing}")
+            return None, {**facts, "reason": nothing}
+        if len(groups) < align.words:
+            self.say(f"align: {len(groups)} units to contrast, so a batch has no more (align.words {align.words})")
+        drawn = batches(groups, align.words, align.steps, self.recipe.seed)
+        return kind(self.model, drawn, connections(pairs), align.weight, self.world), facts
+
+
+Objective = Callable[[Material], tuple[Term | None, dict[str, Any]]]
+"""A term, or None where it has nothing to work on; and facts for the report: `entries`, `target_bytes`, `reason`."""
+
+
+def words(material: Material) -> tuple[Term | None, dict[str, Any]]:
+    """PreAlign (arXiv 2407.16222, section 3.1): a listed word and its translations, by themselves."""
+    groups = word_groups(material.tokenizer, material.pairs, material.movable)
+    moves_all = material.model.english_moves
+    nothing = "no translation" if moves_all else "no translation contains a new token"
+    return material.contrast([[group] for group in groups], material.pairs, nothing)
+
+
+OBJECTIVES: dict[str, Objective] = {"prealign": words}
+"""By `align.objective`. `prealign_cpt.lab.objectives` adds those of other papers when it is imported."""
 
 
 def run_stage(
@@ -56,8 +129,8 @@ def run_stage(
     base_tokenizer: PreTrainedTokenizerBase,
     pairs: list[Pair],
     recipe: Recipe,
-    log: Callable[[dict[str, float]], None] = lambda row: None,
-    world: World | None = None,
+    log: Callable[[dict[str, float]], None],
+    world: World,
 ) -> dict[str, Any]:
     """Train in place by the recipe's `align` section; return what was done. All ranks call it together.
 
@@ -74,39 +147,38 @@ def run_stage(
 
     Raises:
         NumericError: a loss or a weight is not finite, on all ranks together; the model is left as it was.
-        RecipeError, DataError: see `check_stage`.
+        RecipeError, DataError: an objective cannot do what the recipe asks.
     """
-    start = start_token_id(tokenizer, recipe)
-    moves = trainable(model, recipe.align, start, num_ids(base_tokenizer))
+    trained = make_trainable(model, recipe.align.trains, start_token_id(tokenizer, recipe), num_ids(base_tokenizer))
     keep = False
     try:
-        terms, facts = make_terms(moves, tokenizer, base_tokenizer, pairs, recipe, world)
+        terms, facts = _terms(Material(trained, tokenizer, base_tokenizer, pairs, recipe, world))
         if all(term.name == "anchor" for term in terms):
             return {**facts, "steps": 0}
-        train(moves, terms, recipe.align, log, world)
+        train(trained, terms, recipe.align, log, world)
         keep = True
     finally:
-        moves.close(keep)
-    counts = total(torch.tensor([moves.tokens_forward, moves.tokens_backward], device=moves.device), world).tolist()
-    return {**facts, "steps": recipe.align.steps, "tokens_forward": counts[0], "tokens_backward": counts[1]}
+        trained.close(keep)
+    run = torch.tensor([trained.tokens_forward, trained.tokens_backward], device=trained.device)
+    forward, backward = total(run, world).tolist()
+    return {**facts, "steps": recipe.align.steps, "tokens_forward": forward, "tokens_backward": backward}
 
 
 def train(
-    moves: Trainable,
+    trained: Trainable,
     terms: Sequence[Term],
-    recipe: Align,
-    log: Callable[[dict[str, float]], None] = lambda row: None,
-    world: World | None = None,
+    align: Align,
+    log: Callable[[dict[str, float]], None],
+    world: World,
 ) -> None:
     """The loop.
 
     Raises:
         NumericError: a loss, or what moves, is not finite; on all ranks together.
     """
-    parameters = moves.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, betas=(0.9, 0.95), eps=EPS)
-    rank, _ = rank_and_size(world)
-    bar = tqdm(range(recipe.steps), desc="align", unit="step", disable=None if rank == 0 else True)
+    parameters = trained.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=align.lr, weight_decay=0.0, betas=(0.9, 0.95), eps=EPS)
+    bar = tqdm(range(align.steps), desc="align", unit="step", disable=None if world.rank == 0 else True)
     for step in bar:
         optimizer.zero_grad()
         losses = []
@@ -114,29 +186,82 @@ def train(
             loss = term.loss(step)
             if loss.requires_grad:
                 (term.weight * loss).backward()
-            losses.append(loss.detach().to(moves.device))
+            losses.append(loss.detach().to(trained.device))
         values = total(torch.stack(losses), world)
         if not torch.isfinite(values).all():
             bad = ", ".join(t.name for t, fine in zip(terms, torch.isfinite(values).tolist(), strict=True) if not fine)
             raise NumericError(
-                f"align.lr: the loss is not finite at step {step + 1} ({bad}); lower align.lr ({recipe.lr})"
+                f"align.lr: the loss is not finite at step {step + 1} ({bad}); lower align.lr ({align.lr})"
             )
-        moves.collect()
+        trained.collect()
         sum_gradients(parameters, world)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * schedule(step, recipe.steps)
+            group["lr"] = align.lr * rate_factor(step, align.steps)
         optimizer.step()
-        moves.place()
+        trained.place()
         figures = dict(zip((term.name for term in terms), values.tolist(), strict=True))
         bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
         log({"step": step + 1, **figures})
     if not all(torch.isfinite(parameter).all() for parameter in parameters):
-        raise NumericError(f"align.lr: a weight is not finite after the last step; lower align.lr ({recipe.lr})")
+        raise NumericError(f"align.lr: a weight is not finite after the last step; lower align.lr ({align.lr})")
 
 
-def schedule(step: int, steps: int) -> float:
-    """Warm-up over a twentieth of the steps, then a cosine down to a tenth."""
+def rate_factor(step: int, steps: int) -> float:
+    """Share of `align.lr`: warm-up over a twentieth of the steps, then a cosine down to a tenth."""
     warmup = max(1, steps // 20)
     if step < warmup:
         return (step + 1) / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _terms(material: Material) -> tuple[list[Term], dict[str, Any]]:
+    """The terms that the recipe asks for and that have something to work on, and facts about them."""
+    model, recipe, align = material.model, material.recipe, material.recipe.align
+    terms: list[Term] = []
+    facts: dict[str, Any] = {"entries": 0, "target_tokens": 0, "target_bytes": 0}
+    if align.weight:
+        if align.objective not in OBJECTIVES:
+            raise RecipeError(
+                f"align.objective: {align.objective!r} belongs to the laboratory; import prealign_cpt.lab.objectives "
+                "before the run, as the command line does"
+            )
+        term, known = OBJECTIVES[align.objective](material)
+        facts |= known
+        terms += [] if term is None else [term]
+    if align.anchor_tokens:
+        terms.append(_anchor(material))
+    if align.target_tokens:
+        per_step = align.target_tokens // WINDOW
+        encoded = (ids.tolist() for ids in _respelled(encode(material.target(), material.tokenizer), material))
+        rows = target_windows(encoded, model.start_id, align.steps * per_step, recipe.seed)
+        if len(rows):
+            terms.append(TextLoss("target_text", model, rows, per_step, material.world))
+            facts["target_tokens"] = align.steps * per_step * (rows.shape[1] - 1)
+            facts["target_bytes"] += _bytes_read(rows, align.steps * per_step, material.tokenizer, model.start_id)
+    return terms, facts
+
+
+def _anchor(material: Material) -> Term:
+    model, align, world = material.model, material.recipe.align, material.world
+    if isinstance(model, NewRows):
+        rows = english_windows(material.english(), model.num_old, model.start_id, ANCHOR_POSITIONS // WINDOW)
+        return FrozenTextLoss("anchor", model, rows, align.anchor_tokens, material.recipe.seed, world)
+    per_step = max(1, align.anchor_tokens // WINDOW)
+    rows = english_windows(material.english(), model.num_old, model.start_id, align.steps * per_step)
+    return TextLoss("anchor", model, rows, per_step, world)
+
+
+def _respelled(documents: Iterable[Ids], material: Material) -> Iterable[Ids]:
+    """Target text with words respelled in old pieces, if `data.mixed_tokenization` says so."""
+    share, seed = material.recipe.data.mixed_tokenization, material.recipe.seed
+    if not share:
+        return documents
+    respeller = Respeller(material.tokenizer, material.base_tokenizer, share)
+    return (respeller.respell(ids, seed, 0, n) for n, ids in enumerate(documents))
+
+
+def _bytes_read(rows: Tensor, count: int, tokenizer: PreTrainedTokenizerBase, start_id: int) -> int:
+    """UTF-8 bytes of the text in `count` windows, read from the front and again."""
+    texts = tokenizer.batch_decode([[i for i in row if i != start_id] for row in rows[:, 1:].tolist()])
+    sizes = [len(text.encode()) for text in texts]
+    return sum(sizes) * (count // len(sizes)) + sum(sizes[: count % len(sizes)])

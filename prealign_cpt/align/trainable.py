@@ -2,27 +2,23 @@
 
     sequences ─ pack ─► rows of whole sequences ─ embed ─► hidden states of every layer, one line per token
 
-`NewRows` keeps the new rows beside a frozen model, so the rest of the model is also the teacher. `Weights` moves
-parameters of the model itself and keeps a copy of the model as it was.
+`NewRows` keeps the new rows beside a frozen model. `Weights` moves parameters of the model itself.
 Shapes: B rows, T tokens, N = B * T, L+1 layers (embeddings, then every block), V vocabulary, M new tokens, D hidden
 size.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prealign_cpt.data.batches import positions
-from prealign_cpt.model.accept import blocks
-from prealign_cpt.recipe.schema import Align
-from prealign_cpt.run.errors import RecipeError
 
-ROOM = 516
+ROW_TOKENS = 516
 """Most tokens in a row of packed sequences, four windows with their start tokens; unless one sequence is longer."""
 
 
@@ -32,7 +28,7 @@ class Packed:
 
     Attributes:
         ids_BT: int64 [B, T]; what is left of a row is start tokens.
-        first: place of each sequence's first own token in the flattened rows.
+        first: place of each sequence's first token behind the start token, in the flattened rows.
         tokens: how many there are, start tokens counted and padding not.
     """
 
@@ -46,32 +42,32 @@ def pack(sequences: Sequence[Sequence[int]], start_id: int) -> Packed:
     sizes = sorted((len(ids) + 1 for ids in sequences), reverse=True)
     lengths = {sum(sizes[:k]) for k in (1, 2, 3, 4, 6, 8, 16, len(sizes))}
     # Attention grows with the length; at 2,000 tokens it costs about what everything else does.
-    room, rows = min(
-        ((length, _first_fit(sizes, length)) for length in sorted(lengths) if length <= max(ROOM, sizes[0])),
-        key=lambda found: len(found[1]) * found[0] * (1 + found[0] / 2000),
+    length, rows = min(
+        ((length, _first_fit(sizes, length)) for length in sorted(lengths) if length <= max(ROW_TOKENS, sizes[0])),
+        key=lambda fit: len(fit[1]) * fit[0] * (1 + fit[0] / 2000),
     )
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    ids_N = torch.full((len(rows) * room,), start_id)
+    ids_N = torch.full((len(rows) * length,), start_id)
     first = [0] * len(sequences)
     for number, row in enumerate(rows):
-        at = number * room
+        place = number * length
         for k in row:
             ids = sequences[order[k]]
-            first[order[k]] = at + 1
-            ids_N[at + 1 : at + 1 + len(ids)] = torch.tensor(ids, dtype=torch.long)
-            at += 1 + len(ids)
-    return Packed(ids_N.view(len(rows), room), first, sum(sizes))
+            first[order[k]] = place + 1
+            ids_N[place + 1 : place + 1 + len(ids)] = torch.tensor(ids, dtype=torch.long)
+            place += 1 + len(ids)
+    return Packed(ids_N.view(len(rows), length), first, sum(sizes))
 
 
-def _first_fit(sizes: list[int], room: int) -> list[list[int]]:
-    """Which sizes go into which row."""
+def _first_fit(sizes: list[int], length: int) -> list[list[int]]:
+    """Which sizes go into which row of `length`."""
     rows: list[list[int]] = []
     left: list[int] = []
     for k, size in enumerate(sizes):
         row = next((r for r, free in enumerate(left) if free >= size), len(rows))
         if row == len(rows):
             rows.append([])
-            left.append(room)
+            left.append(length)
         rows[row].append(k)
         left[row] -= size
     return rows
@@ -82,10 +78,9 @@ class Trainable(ABC):
 
     Args:
         num_old: rows that belong to old tokens.
-        teacher: the model as it was before the stage, by its old rows.
     """
 
-    def __init__(self, model: PreTrainedModel, start_id: int, num_old: int, teacher: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, start_id: int, num_old: int) -> None:
         self.model, self.start_id, self.num_old = model, start_id, num_old
         self.device = model.get_input_embeddings().weight.device
         self.tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -93,7 +88,6 @@ class Trainable(ABC):
         """Tokens that were only run forward."""
         self.tokens_backward = 0
         """Tokens that were run forward and backward."""
-        self._teacher = teacher
         self._learned = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._learned:
             parameter.requires_grad_(False)
@@ -124,7 +118,7 @@ class Trainable(ABC):
         """After the optimizer's step: run with the new values from now on."""
 
     def close(self, keep: bool) -> None:
-        """Put the result into the model, or leave the model as it was before the stage; free the frozen weights."""
+        """Put the result into the model, or leave the model as it was before the stage; unfreeze it."""
         self._finish(keep)
         for parameter in self._learned:
             parameter.requires_grad_(True)
@@ -134,37 +128,23 @@ class Trainable(ABC):
 
     def states(self, packed: Packed) -> tuple[Tensor, ...]:
         """Hidden states of every layer, L+1 tensors [N, D]."""
-        output = self._run(self.model, self.embed, packed.ids_BT, packed.tokens, every_layer=True)
+        output = self.run(self.model, self.embed(packed.ids_BT.to(self.device)), packed, every_layer=True)
         return tuple(state.flatten(0, 1) for state in output.hidden_states)
 
-    def hidden(self, ids_BT: Tensor, tokens: int) -> Tensor:
-        """Final hidden states [N, D] of packed rows.
+    def hidden(self, packed: Packed) -> Tensor:
+        """Final hidden states [N, D]."""
+        return self.run(self.model, self.embed(packed.ids_BT.to(self.device)), packed).last_hidden_state.flatten(0, 1)
 
-        Args:
-            tokens: what is to be counted of them.
-        """
-        return self._run(self.model, self.embed, ids_BT, tokens).last_hidden_state.flatten(0, 1)
-
-    @torch.no_grad()
-    def original(self, packed: Packed) -> Tensor:
-        """Final hidden states [N, D] that the model had before the stage; the ids must be old ones."""
-        embedding = self._teacher.get_input_embeddings()
-        return self._run(self._teacher, embedding, packed.ids_BT, packed.tokens).last_hidden_state.flatten(0, 1)
-
-    def original_head(self) -> Tensor:
-        """Rows of the head for old tokens [num_old, D] as they were before the stage."""
-        return self._teacher.get_output_embeddings().weight.detach()[: self.num_old]
-
-    def _run(self, model: PreTrainedModel, embed, ids: Tensor, tokens: int, every_layer: bool = False):  # type: ignore[no-untyped-def]
+    def run(self, model: PreTrainedModel, embedded_BTD: Tensor, packed: Packed, every_layer: bool = False) -> Any:
+        """The body of a model over packed rows; their tokens are counted."""
         if torch.is_grad_enabled():
-            self.tokens_backward += tokens
+            self.tokens_backward += packed.tokens
         else:
-            self.tokens_forward += tokens
-        ids = ids.to(self.device)
+            self.tokens_forward += packed.tokens
         # Any attention mask, or use_cache=True, would silently let attention cross documents.
         return model.base_model(
-            inputs_embeds=embed(ids),
-            position_ids=positions(ids, self.start_id),
+            inputs_embeds=embedded_BTD,
+            position_ids=positions(packed.ids_BT.to(self.device), self.start_id),
             use_cache=False,
             output_hidden_states=every_layer,
         )
@@ -176,7 +156,7 @@ class NewRows(Trainable):
     english_moves = False
 
     def __init__(self, model: PreTrainedModel, start_id: int, num_old: int) -> None:
-        super().__init__(model, start_id, num_old, teacher=model)
+        super().__init__(model, start_id, num_old)
         self.table = model.get_input_embeddings().weight.detach()
         self.old_head = model.get_output_embeddings().weight.detach()
         # Gemma 3 scales inside its embedding module, which is passed by here.
@@ -210,10 +190,9 @@ class Weights(Trainable):
     english_moves = True
 
     def __init__(self, model: PreTrainedModel, start_id: int, num_old: int, moving: list[nn.Parameter]) -> None:
-        super().__init__(model, start_id, num_old, teacher=copy.deepcopy(model).requires_grad_(False))
-        before = {id(p): q for p, q in zip(model.parameters(), self._teacher.parameters(), strict=True)}
+        super().__init__(model, start_id, num_old)
+        self._before = [parameter.detach().clone() for parameter in moving]
         self._moving = [parameter.requires_grad_(True) for parameter in moving]
-        self._before = [before[id(parameter)] for parameter in moving]
         self._wide = [nn.Parameter(parameter.detach().float().clone()) for parameter in moving]
 
     def parameters(self) -> list[nn.Parameter]:
@@ -247,32 +226,13 @@ class Weights(Trainable):
                 parameter.copy_(before)
 
 
-def trainable(model: PreTrainedModel, recipe: Align, start_id: int, num_old: int) -> Trainable:
-    """What `align.trains` names.
-
-    Raises:
-        RecipeError: `align.blocks` is more than the model has.
-    """
-    if recipe.trains == "new_rows":
+def make_trainable(model: PreTrainedModel, trains: str, start_id: int, num_old: int) -> Trainable:
+    """What `align.trains` names."""
+    if trains == "new_rows":
         return NewRows(model, start_id, num_old)
-    if recipe.trains == "all":
-        moving = list(model.parameters())
-    else:
-        modules: list[nn.Module] = [model.get_input_embeddings(), model.get_output_embeddings()]
-        if recipe.trains == "first_blocks":
-            check_blocks(model, recipe)
-            modules += blocks(model)[: recipe.blocks]
-        moving = list({id(p): p for module in modules for p in module.parameters()}.values())
-    return Weights(model, start_id, num_old, moving)
-
-
-def check_blocks(model: PreTrainedModel, recipe: Align) -> None:
-    """Raise RecipeError if `align.blocks` is more than the model has."""
-    there = len(blocks(model))
-    if recipe.blocks > there:
-        raise RecipeError(
-            f'align.blocks: {recipe.blocks}, but the model has {there} blocks; align.trains "all" moves all'
-        )
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    moving = {id(p): p for module in ([model] if trains == "all" else tables) for p in module.parameters()}
+    return Weights(model, start_id, num_old, list(moving.values()))
 
 
 def _mixed(ids: Tensor, num_old: int, table: Tensor, new: Tensor) -> Tensor:

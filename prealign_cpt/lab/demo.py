@@ -19,17 +19,17 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.evaluate.generation.generate import write
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.inputs import check_inputs
 from prealign_cpt.lab.compare.budget import plan
 from prealign_cpt.lab.compare.variants import BASE, SUBWORD, as_flags
 from prealign_cpt.lab.texts import fetch_bible
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import windows
 from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.prepare import check_inputs
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.report import write_report
-from prealign_cpt.run import torchrun
+from prealign_cpt.run import launch
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import StageClock, folder_digest, say
 from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest
@@ -63,20 +63,17 @@ def demo(path: Path, flags: list[str], num_processes: int = 0, evidence: bool = 
         evidence: train the controls too.
     """
     recipe = load_recipe(path, flags)
-    torchrun.check_script()
     say(f"about how many minutes the stages take on two idle cores: {MINUTES}")
     _bring_inputs(recipe)
     # On a CPU one rank with all cores: two would pass weights and gradients to each other.
     ranks = num_processes or (torch.cuda.device_count() if _on_gpu(recipe) else 1)
-    if code := _run(path, flags, recipe.run, ranks):
-        return code
+    _run(path, flags, ranks)
     serve(recipe)
     controls = {name: recipe.run.with_name(f"{recipe.name}-{name}") for name in CONTROLS}
     for name, run in controls.items() if evidence else ():
         say(f"evidence: {name}: the same text once more, about 6 minutes on two idle cores")
         control_flags = [*flags, *as_flags({"name": run.name, **CONTROLS[name]})]
-        if code := _run_control(path, control_flags, recipe, ranks):
-            return code
+        _run_control(path, control_flags, recipe, ranks)
     print(write_report(recipe.run, [run for run in controls.values() if (run / "eval" / NAME).is_file()]))
     report = recipe.run / "report"
     say(f"the page is {report / 'index.html'}, the figures are in {report / 'result.json'}")
@@ -99,21 +96,20 @@ def _on_gpu(recipe: Recipe) -> bool:
     return recipe.device != "cpu" and torch.cuda.is_available()
 
 
-def _run(path: Path, flags: list[str], run: Path, ranks: int) -> int:
-    """Every stage of one run, in processes of its own; its exit code."""
-    launcher = "python" if ranks == 1 else f"torchrun --nproc-per-node {ranks}"
-    say(" ".join([launcher, "launch/cpt.py", str(path), *flags]))
-    return torchrun.start([str(torchrun.SCRIPT)], [str(path), *flags], run, ranks)
+def _run(path: Path, flags: list[str], ranks: int) -> None:
+    """Every stage of one run, in processes of its own."""
+    arguments = ["run", str(path), *flags, "--nproc", str(ranks)]
+    say(f"prealign {' '.join(arguments)}")
+    launch.start(arguments)
 
 
-def _run_control(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> int:
-    """Train a control on as many bytes of target text as the run has read; its exit code."""
+def _run_control(path: Path, flags: list[str], recipe: Recipe, ranks: int) -> None:
+    """Train a control on as many bytes of target text as the run has read."""
     control, reuse = load_recipe(path, flags), ["--reuse", str(recipe.run.parent)]
-    if code := torchrun.start(["-m", "prealign_cpt", "align"], [str(path), *flags, *reuse], control.run, 1):
-        return code
+    launch.start(["align", str(path), *flags, *reuse])
     target_bytes = plan(recipe, target_bytes=10**12).bytes(recipe.train.steps)
     steps = plan(control, target_bytes).steps
-    return _run(path, [*flags, "--train.steps", str(steps), *reuse], control.run, ranks)
+    _run(path, [*flags, "--train.steps", str(steps), *reuse], ranks)
 
 
 def serve(recipe: Recipe) -> None:

@@ -204,8 +204,8 @@ def _check_whole(recipe: Recipe) -> None:
     align = recipe.align
     if (align.init == "file") != bool(align.rows):
         raise RecipeError('align.rows: names the rows of align.init "file", and belongs to it alone')
-    if align.unit == "sentence" and align.steps and align.weight and not recipe.text.parallel_target:
-        raise RecipeError('align.unit: "sentence" needs text.parallel_target and text.parallel_english')
+    if align.objective in ("infoxlm", "afp") and align.steps and align.weight and not recipe.text.parallel_target:
+        raise RecipeError(f'align.objective: "{align.objective}" needs text.parallel_target and text.parallel_english')
     if recipe.train.rows_steps >= recipe.train.steps:
         raise RecipeError(
             f"train.rows_steps: {recipe.train.rows_steps} leaves no step of {recipe.train.steps} to the body"

@@ -58,7 +58,8 @@ class Text:
     """A second held-out pair from another domain; empty: not reported."""
     parallel_target: str = ""
     parallel_english: str = ""
-    """Sentences and their translations, line n of one file beside line n of the other; for `align.unit` "sentence"."""
+    """Sentences and their translations, line n of one file beside line n of the other; for `align.objective`
+    "infoxlm" and "afp"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,56 +88,27 @@ class Vocab:
 class Align:
     """Rows of the new tokens: a static start, then the contrastive stage (PreAlign, arXiv 2407.16222, section 3)."""
 
-    init: Literal["mean", "subword", "lexicon", "subword+lexicon", "vecmap", "focus", "wechsel", "file"] = (
-        "subword+lexicon"
-    )
+    init: Literal["mean", "subword", "lexicon", "subword+lexicon", "file"] = "subword+lexicon"
     """The static start (docs/method.md says what each one is); "file" takes the rows from `rows`."""
     rows: str = ""
     """safetensors with `input` [new tokens, hidden size] and, for an untied head, `output`; only for init "file"."""
     lexicon_weight: float = number(0.1, least=0.0, most=1.0)
     """Share of the lexicon's mean in a row whose token is a listed word, for init "subword+lexicon"."""
-    shrink: float = number(1.0, least=0.0, most=1.0)
-    """Output rows are `mean + shrink * (row - mean)`: less than 1 leaves English more of its probability mass. The
-    vocabulary stage makes no piece that occurs in English text, so there is little to save, and in a model with a tied
-    head shrinking costs the target language its input rows."""
-    match_norm: bool = False
-    """Scale each new output row to the mean norm of the old ones, before it is shrunk."""
     calibrate: float = number(0.5, least=0.0, most=1.0)
     """How far the output rows are shifted towards the frequencies that the new tokens have in the target text; 0: not
     at all. The base model reads 2,048 tokens of that text for it."""
     steps: int = number(least=0)
     """Steps of the training stage behind the static start; 0 leaves it out."""
     lr: float = number(2e-3, above=0.0)
-    trains: Literal["new_rows", "embeddings", "first_blocks", "all"] = "new_rows"
-    """What moves: the new rows; all rows; all rows and the first `blocks` blocks; everything."""
-    blocks: int = number(2, least=1)
-    """How many blocks move under trains "first_blocks"."""
+    trains: Literal["new_rows", "embeddings", "all"] = "new_rows"
+    """What moves: the new rows; all rows; everything."""
+    objective: Literal["prealign", "veco", "infoxlm", "afp", "distill"] = "prealign"
+    """What is learned of the lexicon: a word and its translation agree at every layer (PreAlign). The others are of
+    the laboratory: docs/method.md; "infoxlm" and "afp" need `text.parallel_*`."""
     weight: float = number(0.1, least=0.0)
-    """Weight of the contrastive loss beside the language-model losses; 0 leaves it out."""
-    unit: Literal["word", "word-in-context", "sentence"] = "word"
-    """What is contrasted: listed words by themselves (PreAlign), listed words inside English and switched sentences
-    (VECO 2.0), or parallel sentences (InfoXLM, AFP), for which `text.parallel_*` must be given."""
+    """Weight of the objective beside the language-model losses; 0 leaves it out."""
     words: int = number(64, least=2)
     """Units in a batch, over all ranks; every other unit of the batch is a negative."""
-    queue: int = number(0, least=0)
-    """Units of earlier batches that are kept as further negatives."""
-    pooling: Literal["mean", "last"] = "mean"
-    """A unit's vector: the mean over its tokens, or its last token."""
-    layers: tuple[int, ...] = ()
-    """Layers that are contrasted, 0 the embeddings; empty: all of them, and the head's rows where it is not tied."""
-    temperature: float = number(0.1, above=0.0)
-    symmetric: bool = True
-    """Every unit is an anchor; false: only the English ones are."""
-    freeze_english: bool = True
-    """No gradient through English vectors. With trains "new_rows" they cannot move anyway."""
-    distill_weight: float = number(0.0, least=0.0)
-    """Weight of distilling the original tokenization: after target text in new tokens the model must predict what the
-    base model predicts after the same text in old tokens. Reads `distill_tokens` of target text in each step."""
-    distill_tokens: int = number(512, least=128, step=128)
-    switch_weight: float = number(0.0, least=0.0)
-    """Weight of switch-distillation: after an English sentence with words replaced by translations the model must
-    predict what it predicts after the original. Reads `switch_tokens` of English text in each step."""
-    switch_tokens: int = number(512, least=128, step=128)
     anchor_tokens: int = number(4096, least=0)
     """English tokens in the language-model loss of each step."""
     target_tokens: int = number(512, least=0, step=128)
@@ -299,3 +271,24 @@ class Recipe:
         settings = self.evaluate
         names = (settings.clka, settings.transfer_train, settings.transfer_test)
         return [self.path(name) for name in names if name]
+
+    def anywhere(self) -> "Recipe":
+        """The same recipe with absolute paths, so that it means the same files wherever it is read."""
+        text = {key.name: self._absolute(getattr(self.text, key.name)) for key in dataclasses.fields(self.text)}
+        questions = ("clka", "transfer_train", "transfer_test")
+        model = Path(self.base.model).expanduser()
+        changed = {
+            "base": {"model": str(model.absolute())} if len(model.parts) > 1 and model.is_dir() else {},
+            "text": text,
+            "lexicon": {"path": self._absolute(self.lexicon.path)},
+            "vocab": {"tokenizer": self._absolute(self.vocab.tokenizer)},
+            "align": {"rows": self._absolute(self.align.rows)},
+            "evaluate": {key: self._absolute(getattr(self.evaluate, key)) for key in questions},
+        }
+        sections = {name: dataclasses.replace(getattr(self, name), **values) for name, values in changed.items()}
+        return dataclasses.replace(self, out=str(Path(self.out).absolute()), **sections)
+
+    def _absolute(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._absolute(one) for one in value)
+        return value if not value or value.startswith("cache:") else str(self.path(value).absolute())

@@ -1,6 +1,7 @@
 """The run folder: a lock, a state, and stages that are done once.
 
-    runs/NAME/  recipe.toml  run_state.json  metrics.jsonl  lexicon/  vocab/  align/  data/  cpt/  export/  eval/
+    runs/NAME/  recipe.toml  run_state.json  metrics.jsonl  digests.json
+                lexicon/  vocab/  data/  init/  align/  cpt/  export/  eval/
 
 A stage's folder appears complete or not at all (manifest.py). Its manifest holds what it was made from; a stage whose
 inputs are the same is skipped, one whose inputs changed stops the run and says which.
@@ -17,20 +18,25 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prealign_cpt import __version__
-from prealign_cpt.recipe.file import as_toml
-from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import signals
-from prealign_cpt.run.errors import BusyError, DataError, RecipeError, StorageError
+from prealign_cpt.run.digests import Digests
+from prealign_cpt.run.errors import BusyError, DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
 
-ORDER = ("lexicon", "vocab", "align", "data", "cpt", "export", "eval")
-"""The stages' folders, in the order of the flow. Redoing one redoes those behind it."""
+ORDER = ("lexicon", "vocab", "data", "init", "align", "cpt", "export", "eval")
+"""The stages' folders, in the order of the flow."""
+
+ASIDE = "redone-"
+"""Folders of a run with what --redo has set aside, numbered."""
+
+OWNER = "PREALIGN_RUN_OWNED"
+"""Environment variable: the run folder whose lock the parent process holds."""
 
 
 ACCEPTABLE = ("train.steps", "train.warmup", "train.decay")
@@ -46,32 +52,45 @@ class Run:
     """A run folder that this process alone may change.
 
     Args:
-        redo: throw away this stage and those behind it.
-        borrow: a folder of runs; a stage that one of them has made from equal inputs is taken from there.
+        folder: is made if it is not there.
+        redo: stages to set aside, to be made anew.
+        reuse: a folder of runs; a stage that one of them has made from equal inputs is taken from there.
         accept: recipe keys of `ACCEPTABLE` that may differ from those a stage was made from.
 
     Raises:
         BusyError: another process holds the folder.
+        RecipeError: `accept` names another key.
         StorageError: the folder cannot be made, locked, or is not one of ours.
     """
 
     def __init__(
-        self, recipe: Recipe, redo: str | None = None, borrow: Path | None = None, accept: tuple[str, ...] = ()
+        self, folder: Path, redo: Sequence[str] = (), reuse: Path | None = None, accept: tuple[str, ...] = ()
     ) -> None:
-        self.recipe = recipe
-        self.folder = recipe.run
-        self.accept = accept
-        self._lenders = sorted(path for path in borrow.iterdir() if path.is_dir()) if borrow else []
-        if redo is not None and redo not in ORDER:
-            raise RecipeError(f"--redo: {redo!r} is not a stage; the stages are {', '.join(ORDER)}")
+        self.folder, self.accept = folder, accept
+        self._sources = sorted(path for path in reuse.iterdir() if path.is_dir()) if reuse else []
+        self._owner = os.environ.get(OWNER) != str(folder.resolve())
+        self._started = False
+        self._said: set[str] = set()
         wrong = sorted(set(accept) - {*ACCEPTABLE, EXPORT})
         if wrong:
             raise RecipeError(f"--accept: {', '.join(wrong)} may not change; {', '.join(ACCEPTABLE)} may, and {EXPORT}")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "run.lock").open("a+")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "run.lock").open("a+")
         except OSError as error:
-            raise storage_error(self.folder, error) from error
+            raise storage_error(folder, error) from error
+        if self._owner:
+            self._take_lock()
+        for name in ORDER:
+            if (folder / name).is_symlink():
+                raise StorageError(
+                    f"{folder / name}: is a link, and a run writes and removes only below its own folder; replace "
+                    "it by what it points to, or let `out` name the other place"
+                )
+        self._set_aside(redo)
+        self.digests = Digests(folder / "digests.json")
+
+    def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -88,24 +107,45 @@ class Run:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
-        for name in ORDER:
-            if (self.folder / name).is_symlink():
-                raise StorageError(
-                    f"{self.folder / name}: is a link, and a run writes and removes only below its own folder; replace "
-                    "it by what it points to, or let `out` name the other place"
-                )
-        if redo is not None:
-            self._remove_from(redo)
-        if redo is not None or not (self.folder / "recipe.toml").exists():
-            self.describe()
 
-    def describe(self) -> None:
+    def describe(self, recipe: str) -> None:
         """Write `recipe.toml`; only once the stages have accepted the recipe, for it says what they are made from."""
-        atomic_write(self.folder / "recipe.toml", as_toml(self.recipe))
+        atomic_write(self.folder / "recipe.toml", recipe)
 
     def close(self) -> None:
         """Give the folder free."""
+        self.digests.save()
         self._lock.close()
+
+    def has(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Whether a stage is there, sound and made from these inputs; another run's is taken if it is.
+
+        Raises:
+            RecipeError: the stage is there but was made from other inputs; the changed ones are named.
+            DataError: it is damaged.
+        """
+        target = self.folder / name
+        if target.exists():
+            self.check_inputs(target, read_manifest(target)["about"]["inputs"], inputs, name)
+            verify(target, self.digests.sha256)
+            self.say_once(f"{name}: done before, kept")
+            return True
+        for source in self._sources:
+            if _offers(source / name, inputs) and _taken(source / name, target):
+                self.digests.add_folder(target)
+                say(f"{name}: taken from {source}")
+                return True
+        return False
+
+    def check_inputs(self, target: Path, made_from: dict[str, Any], inputs: dict[str, Any], stage: str) -> None:
+        """Raises:
+        RecipeError: a folder was made from other inputs; the changed ones are named.
+        """
+        if changed := changes(made_from, inputs, self.accept):
+            raise RecipeError(
+                f"{target}: was made from other inputs ({', '.join(changed)}); start again with --redo {stage}, "
+                "or give the run another name"
+            )
 
     def stage(self, name: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> Path:
         """The folder of a stage: made by `fill(folder)` if it is not there yet.
@@ -116,25 +156,13 @@ class Run:
             fill: writes the stage's files into the (hidden) folder it is given.
 
         Raises:
-            RecipeError: the stage is there but was made from other inputs; the changed ones are named.
+            as `has`.
         """
         target = self.folder / name
-        if target.exists():
-            made_from = read_manifest(target)["about"]["inputs"]
-            changed = changes(made_from, inputs, self.accept)
-            if changed:
-                raise RecipeError(
-                    f"{target}: was made from other inputs ({', '.join(changed)}); start again with --redo {name}, "
-                    "or give the run another name"
-                )
-            verify(target)
-            say(f"{name}: done before, kept")
+        if self.has(name, inputs):
             return target
         signals.check()
-        lender = next((run for run in self._lenders if _lends(run / name, inputs)), None)
-        if lender is not None and _taken(lender / name, target):
-            say(f"{name}: taken from {lender}")
-            return target
+        self.start()
         say(f"{name}: starts")
         about: dict[str, Any] = {"stage": name, "inputs": inputs, "version": __version__}
         clock = StageClock()
@@ -142,26 +170,56 @@ class Run:
             fault(f"stage.{name}")
             fill(folder)
             about.update(clock.figures())
+        self.digests.add_folder(target)
         say(f"{name}: done in {about['seconds']:.0f} s, peak {about['peak_mb']:.0f} MB")
         return target
 
-    def state(self, status: str, **facts: Any) -> None:
-        """Write `run_state.json`: how the run stands, and the exit code that launchers flatten."""
-        write_state(self.folder, status, **facts)
+    def say_once(self, text: str) -> None:
+        """One line for the person who watches, from the process that holds the folder."""
+        if self._owner and text not in self._said:
+            self._said.add(text)
+            say(text)
 
-    def _remove_from(self, redo: str) -> None:
-        there = [name for name in ORDER[ORDER.index(redo) :] if (self.folder / name).exists()]
+    def start(self) -> None:
+        """From here on work is done, and `run_state.json` says so; a refused command leaves it as it was."""
+        if not self._started:
+            self._started = True
+            self._state("running")
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Write into `run_state.json` how the run ended, and the exit code that launchers flatten."""
+        if error is None:
+            self._state("finished", exit_code=0)
+        elif self._started:
+            code = error.exit_code if isinstance(error, PrealignError) else 70
+            status = "stopped" if isinstance(error, signals.StoppedError) else "failed"
+            self._state(status, exit_code=code, reason=str(error))
+
+    def child_environment(self) -> dict[str, str]:
+        """For a process that works in this folder on behalf of this one, which holds the lock."""
+        return {OWNER: str(self.folder.resolve())}
+
+    def _state(self, status: str, **facts: Any) -> None:
+        if self._owner:
+            write_state(self.folder, status, **facts)
+
+    def _set_aside(self, redo: Sequence[str]) -> None:
+        """Move stages into `redone-N/`: what took hours is not deleted by a flag."""
+        there = [name for name in redo if (self.folder / name).exists()]
         for name in there:
             target = self.folder / name
             if name != "cpt" and not (target / NAME).is_file():
-                raise StorageError(f"{target}: has no manifest, so it is not removed; move it away yourself")
+                raise StorageError(f"{target}: has no manifest, so it is not moved; move it away yourself")
+        if not there:
+            return
+        number = 1 + max((int(path.name.removeprefix(ASIDE)) for path in self.folder.glob(f"{ASIDE}[0-9]*")), default=0)
+        aside = self.folder / f"{ASIDE}{number}"
+        aside.mkdir()
         for name in reversed(there):
-            aside = self.folder / f".tmp-{name}-{secrets.token_hex(4)}"
-            os.rename(self.folder / name, aside)
-            shutil.rmtree(aside)
-            if name == "cpt":
-                (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-            say(f"{name}: removed, will be done again")
+            os.rename(self.folder / name, aside / name)
+            if name == "cpt" and (self.folder / "metrics.jsonl").exists():
+                os.rename(self.folder / "metrics.jsonl", aside / "metrics.jsonl")
+        say(f"{', '.join(there)}: will be made anew; what was there is in {aside}, which you may delete")
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], accept: tuple[str, ...] = ()) -> list[str]:
@@ -186,7 +244,7 @@ def _short(inputs: dict[str, Any], key: str) -> str:
     return text[1:9] if re.fullmatch(r'"[0-9a-f]{64}"', text) else text
 
 
-def _lends(stage: Path, inputs: dict[str, Any]) -> bool:
+def _offers(stage: Path, inputs: dict[str, Any]) -> bool:
     try:
         about = read_manifest(stage)["about"]
     except DataError:
@@ -248,11 +306,6 @@ def _reset_peak() -> None:
             file.write("5")
     except OSError:
         pass  # not Linux: the peak is then that of the whole process
-
-
-def file_digests(paths: list[Path]) -> dict[str, str]:
-    """File name to SHA-256, for the inputs of a stage."""
-    return {f"{n}:{path.name}": sha256(path) if path.is_file() else "missing" for n, path in enumerate(paths)}
 
 
 def folder_digest(folder: Path) -> str:

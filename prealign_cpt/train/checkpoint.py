@@ -27,11 +27,11 @@ from torch.utils._pytree import tree_map_only
 
 from prealign_cpt import __version__
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import changes, say
 from prealign_cpt.run.manifest import atomic_write, extra_files, hashed, new_folder, read_manifest, verify
-from prealign_cpt.train.shard import World
 from prealign_cpt.train.stored import Planner, Reader
 
 _NAME = re.compile(r"step-(\d{10})")

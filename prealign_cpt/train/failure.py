@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.run.manifest import storage_error
 from prealign_cpt.run.signals import StoppedError
-from prealign_cpt.train.shard import World
 
 _CAUSE = "failure"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)

@@ -24,6 +24,7 @@ from prealign_cpt.data.batches import Mixture, positions
 from prealign_cpt.model.attention import document_borders
 from prealign_cpt.model.bits import Batch, Score
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import NumericError
@@ -35,7 +36,6 @@ from prealign_cpt.train.accept import check_accepted
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import AdamW, make_optimizer, rates, row_tables
 from prealign_cpt.train.saver import Saver
-from prealign_cpt.train.shard import World
 from prealign_cpt.train.spikes import SpikeGuard
 
 

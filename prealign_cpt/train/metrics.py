@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from prealign_cpt.model.world import World
 from prealign_cpt.run.folder import StageClock, peak_mb, say
-from prealign_cpt.train.shard import World
 
 
 class Log:

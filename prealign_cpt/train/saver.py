@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import DataError, PrealignError, StorageError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import storage_error, verify
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.shard import World
 
 SLOW = 15.0
 """Seconds that a save may take without a word: torchrun kills ranks 30 seconds after it asked them to stop."""

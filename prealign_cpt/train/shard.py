@@ -1,4 +1,4 @@
-"""Processes and shards: join the process group, and spread a Hugging Face model over it with FSDP2.
+"""Shards: spread a Hugging Face model over the ranks with FSDP2.
 
 Rank 0 alone reads the weights; every parameter is scattered as it is read, so no other rank ever holds the whole model.
 Parameters and optimizer state are fp32; with bf16 the forward and backward passes use bf16 copies and gradients are
@@ -6,11 +6,6 @@ summed in fp32. With replicas the ranks form a table: a row holds one whole mode
 rows and columns.
 """
 
-import datetime
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,52 +21,9 @@ from prealign_cpt.model.accept import blocks
 from prealign_cpt.model.attention import choose_attention
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train.recompute import compile_block, recompute
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among the others."""
-
-    rank: int
-    size: int
-    device: torch.device
-    store: dist.Store
-
-    def sum(self, value: float) -> float:
-        """Sum of a number over all ranks, on the CPU: it does not wait for the GPU."""
-        tensor = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(tensor)
-        return float(tensor)
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        return self.sum(float(flag)) > 0
-
-
-@contextmanager
-def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator[World]:
-    """Join the ranks that torchrun started; without torchrun, be the only one.
-
-    The timeout turns a rank that hangs into an error on the others.
-    """
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "RANK" in os.environ:
-        store, rank, size = next(dist.rendezvous("env://"))
-    else:
-        store, rank, size = dist.HashStore(), 0, 1
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore("group", store),
-        rank=rank,
-        world_size=size,
-        timeout=datetime.timedelta(minutes=timeout_minutes),
-    )
-    try:
-        yield World(rank, size, device, dist.PrefixStore("prealign", store))
-    finally:
-        dist.destroy_process_group()
 
 
 def sharded(

@@ -1,22 +1,29 @@
-"""A tiny grown model for the alignment stage, and the stage over the tiny recipe."""
+"""A tiny grown model for the alignment stage, the stage over the tiny recipe, and two invented languages."""
 
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
+from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.vocab.rows import grow_rows
 from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
 
 START_ID = 0
+ALONE = World(0, 1, torch.device("cpu"), dist.HashStore())
 LEXICON = [Pair(*pair) for pair in PAIRS]
 NUM_NEW = 18
 """So many target words become tokens; the other words keep their old pieces."""
@@ -90,6 +97,60 @@ def stage(recipe_file: Path, grown: PreTrainedTokenizerFast, tokenizer: PreTrain
     ) -> tuple[dict[str, Any], list[dict[str, float]]]:
         figures: list[dict[str, float]] = []
         recipe = recipe_with(recipe_file, *flags)
-        return run_stage(model, grown, tokenizer, pairs, recipe, figures.append), figures
+        return run_stage(model, grown, tokenizer, pairs, recipe, figures.append, ALONE), figures
 
     return run
+
+
+NUM_WORDS = 48
+WORDS = [a + b + c for a in "bdfg" for b in "aeio" for c in "klm"]
+DOUBLES = [word[::-1].upper() for word in WORDS]
+
+
+@dataclass
+class Ring:
+    """Two invented languages with the same sense: words on a ring, each mostly beside its neighbours.
+
+    `WORDS[i]` translates to `DOUBLES[i]`; every English word is one old token, every target word one new token.
+    """
+
+    base: PreTrainedTokenizerFast
+    grown: PreTrainedTokenizerFast
+    pairs: list[Pair]
+    """Of every word but each fourth."""
+    heldout: list[int]
+    """Which words have no pair."""
+    old_ids: list[int]
+    """The English words' ids; the target words are the new tokens 0, 1, …"""
+
+    def statistics(self) -> TextStatistics:
+        return TextStatistics([documents(DOUBLES, 1)], [documents(WORDS, 2)])
+
+
+def documents(words: list[str], seed: int, number: int = 80, length: int = 200) -> list[str]:
+    """Walks along the ring."""
+    generator = random.Random(seed)
+    texts = []
+    for _ in range(number):
+        at, walk = generator.randrange(len(words)), []
+        for _ in range(length):
+            at = (at + generator.choice([-2, -1, 1, 2])) % len(words)
+            walk.append(words[at])
+        texts.append(" " + " ".join(walk))
+    return texts
+
+
+@pytest.fixture(scope="session")
+def ring() -> Ring:
+    texts = [" " + " ".join(WORDS)]
+    base, grown = make_tokenizer(texts * 4, 600), make_tokenizer(texts * 4, 600)
+    grown.add_tokens([f" {word}" for word in DOUBLES])
+    encoded = [base.encode(f" {word}", add_special_tokens=False) for word in WORDS]
+    assert all(len(ids) == 1 for ids in encoded) and len(grown) == len(base) + NUM_WORDS
+    heldout = list(range(0, NUM_WORDS, 4))
+    pairs = [Pair(WORDS[i], DOUBLES[i]) for i in range(NUM_WORDS) if i not in heldout]
+    return Ring(base, grown, pairs, heldout, [ids[0] for ids in encoded])
+
+
+def ring_distance(a: int, b: int) -> int:
+    return min((a - b) % NUM_WORDS, (b - a) % NUM_WORDS)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from prealign_cpt.align.contrast import Contrast, contrastive_loss, relations
 from prealign_cpt.align.trainable import NewRows
-from prealign_cpt.align.units import Graph, Group, Unit, connections
+from prealign_cpt.align.units import Graph, Group, Unit, batches, connections, word_groups
+from prealign_cpt.lab.objectives import contrasts
+from prealign_cpt.lab.objectives.contrasts import OneDirection, Queue
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.recipe.schema import Align
-from prealign_cpt.run.errors import RecipeError
-from tests.align.conftest import model_for
+from tests.align.conftest import ALONE, LEXICON, model_for
 
 
 def related(entries: list[list[str]], connected: Graph | None = None) -> tuple[Tensor, Tensor]:
@@ -183,25 +183,25 @@ def unit(name: str, *ids: int) -> Unit:
 
 
 def term(
-    grown, num_old: int, batches: list[list[Group]], connected: Graph | None = None, tied=True, **flags
+    grown, num_old: int, drawn: list[list[Group]], connected: Graph | None = None, tied=True, kind=Contrast
 ) -> Contrast:
-    model = NewRows(model_for(grown, tied), 0, num_old)
-    return Contrast(model, batches, connected or {}, Align(steps=len(batches), **flags))
+    return kind(NewRows(model_for(grown, tied), 0, num_old), drawn, connected or {}, 0.1, ALONE)
 
 
 def batch(num_old: int, *numbers: int) -> list[Group]:
     return [Group(unit(f"e:{i}", 20 + i, 60 + i), (unit(f"t:{i}", num_old + i),)) for i in numbers]
 
 
-def test_the_queue_is_the_earlier_batches(grown, num_old: int):
+def test_the_queue_is_the_earlier_batches(grown, num_old: int, monkeypatch: pytest.MonkeyPatch):
     """With two steps' words in one batch the anchors of the second step see the same candidates."""
     first, second = batch(num_old, 0, 1), batch(num_old, 2, 3)
-    queued = term(grown, num_old, [first, second], queue=100)
+    queued = term(grown, num_old, [first, second], kind=Queue)
     plain = term(grown, num_old, [first, second])
     assert value(queued.loss(0)) == value(plain.loss(0))
     with_queue, without = value(queued.loss(1)), value(plain.loss(1))
     assert with_queue > without + 1e-3
-    short = term(grown, num_old, [first, second], queue=3)
+    monkeypatch.setattr(contrasts, "QUEUE", 3)
+    short = term(grown, num_old, [first, second], kind=Queue)
     short.loss(0)
     assert without < value(short.loss(1)) < with_queue
     queued.loss(1).backward()
@@ -212,21 +212,21 @@ def test_the_queue_is_the_earlier_batches(grown, num_old: int):
 def test_false_negatives_in_the_queue_are_masked(grown, num_old: int):
     first, second = batch(num_old, 0, 1), batch(num_old, 2, 3)
     linked = {f"{side}:{i}": {f"{s}:{j}" for s in "et" for j in (0, 1)} for side in "et" for i in (2, 3)}
-    queued = term(grown, num_old, [first, second], linked, queue=100)
+    queued = term(grown, num_old, [first, second], linked, kind=Queue)
     plain = term(grown, num_old, [first, second], linked)
     queued.loss(0)
     assert value(queued.loss(1)) == pytest.approx(value(plain.loss(1)), abs=1e-6)
     own = connections([Pair("0", "0")])
-    again = term(grown, num_old, [first[:1], first[:1]], own, queue=100)  # a word is no negative of its earlier self
+    again = term(grown, num_old, [first[:1], first[:1]], own, kind=Queue)  # a word is no negative of its earlier self
     assert value(again.loss(0)) == value(again.loss(1)) == pytest.approx(0.0, abs=1e-6)
-    other = term(grown, num_old, [second[:1], first[:1]], own, queue=100)
+    other = term(grown, num_old, [second[:1], first[:1]], own, kind=Queue)
     other.loss(0)
     assert value(other.loss(1)) > 0.1, "another one is"
 
 
-def test_asymmetric_means_english_anchors(grown, num_old: int):
+def test_one_direction_means_english_anchors(grown, num_old: int):
     chosen = batch(num_old, 0, 1, 2)
-    one = term(grown, num_old, [chosen], symmetric=False)
+    one = term(grown, num_old, [chosen], kind=OneDirection)
     vectors = one._vectors(chosen) - one._centre
     positive, excluded = relations([f"{s}:{i}" for i in range(3) for s in "et"], [0, 0, 1, 1, 2, 2], [0, 2, 4], {})
     expected = contrastive_loss(vectors[:, [0, 2, 4]], vectors, positive, excluded, 0.1)
@@ -234,12 +234,11 @@ def test_asymmetric_means_english_anchors(grown, num_old: int):
     assert value(one.loss(0)) != pytest.approx(value(term(grown, num_old, [chosen]).loss(0)), abs=1e-3)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_vectors_are_those_of_the_span_alone_in_its_sequence(grown, num_old: int, pooling):
+def test_vectors_are_those_of_the_span_alone_in_its_sequence(grown, num_old: int):
     """Packed beside others, with a neighbour taken from the same run, against the plain model."""
     english = Unit("e:x", (20, 30, 40, 50), (2, 4), (("e:other", (0, 2)),))
     group = Group(english, (Unit("t:x", (20, 30, num_old + 1, 50), (2, 4)),))
-    one = term(grown, num_old, [[group, *batch(num_old, 5, 6)]], tied=False, unit="word-in-context", pooling=pooling)
+    one = term(grown, num_old, [[group, *batch(num_old, 5, 6)]], tied=False)
     found = one._vectors([group])
     assert found.shape == (4, 3, 32), "embeddings, two blocks, the head's rows"
     model = model_for(grown, tied=False)
@@ -247,7 +246,7 @@ def test_vectors_are_those_of_the_span_alone_in_its_sequence(grown, num_old: int
         for place, (ids, (start, end)) in enumerate(
             [(english.ids, (2, 4)), (group.targets[0].ids, (2, 4)), (english.ids, (0, 2))]
         ):
-            tokens = slice(end - 1, end) if pooling == "last" else slice(start, end)
+            tokens = slice(start, end)
             states = model(torch.tensor([[0, *ids]]), output_hidden_states=True).hidden_states
             expected = [h[0, 1:][tokens].mean(dim=0) for h in states]
             expected.append(model.lm_head.weight[list(ids)][tokens].mean(dim=0))
@@ -264,9 +263,20 @@ def test_english_words_are_run_once(grown, num_old: int):
     assert one._model.tokens_forward == once
 
 
-def test_layers(grown, num_old: int):
-    chosen = batch(num_old, 0, 1, 2)
-    assert term(grown, num_old, [chosen])._vectors(chosen).shape[0] == 3
-    assert term(grown, num_old, [chosen], tied=False, layers=(1,))._vectors(chosen).shape[0] == 1
-    with pytest.raises(RecipeError, match=r"align\.layers: the model has no layer 7; it has 2 blocks"):
-        term(grown, num_old, [chosen], layers=(1, 7))
+def test_words(grown, num_old: int):
+    groups = word_groups(
+        grown, [Pair("cold", "kalt"), *LEXICON[:3], Pair("house", "kalt")], lambda ids: max(ids) >= num_old
+    )
+    assert [group.english.name for group in groups] == ["e:house", "e:water"], "`kalt` holds no new token"
+    assert [unit.name for unit in groups[0].targets] == ["t:Haus", "t:Gebäude"]
+    assert [unit.ids for unit in groups[0].targets] == [(num_old,), (num_old + 1,)]
+    assert grown.decode(groups[1].english.ids) == " water" and groups[1].english.span == (0, len(groups[1].english.ids))
+
+
+def test_batches(grown, num_old: int):
+    items = [[group] for group in word_groups(grown, LEXICON, lambda ids: max(ids) >= num_old)]
+    found = batches(items, 5, 4, seed=3)
+    assert [len(batch) for batch in found] == [5] * 4 and found[0] != found[1]
+    assert all(len({group.english.name for group in batch}) == 5 for batch in found)
+    assert batches(items, 5, 2, seed=3) == found[:2] and batches(items, 5, 4, seed=4) != found
+    assert [len(batch) for batch in batches(items, 100, 2, seed=0)] == [len(items)] * 2

@@ -11,8 +11,8 @@ import torch
 from prealign_cpt.align.contrast import contrastive_loss, relations
 from prealign_cpt.align.ranks import gather, parts
 from prealign_cpt.align.stage import run_stage
-from prealign_cpt.train.shard import World, process_group
-from tests.align.conftest import LEXICON, grown_tokenizer, model_for, recipe_with
+from prealign_cpt.model.world import World, process_group
+from tests.align.conftest import ALONE, LEXICON, grown_tokenizer, model_for, recipe_with
 from tests.conftest import ENGLISH, make_tokenizer, recipe_file, run_ranks
 
 ENTRIES = 5
@@ -23,11 +23,10 @@ def make_vectors() -> torch.Tensor:
     return torch.randn(3, 2 * ENTRIES, 8, generator=torch.Generator().manual_seed(0))
 
 
-def share_of_loss(vectors: torch.Tensor, world: World | None) -> torch.Tensor:
+def share_of_loss(vectors: torch.Tensor, world: World) -> torch.Tensor:
     """This rank's part of the loss; `vectors` are all units of the batch, of which it takes its own."""
     split = parts(list(range(ENTRIES)), world)
-    rank = 0 if world is None else world.rank
-    own = [u for entry in split[rank] for u in (2 * entry, 2 * entry + 1)]
+    own = [u for entry in split[world.rank] for u in (2 * entry, 2 * entry + 1)]
     together = gather(vectors[:, own], [2 * len(part) for part in split], world)
     names = [f"{side}:{i}" for i in range(ENTRIES) for side in "et"]
     positive, excluded = relations(names, [i for i in range(ENTRIES) for _ in "et"], own, {"e:0": {"t:3"}})
@@ -46,7 +45,7 @@ def rank_loss(world: World) -> tuple[float, list[Any]]:
 
 def test_two_ranks_with_b_units_are_one_with_2b(two_ranks: list[Any]):
     vectors = make_vectors().requires_grad_()
-    expected = share_of_loss(vectors, None)
+    expected = share_of_loss(vectors, ALONE)
     expected.backward()
     (loss, first), (same, second) = (found[0] for found in two_ranks)
     assert loss == same == pytest.approx(float(expected.detach()), abs=1e-6)
@@ -64,19 +63,19 @@ def test_parts_are_the_items_in_order():
         assert max(map(len, split)) - min(map(len, split)) <= 1
 
 
-TERMS = ("--align.distill_weight", "1", "--align.distill_tokens", "128", "--align.switch_weight", "1",
-         "--align.switch_tokens", "128", "--align.target_tokens", "384", "--align.anchor_tokens", "256",
-         "--align.weight", "1", "--align.lr", "5e-3", "--align.steps", "4", "--align.queue", "7")  # fmt: skip
+TERMS = ("--align.target_tokens", "384", "--align.anchor_tokens", "256", "--align.weight", "1", "--align.lr", "5e-3",
+         "--align.steps", "4", "--align.words", "5")  # fmt: skip
 CASES: dict[str, tuple[str, ...]] = {
-    "words": ("--align.words", "5"),
+    "words": (),
     "fewer units than ranks would like": ("--align.words", "2", "--align.target_tokens", "128"),
-    "words in context, untied": ("--align.words", "5", "--align.unit", "word-in-context"),
-    "sentences, whole model": ("--align.words", "3", "--align.unit", "sentence", "--align.trains", "all"),
-    "one direction, two layers": ("--align.symmetric", "false", "--align.layers", "[0, 2]", "--align.pooling", "last"),
+    "words in context, untied": ("--align.objective", "veco"),
+    "sentences, whole model": ("--align.words", "3", "--align.objective", "infoxlm", "--align.trains", "all"),
+    "one direction, untied": ("--align.objective", "afp"),
+    "distillation": ("--align.objective", "distill"),
 }
 
 
-def run_case(path: str, name: str, world: World | None) -> tuple[dict[str, list[Any]], Any, Any]:
+def run_case(path: str, name: str, world: World) -> tuple[dict[str, list[Any]], Any, Any]:
     grown = grown_tokenizer()
     model = model_for(grown, tied="untied" not in name)
     recipe = recipe_with(Path(path), *TERMS, *CASES[name])
@@ -107,7 +106,7 @@ def two_ranks(path: Path) -> list[Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_make_the_steps_of_one(two_ranks: list[Any], path: Path, name: str):
     one, other = (found[1][list(CASES).index(name)] for found in two_ranks)
-    weights, figures, done = run_case(str(path), name, None)
+    weights, figures, done = run_case(str(path), name, ALONE)
     assert one[2] == other[2]
     # Each rank keeps English words for itself, so one that both meet is run twice.
     assert one[2].pop("tokens_forward") >= done.pop("tokens_forward") and one[2] == done

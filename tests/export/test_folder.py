@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.model.bits import held_out
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.serving.folder import check_servable
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import token_nats
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from tests.conftest import START, make_model
 from tests.vocab.conftest import sentence_piece
 

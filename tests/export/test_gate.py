@@ -15,6 +15,7 @@ from prealign_cpt.export import Probe, build_export
 from prealign_cpt.export.gate import Comparison, check_weights, compare
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError, NumericError
@@ -22,7 +23,7 @@ from prealign_cpt.run.manifest import new_folder, verify
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import token_nats
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from tests.conftest import ENGLISH, TARGET, make_model
 
 

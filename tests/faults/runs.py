@@ -16,12 +16,13 @@ from torch.distributed.tensor import DTensor
 
 from prealign_cpt.data.batches import Mixture, PackedText
 from prealign_cpt.model.bits import Batch
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model
 
 VOCAB = 67

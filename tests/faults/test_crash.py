@@ -21,11 +21,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import NAME, sha256, verify
-from prealign_cpt.run.verify import inspect
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.shard import World
+from prealign_cpt.verify import inspect
 from tests.faults.ranks import start, values
 
 INPUTS = {"align": "a", "data": "d"}

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.run import signals
 from prealign_cpt.run.manifest import verify
-from prealign_cpt.run.verify import inspect
 from prealign_cpt.train import loop
 from prealign_cpt.train.metrics import Log
-from prealign_cpt.train.shard import World, process_group
+from prealign_cpt.verify import inspect
 from tests.faults.ranks import Ended, start, values
 from tests.faults.runs import alone, curve, go, make_base
 

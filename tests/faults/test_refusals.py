@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.pipeline import _agree
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run import faults, manifest
@@ -25,13 +26,13 @@ from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import Run
 from prealign_cpt.run.manifest import new_folder, read_manifest, verify
-from prealign_cpt.run.verify import inspect
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.accept import check_accepted
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.saver import Saver
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.stored import read_metadata
+from prealign_cpt.verify import inspect
 from tests.conftest import make_model
 from tests.faults.ranks import start, values
 from tests.faults.runs import INPUTS, RECIPE, go, make_base
@@ -153,7 +154,7 @@ def test_row_26_a_run_does_not_leave_its_folder_by_a_link(recipe_file: Path, tmp
     recipe.run.mkdir(parents=True)
     (recipe.run / "cpt").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="cpt: is a link"):
-        Run(recipe, "cpt")
+        Run(recipe.run, ["cpt"])
     assert (tmp_path / "elsewhere").is_dir()
 
 
@@ -290,7 +291,7 @@ def test_row_55_any_name_of_a_folder_works(tmp_path: Path, trainer: Any, world: 
 def test_row_55_a_name_that_is_too_long_is_refused_before_any_work(recipe_file: Path) -> None:
     recipe = dataclasses.replace(load_recipe(recipe_file), name="x" * 300)
     with pytest.raises(StorageError, match="File name too long"):
-        Run(recipe)
+        Run(recipe.run)
 
 
 FIXTURE = Path(__file__).parent / "format1"
@@ -337,7 +338,7 @@ def test_row_42_what_is_not_safe_is_not_accepted(recipe_file: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"--accept: train\.lr may not change; train.steps, train.warmup, train.decay may"
     ):
-        Run(load_recipe(recipe_file), accept=("train.lr",))
+        Run(load_recipe(recipe_file).run, accept=("train.lr",))
 
 
 def test_faults_are_met_at_their_point_rank_and_count_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from prealign_cpt.model.world import World
 from prealign_cpt.run import signals
 from prealign_cpt.run.manifest import verify
 from prealign_cpt.train import checkpoint, saver
 from prealign_cpt.train.saver import Saver
-from prealign_cpt.train.shard import World
 from tests.faults.ranks import Ranks
 from tests.faults.runs import INPUTS, alone, make_base
 

@@ -22,7 +22,7 @@ from prealign_cpt.run import faults, signals
 from prealign_cpt.run import folder as runs
 from prealign_cpt.run.folder import ORDER
 from prealign_cpt.run.manifest import verify
-from prealign_cpt.run.verify import inspect
+from prealign_cpt.verify import inspect
 from tests.run.test_signals import FLAGS, REPOSITORY, _ranks_of, _state, _steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
@@ -79,7 +79,10 @@ def test_however_a_run_is_stopped_it_goes_on(recipe_file: Path) -> None:
     one.until(lambda: "align: starts" in one.output.read_text())
     assert one.signal(signal.SIGTERM) != 0
     assert (_state(run)["status"], _state(run)["exit_code"]) == ("stopped", 75), one.output.read_text()
-    assert sorted(p.name for p in run.iterdir() if p.is_dir()) in (["lexicon", "vocab"], ["align", "lexicon", "vocab"])
+    assert sorted(p.name for p in run.iterdir() if p.is_dir()) in (
+        ["data", "init", "lexicon", "vocab"],
+        ["align", "data", "init", "lexicon", "vocab"],
+    )
 
     # Row 7: SIGUSR1, as Slurm sends it, while training.
     one = Launched(recipe_file)

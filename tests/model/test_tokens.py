@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.data.build import read_mixture
 from prealign_cpt.model.tokens import end_token_id, frame, start_token_id
-from prealign_cpt.pipeline import run_all
+from prealign_cpt.prepare import prepare
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import RecipeError
+from prealign_cpt.run.folder import Run
 from tests.conftest import ENGLISH, START, make_model, make_tokenizer
 
 
@@ -44,7 +45,7 @@ def test_every_document_ends_with_it_and_it_is_learned(recipe_file: Path, tmp_pa
     make_model(len(tokenizer)).save_pretrained(base)
     tokenizer.save_pretrained(base)
     recipe = load_recipe(recipe_file, ["--base.model", str(base), "--codeswitch.ratio", switched])
-    run_all(recipe, until="data")
+    prepare(Run(recipe.run), recipe)
     end, start = tokenizer.convert_tokens_to_ids("</s>"), start_token_id(tokenizer, recipe)
     mixture = read_mixture(recipe, recipe.run / "data")
     assert mixture.english is not None

@@ -40,11 +40,9 @@ save_every = 2
 """
 
 KEYS = """
-align.anchor_tokens align.blocks align.calibrate align.distill_tokens align.distill_weight align.freeze_english
-align.init align.layers align.lexicon_weight align.lr align.match_norm align.max_english_increase align.pooling
-align.queue
-align.rows align.shrink align.steps align.switch_tokens align.switch_weight align.symmetric align.target_tokens
-align.temperature align.trains align.unit align.weight align.words base.end_token base.model base.start_token
+align.anchor_tokens align.calibrate align.init align.lexicon_weight align.lr align.max_english_increase align.objective
+align.rows align.steps align.target_tokens align.trains align.weight align.words base.end_token base.model
+base.start_token
 codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
 data.sequence_length device evaluate.batch_tokens evaluate.before_training evaluate.clka evaluate.max_bytes
@@ -94,7 +92,7 @@ def test_every_section_is_read(file: Path):
     ("old", "new", "words"),
     [
         ("steps = 3", "stepz = 3", ["align.stepz", "unknown key", "did you mean steps?"]),
-        ("steps = 3", "qqqq = 3", ["align.qqqq", "known keys", "temperature"]),
+        ("steps = 3", "qqqq = 3", ["align.qqqq", "known keys", "objective"]),
         ("[vocab]", "[vocabulary]", ["vocabulary", "unknown key", "did you mean vocab?"]),
         ("steps = 3", 'steps = "3"', ["align.steps", "a whole number", "'3'", "str"]),
         ("steps = 3", "steps = 3.0", ["align.steps", "a whole number", "3.0"]),
@@ -106,7 +104,7 @@ def test_every_section_is_read(file: Path):
         ("size = 10", "size = -1", ["vocab.size", "-1", "at least 0"]),
         ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
         ("steps = 3", "steps = 3\nlr = 0", ["align.lr", "above 0"]),
-        ("steps = 3", "steps = 3\nshrink = 1.5", ["align.shrink", "1.5", "at most 1.0"]),
+        ("steps = 3", "steps = 3\ncalibrate = 1.5", ["align.calibrate", "1.5", "at most 1.0"]),
         ("steps = 3", 'steps = 3\ninit = "random"', ["align.init", "'random'", "'subword+lexicon'"]),
         ('target = ["de.txt"]', 'target = "de.txt"', ["text.target", "list of strings"]),
         ('target = ["de.txt"]', 'target = ["de.txt", 5]', ["text.target", "list of strings"]),

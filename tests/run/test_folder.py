@@ -1,6 +1,5 @@
-"""The run folder: stages done once, changed inputs, --redo, the lock and the state."""
+"""The run folder: stages done once, changed inputs, stages set aside, the lock and the state."""
 
-import dataclasses
 import json
 import signal
 import subprocess
@@ -12,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from prealign_cpt import run as module
-from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.file import as_toml, load_recipe
 from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import BusyError, DataError, RecipeError, StorageError
-from prealign_cpt.run.folder import ORDER, Run, StageClock, file_digests, folder_digest
+from prealign_cpt.run.folder import ORDER, Run, StageClock, folder_digest
 from prealign_cpt.run.manifest import NAME, verify
 
 FILLED: list[str] = []
@@ -27,7 +26,7 @@ from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.folder import Run
 try:
-    run = Run(load_recipe(Path(sys.argv[1])))
+    run = Run(load_recipe(Path(sys.argv[1])).run)
 except PrealignError as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
@@ -44,7 +43,7 @@ def recipe(recipe_file: Path) -> Recipe:
 @pytest.fixture
 def run(recipe: Recipe) -> Iterator[Run]:
     FILLED.clear()
-    with closing(Run(recipe)) as made:
+    with closing(Run(recipe.run)) as made:
         yield made
 
 
@@ -53,9 +52,9 @@ def fill(folder: Path) -> None:
     (folder / "out.txt").write_text("done")
 
 
-def again(recipe: Recipe, redo: str | None = None) -> list[str]:
+def again(recipe: Recipe, *redo: str) -> list[str]:
     """Open the run anew; the stage folders that are left."""
-    with closing(Run(recipe, redo)):
+    with closing(Run(recipe.run, redo)):
         return [name for name in ORDER if (recipe.run / name).exists()]
 
 
@@ -94,7 +93,7 @@ def test_a_stage_folder_without_a_manifest_is_not_believed(run: Run):
         run.stage("vocab", {}, fill)
 
 
-def test_redo_removes_the_stage_and_those_behind_it(recipe: Recipe, run: Run):
+def test_redo_sets_stages_aside_and_deletes_nothing(recipe: Recipe, run: Run):
     for name in ORDER:
         if name == "cpt":
             (run.folder / name).mkdir()  # its checkpoints have manifests, the folder has none
@@ -103,58 +102,32 @@ def test_redo_removes_the_stage_and_those_behind_it(recipe: Recipe, run: Run):
     (run.folder / "metrics.jsonl").write_text("{}\n")
     run.close()
     assert again(recipe) == list(ORDER)
-    assert again(recipe, "export") == ["lexicon", "vocab", "align", "data", "cpt"]
+    assert again(recipe, "export", "eval") == ["lexicon", "vocab", "data", "init", "align", "cpt"]
     assert (run.folder / "metrics.jsonl").exists()
-    assert again(recipe, "data") == ["lexicon", "vocab", "align"]
+    assert again(recipe, "data", "cpt", "export", "eval") == ["lexicon", "vocab", "init", "align"]
     assert not (run.folder / "metrics.jsonl").exists()
-    assert again(recipe, "lexicon") == []
-
-
-def test_redo_of_what_is_no_stage(recipe: Recipe):
-    with pytest.raises(RecipeError, match="'train' is not a stage; the stages are lexicon"):
-        Run(recipe, "train")
-    assert not recipe.run.exists()
+    first, second = run.folder / "redone-1", run.folder / "redone-2"
+    assert (first / "eval" / "out.txt").read_text() == (second / "data" / "out.txt").read_text() == "done"
+    assert (second / "metrics.jsonl").exists() and (second / "cpt").is_dir()
 
 
 def test_redo_refuses_a_folder_that_is_not_ours(recipe: Recipe, run: Run):
+    run.stage("lexicon", {}, fill)
     run.close()
     (run.folder / "vocab").mkdir()
     (run.folder / "vocab" / "thesis.txt").write_text("only copy")
     with pytest.raises(StorageError, match="no manifest"):
-        again(recipe, "vocab")
+        again(recipe, "lexicon", "vocab")
     assert (run.folder / "vocab" / "thesis.txt").read_text() == "only copy"
-
-
-def test_a_refused_redo_removes_nothing(recipe: Recipe, run: Run):
-    run.stage("lexicon", {}, fill)
-    run.close()
-    (run.folder / "vocab").mkdir()
-    with pytest.raises(StorageError, match="no manifest"):
-        again(recipe, "lexicon")
     assert (run.folder / "lexicon" / NAME).exists()
-
-
-def test_an_interrupted_redo_leaves_no_half_stage(recipe: Recipe, run: Run, monkeypatch: pytest.MonkeyPatch):
-    run.stage("lexicon", {}, fill)
-    run.close()
-
-    def interrupted(folder: Path, *arguments: Any, **options: Any) -> None:
-        (Path(folder) / "out.txt").unlink()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.shutil, "rmtree", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            Run(recipe, "lexicon")
-    assert not (run.folder / "lexicon").exists()
 
 
 def test_the_folder_has_one_owner(recipe: Recipe, run: Run):
     with pytest.raises(BusyError, match=r"process \d+ on ") as caught:
-        Run(recipe)
+        Run(recipe.run)
     assert caught.value.exit_code == 75
     run.close()
-    Run(recipe).close()
+    Run(recipe.run).close()
 
 
 def test_the_folder_has_one_owner_across_processes(recipe: Recipe, recipe_file: Path):
@@ -162,53 +135,90 @@ def test_the_folder_has_one_owner_across_processes(recipe: Recipe, recipe_file: 
     with subprocess.Popen([*command, "60"], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(BusyError, match=f"process {holder.pid} on "):
-            Run(recipe)
+            Run(recipe.run)
         second = subprocess.run([*command, "0"], capture_output=True, text=True, check=False)
         assert second.returncode == 75 and f"process {holder.pid} on " in second.stdout
         holder.send_signal(signal.SIGKILL)
         holder.wait(timeout=10)
-    Run(recipe).close()  # a lock dies with its holder
+    Run(recipe.run).close()  # a lock dies with its holder
 
 
 def test_the_recipe_lies_in_the_run_folder(recipe: Recipe, recipe_file: Path, run: Run):
+    run.describe(as_toml(recipe.anywhere()))
     written = load_recipe(run.folder / "recipe.toml")
-    assert written.train == recipe.train and written.text == recipe.text
+    assert written.train == recipe.train
+    assert [path.read_text() for path in written.paths(written.text.target)] == [
+        path.read_text() for path in recipe.paths(recipe.text.target)
+    ]
 
 
 def test_a_run_folder_that_cannot_be_made(recipe: Recipe):
     recipe.run.parent.write_text("a file, not a folder")
     with pytest.raises(StorageError, match="cannot write"):
-        Run(recipe)
+        Run(recipe.run)
 
 
-def test_the_state(run: Run):
-    run.state("running")
-    run.state("failed", exit_code=74, reason="disk full")
-    content = json.loads((run.folder / "run_state.json").read_text())
-    assert content == {"status": "failed", "exit_code": 74, "reason": "disk full"}
+def _state(run: Run) -> dict[str, Any]:
+    return dict(json.loads((run.folder / "run_state.json").read_text()))
 
 
-def test_digests_follow_content(tmp_path: Path, run: Run):
-    one = tmp_path / "one.txt"
-    before = file_digests([one])
-    one.write_text("a")
-    there = file_digests([one])
-    one.write_text("b")
-    assert list(before.values()) == ["missing"] and there != file_digests([one])
+def test_the_state(recipe: Recipe, run: Run):
+    run.end(DataError("refused"))
+    assert not (run.folder / "run_state.json").exists(), "no work had begun"
+    run.start()
+    assert _state(run) == {"status": "running"}
+    run.end(StorageError("disk full"))
+    assert _state(run) == {"status": "failed", "exit_code": 74, "reason": "disk full"}
+    run.close()
+    with closing(Run(recipe.run)) as later:
+        later.end(DataError("refused"))
+        assert _state(run)["reason"] == "disk full", "a refused command leaves it as it was"
+        later.end()
+        assert _state(run) == {"status": "finished", "exit_code": 0}
+
+
+def test_a_child_of_the_holder_works_in_the_folder(recipe: Recipe, run: Run, monkeypatch: pytest.MonkeyPatch):
+    for name, value in run.child_environment().items():
+        monkeypatch.setenv(name, value)
+    with closing(Run(recipe.run)) as child:
+        child.stage("vocab", {}, fill)
+    assert (run.folder / "vocab" / NAME).exists() and not (run.folder / "run_state.json").exists()
+
+
+def test_digests_follow_content_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, kept = tmp_path / "one.txt", tmp_path / "digests.json"
+    path.write_text("a")
+    digests = Digests(kept)
+    first = digests.sha256(path)
+    digests.save()
+    monkeypatch.setattr("prealign_cpt.run.digests.sha256", lambda path: "read again")
+    assert Digests(kept).sha256(path) == first
+    path.write_text("bb")
+    assert Digests(kept).sha256(path) == "read again"
+    kept.write_text("damaged")
+    assert Digests(kept).sha256(path) == "read again"
+
+
+def test_a_finished_stage_is_not_read_again(recipe: Recipe, run: Run, monkeypatch: pytest.MonkeyPatch):
+    run.stage("vocab", {}, fill)
+    run.close()
+    monkeypatch.setattr("prealign_cpt.run.digests.sha256", lambda path: pytest.fail(f"{path} was read"))
+    with closing(Run(recipe.run)) as later:
+        assert later.has("vocab", {})
+
+
+def test_a_changed_file_of_a_finished_stage_is_found(recipe: Recipe, run: Run):
+    folder = run.stage("vocab", {}, fill)
+    (folder / "out.txt").write_text("DONE")
+    with pytest.raises(DataError, match="damaged"):
+        run.stage("vocab", {}, fill)
+
+
+def test_the_folder_digest_follows_the_manifest(run: Run):
     folder = run.stage("vocab", {}, fill)
     first = folder_digest(folder)
     (folder / NAME).write_text((folder / NAME).read_text() + " ")
     assert folder_digest(folder) != first
-
-
-def test_digests_of_files_with_one_name(tmp_path: Path):
-    for language in ("de", "en"):
-        (tmp_path / language).mkdir()
-        (tmp_path / language / "train.txt").write_text(language)
-    paths = [tmp_path / "de" / "train.txt", tmp_path / "en" / "train.txt"]
-    before = file_digests(paths)
-    paths[0].write_text("changed")
-    assert file_digests(paths) != before
 
 
 def test_the_clock_measures_the_peak_since_its_start():
@@ -219,24 +229,24 @@ def test_the_clock_measures_the_peak_since_its_start():
 
 
 def test_a_stage_is_taken_from_another_run_if_its_inputs_are_equal(recipe: Recipe, run: Run, capsys: Any):
-    lent = run.stage("vocab", {"size": 5}, fill)
-    borrower = dataclasses.replace(recipe, name="borrower")
-    with closing(Run(borrower, borrow=recipe.run.parent)) as other:
+    first = run.stage("vocab", {"size": 5}, fill)
+    other_folder = recipe.run.with_name("other")
+    with closing(Run(other_folder, reuse=recipe.run.parent)) as other:
         taken = other.stage("vocab", {"size": 5}, fill)
         assert len(FILLED) == 1
-        assert folder_digest(taken) == folder_digest(lent) and verify(taken)
+        assert folder_digest(taken) == folder_digest(first) and verify(taken)
         assert f"vocab: taken from {recipe.run}" in capsys.readouterr().out
         other.stage("align", {"size": 5}, fill)
-        assert len(FILLED) == 2, "another stage is not lent"
-    with closing(Run(borrower, "vocab", borrow=recipe.run.parent)) as other:
+        assert len(FILLED) == 2, "another stage is not taken"
+    with closing(Run(other_folder, ["vocab"], reuse=recipe.run.parent)) as other:
         other.stage("vocab", {"size": 6}, fill)
-        assert len(FILLED) == 3, "other inputs are not lent"
-    assert verify(lent), "what was taken is removed without a trace in the lender"
+        assert len(FILLED) == 3, "other inputs are not taken"
+    assert verify(first), "what was set aside leaves no trace where it came from"
 
 
 def test_a_damaged_stage_is_not_taken(recipe: Recipe, run: Run):
-    lent = run.stage("vocab", {}, fill)
-    (lent / "out.txt").write_text("DONE")
-    with closing(Run(dataclasses.replace(recipe, name="borrower"), borrow=recipe.run.parent)) as other:
+    first = run.stage("vocab", {}, fill)
+    (first / "out.txt").write_text("DONE")
+    with closing(Run(recipe.run.with_name("other"), reuse=recipe.run.parent)) as other:
         assert (other.stage("vocab", {}, fill) / "out.txt").read_text() == "done"
         assert sorted(path.name for path in other.folder.iterdir() if path.is_dir()) == ["vocab"]

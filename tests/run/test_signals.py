@@ -82,20 +82,20 @@ def test_a_stop_in_the_middle_of_a_stage_leaves_nothing_of_it(
         return 1.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "schedule", interrupted)
+        patch.setattr(stage, "rate_factor", interrupted)
         assert main(["align", str(recipe_file)]) == 75
     assert seen == [".tmp-align"], "the signal must come while the stage is being filled"
     error = capsys.readouterr().err
     assert "stopped by SIGTERM; finished stages are kept, start the same command again" in error
     assert "Traceback" not in error
-    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["lexicon", "vocab"]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["init", "lexicon", "vocab"]
     state = _state(run)
     assert (state["status"], state["exit_code"]) == ("stopped", 75)
     signals._requested = None
     (run / ".tmp-align-deadbeef").mkdir()  # as kill -9 leaves it
     assert main(["align", str(recipe_file)]) == 0
     assert "vocab: done before, kept" in capsys.readouterr().out
-    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["align", "lexicon", "vocab"]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["align", "init", "lexicon", "vocab"]
 
 
 def test_a_stop_in_the_last_step_keeps_the_later_stages_from_starting(
@@ -117,7 +117,7 @@ def test_a_stop_in_the_last_step_keeps_the_later_stages_from_starting(
     signals._requested = None
     assert run_recipe([str(recipe_file)]) == 0
     said = capsys.readouterr().out
-    assert "step 3:" not in said.partition("vocab: done before")[2], "nothing is trained again"
+    assert "step 3:" not in said.partition("align: done before")[2], "nothing is trained again"
     assert _state(run) == {"status": "finished", "exit_code": 0}
 
 
@@ -125,7 +125,7 @@ def test_a_stop_in_the_last_step_keeps_the_later_stages_from_starting(
 def test_only_ranks_follow_their_parent_into_death(tmp_path: Path, rank: str, survives: bool) -> None:
     """A rank must not outlive torchrun; but `nohup prealign demo &` must outlive the shell that started it."""
     code = (
-        "import os, sys, time; from pathlib import Path; from prealign_cpt import signals; signals.install();"
+        "import os, sys, time; from pathlib import Path; from prealign_cpt.run import signals; signals.install();"
         "here = Path(sys.argv[1]); (here / 'ready').touch(); time.sleep(1.5); (here / 'survived').touch()"
     )
     environment = {k: v for k, v in os.environ.items() if k != "RANK"} | {"PYTHONPATH": str(REPOSITORY)}

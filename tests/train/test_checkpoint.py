@@ -18,13 +18,14 @@ from torch.distributed.checkpoint import FileSystemWriter
 from prealign_cpt import __version__
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.manifest import read_manifest, verify
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model
 from tests.faults.ranks import start
 from tests.train.conftest import weights

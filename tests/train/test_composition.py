@@ -14,11 +14,12 @@ from torch.func import functional_call
 from prealign_cpt.data.batches import positions
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train.composition import MOMENTS, features
 from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import VOCAB, full, mixture, weights, write_text

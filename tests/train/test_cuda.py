@@ -10,10 +10,11 @@ import torch
 from prealign_cpt.data.batches import Mixture, PackedText, positions
 from prealign_cpt.model.attention import DOCUMENTS, document_borders
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model
 

@@ -22,13 +22,14 @@ from prealign_cpt.model.accept import blocks
 from prealign_cpt.model.bits import Batch, score
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import NumericError, RecipeError
 from prealign_cpt.train import checkpoint, spikes
 from prealign_cpt.train.loop import evaluate, token_nats, train
 from prealign_cpt.train.optim import schedule
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import LENGTH, VOCAB, weights, write_text
 

@@ -11,12 +11,13 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train import moments8
 from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import AdamW, make_optimizer
-from prealign_cpt.train.shard import World, process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import make_model, run_ranks
 from tests.train.conftest import VOCAB, full, mixture, weights, write_text

@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM
 from prealign_cpt.data.batches import positions
 from prealign_cpt.model.accept import blocks
 from prealign_cpt.model.load import choose_device
+from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train.loop import train_step
 from prealign_cpt.train.optim import make_optimizer, old_rows
-from prealign_cpt.train.shard import process_group, sharded
+from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.spikes import SpikeGuard
 from tests.conftest import free_port, make_model, run_ranks
 from tests.train.conftest import VOCAB, full, mixture, weights

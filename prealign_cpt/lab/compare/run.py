@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from prealign_cpt.inputs import check_inputs
 from prealign_cpt.lab.compare.budget import plan
 from prealign_cpt.lab.compare.results import FINISHED, status, write_points, write_table
 from prealign_cpt.lab.compare.variants import Grid, RunSpec, read_grid, run_specs
+from prealign_cpt.prepare import check_inputs
 from prealign_cpt.recipe.file import as_toml, load_recipe
-from prealign_cpt.run import signals, torchrun
-from prealign_cpt.run.errors import PrealignError, RecipeError
+from prealign_cpt.run import launch, signals
+from prealign_cpt.run.errors import BusyError, PrealignError, RecipeError
 from prealign_cpt.run.folder import say, write_state
 from prealign_cpt.run.manifest import NAME as MANIFEST
 
@@ -79,7 +79,6 @@ def compare(
         if (not only or spec.variant.name in only) and (not seeds or spec.recipe.seed in seeds)
     ]
     if not table_only:
-        torchrun.check_script()
         for specs in by_recipe:
             check_inputs(specs[0].recipe)
         for number, spec in enumerate(wanted, start=1):
@@ -99,19 +98,21 @@ def compare(
 def _run(spec: RunSpec, grid: Grid, all_specs: list[RunSpec], num_processes: int) -> None:
     """Bring a run to its end, or leave in its `run_state.json` why it did not come there."""
     try:
-        if not _has_alignment(spec) and _start(spec, spec.flags, "align", num_processes):
-            return
+        if not _has_alignment(spec):
+            _start(spec, spec.flags, "align", num_processes)
         budget = plan(spec.recipe, grid.target_bytes, _most_flops(spec, grid, all_specs))
         flags = [*spec.flags, f"--train.steps={budget.steps}"]
-        written, wanted = spec.run / "recipe.toml", as_toml(load_recipe(spec.recipe_path, flags))
+        written, wanted = spec.run / "recipe.toml", as_toml(load_recipe(spec.recipe_path, flags).anywhere())
         if status(spec.run) == FINISHED and written.read_text(encoding="utf-8") == wanted:
             say(f"compare: {spec.run.name}: done before, kept")
             return
         budget.write(spec.run)
-        _start(spec, flags, "", num_processes)
+        _start(spec, flags, "run", num_processes)
     except signals.StoppedError:
         raise
     except PrealignError as error:
+        if error.exit_code == BusyError.exit_code:  # its state is that of the process that works there
+            return
         spec.run.mkdir(parents=True, exist_ok=True)
         write_state(spec.run, "failed", exit_code=error.exit_code, reason=str(error))
 
@@ -132,9 +133,11 @@ def _has_alignment(spec: RunSpec) -> bool:
     return (spec.run / "align" / MANIFEST).is_file()
 
 
-def _start(spec: RunSpec, flags: list[str], until: str, num_processes: int) -> int:
-    """Run the recipe in processes of its own, up to a stage or ("") to the end; its exit code."""
-    program = ["-m", "prealign_cpt", until] if until else [str(torchrun.SCRIPT)]
+def _start(spec: RunSpec, flags: list[str], command: str, num_processes: int) -> None:
+    """Run the recipe in processes of its own, up to the alignment ("align") or to the end ("run")."""
     spec.run.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [str(spec.recipe_path), *flags, "--reuse", str(spec.run.parent)]
-    return torchrun.start(program, arguments, spec.run, num_processes)
+    arguments = [command, str(spec.recipe_path), *flags, "--reuse", str(spec.run.parent)]
+    if command == "run":
+        launch.start([*arguments, "--nproc", str(num_processes)])
+    else:
+        launch.start(arguments, num_processes)

@@ -35,7 +35,7 @@ CONTROLLED_KEYS = ("out", "seed", "device", "language", "train.steps")
 DEFAULTS = {"evaluate.before_training": False}
 """What a variant has unless it or the command line says otherwise: it is not scored before training."""
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "align.steps": 0,
     "align.max_english_increase": 1.0,
     "codeswitch.ratio": 0.0,
@@ -44,10 +44,10 @@ PLAIN = {
 }
 """No contrastive stage, switching and composition map. Plain rows cost English something at first, so they may."""
 
-BASE = {"vocab.size": 0, **PLAIN}
+BASE: dict[str, Any] = {"vocab.size": 0, **PLAIN}
 """The base with its own tokens: not extended, trained on the same text."""
 
-SUBWORD = {"align.init": "subword", "align.shrink": 1.0, "align.calibrate": 0.0, **PLAIN}
+SUBWORD: dict[str, Any] = {"align.init": "subword", "align.calibrate": 0.0, **PLAIN}
 """Plain subword-mean rows."""
 
 

@@ -14,10 +14,10 @@ from prealign_cpt.cli import main
 from prealign_cpt.data.batches import Mixture, PackedText
 from prealign_cpt.lab.compare.budget import Plan, plan
 from prealign_cpt.recipe.file import load_recipe
-from prealign_cpt.run import signals, torchrun
+from prealign_cpt.run import launch, signals
 from tests.lab.compare.conftest import in_process
 
-real_wait = torchrun._wait
+real_wait = launch._wait
 
 Write = Callable[[str], Path]
 
@@ -190,7 +190,7 @@ def test_an_alignment_stage_that_uses_the_budget_up(recipe_file: Path, variants_
 
 
 def test_a_run_that_dies_without_a_word(recipe_file: Path, variants_file: Write, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torchrun, "_wait", lambda line, num_processes: -9)
+    monkeypatch.setattr(launch, "_wait", lambda line, num_processes, variables: -9)
     assert _compare(recipe_file, variants_file(VARIANTS)) == 1
     for row in _table(recipe_file.parent / "runs" / "compare-tiny").values():
         assert "killed by SIGKILL" in row["not_finished"]["0"]
@@ -235,17 +235,17 @@ def test_sigterm_stops_a_run_and_a_second_start_goes_on(
         "time.sleep(60)\n"
     )
 
-    def wait(line: list[str], num_processes: int) -> int:
+    def wait(line: list[str], num_processes: int, variables: dict[str, str]) -> int:
         if len(started) == 3:  # the second variant's training
-            return real_wait([sys.executable, str(script)], num_processes)
-        return in_process(line, num_processes)
+            return real_wait([sys.executable, str(script)], num_processes, variables)
+        return in_process(line, num_processes, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torchrun, "_wait", wait)
+        patch.setattr(launch, "_wait", wait)
         assert _compare(recipe_file, variants) == 75
     assert (tmp_path / "stopped").exists()
     assert (runs / "tiny-subword-s0" / "eval").is_dir() and not (runs / "tiny-base-s0" / "eval").exists()
     started.clear()
     signals._requested = None  # as in a new process
     assert _compare(recipe_file, variants) == 0
-    assert len(started) == 1 and '--name="tiny-base-s0"' in started[0] and started[0][1].endswith("launch/cpt.py")
+    assert len(started) == 1 and '--name="tiny-base-s0"' in started[0] and started[0][3] == "run"

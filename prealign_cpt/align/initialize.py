@@ -1,0 +1,126 @@
+"""The first half of the alignment: base model and grown tokenizer in, a model with static, calibrated new rows out.
+
+base ─► English scored ─► rows grown ─► static rows ─► calibrated ─► Hugging Face folder and what `build_align` needs:
+
+    base_tokenizer/   the base tokenizer
+    pieces.json       for each new token, in the order of their ids, the old ids that spell it
+    rows.tsv          for each new token its id, text and where its row comes from
+    report.json       new_tokens, rows, calibration, english_before
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.lexicon_rows import TextStatistics
+from prealign_cpt.align.mixture import old_pieces
+from prealign_cpt.align.rows import old_tables, static_rows, write_rows
+from prealign_cpt.data.words import token_texts
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.bits import Score, batches, score_windows, windows
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import NumericError
+from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.text.reader import read_documents
+from prealign_cpt.vocab.rows import grow_rows
+
+BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
+
+
+def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: Path, device: torch.device) -> None:
+    """Fill `out`, in this process alone.
+
+    Args:
+        base: Hugging Face folder of the base model.
+        vocab: folder of the grown tokenizer.
+        pairs: the training half of the lexicon.
+
+    Raises:
+        NumericError: a row of the base is not finite.
+        DataError, MissingInputError: the lexicon, the text or the rows file cannot serve.
+    """
+    model = load_for_run(recipe, base, device)
+    base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
+    _check_finite(model)
+    english = english_bits(model, base_tokenizer, recipe)
+    num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
+    grow_rows(model, num_tokens, num_old)
+    texts = token_texts(tokenizer)[num_old:]
+    tables = old_tables(model, num_old)
+    statistics = TextStatistics(
+        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
+        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+    )
+    rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
+    rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, rows_file)
+    write_rows(model, num_old, rows)
+    start, strength = start_token_id(tokenizer, recipe), recipe.align.calibrate
+    calibration = calibrate(model, base_tokenizer, tokenizer, statistics.target_text, strength, start, recipe.seed)
+    exact = load_whole(base)
+    grow_rows(exact, num_tokens, num_old)
+    save_unrounded(model, exact, tokenizer, out)
+    base_tokenizer.save_pretrained(out / BASE_TOKENIZER)
+    atomic_write(out / PIECES, json.dumps(old_pieces(texts, base_tokenizer, tokenizer)))
+    lines = [
+        f"{num_old + m}\t{text!r}\t{kind}" for m, (text, kind) in enumerate(zip(texts, rows.provenance, strict=True))
+    ]
+    atomic_write(out / "rows.tsv", "\n".join(["id\ttext\trow", *lines]) + "\n")
+    report = {
+        "new_tokens": len(texts),
+        "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
+        "calibration": calibration,
+        "english_before": english,
+    }
+    atomic_write(out / "report.json", json.dumps(report, indent=1))
+
+
+def load_for_run(recipe: Recipe, folder: Path, device: torch.device) -> PreTrainedModel:
+    """The model of a folder in the run's precision, on its device."""
+    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+    return load_whole(folder, dtype).to(device).eval()
+
+
+def english_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> float:
+    """Bits per byte of the English validation text, to four digits."""
+    limits = recipe.evaluate
+    documents = read_documents([recipe.path(recipe.text.valid_english)])
+    texts = windows(documents, limits.window_bytes, limits.max_bytes)
+    prepared = batches(texts, tokenizer, start_token_id(tokenizer, recipe), limits.batch_tokens)
+    scored = score_windows(LanguageModelLoss(model), prepared, model.get_input_embeddings().weight.device)
+    total = Score(sum(nats for nats, _ in scored), sum(size for _, size in scored), 0)
+    return round(total.bits_per_byte, 4)
+
+
+@torch.no_grad()
+def save_unrounded(
+    model: PreTrainedModel, exact: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path
+) -> None:
+    """Save a model with the values of `exact` wherever it holds nothing but those in the run's precision, and its
+    tokenizer. Training goes on in fp32, and bf16 would change nearly every weight of a base in fp16 or fp32.
+
+    The files are in bf16 if that holds every value, otherwise in fp32.
+
+    Args:
+        exact: of the same shape, fp32 on the CPU; changed in place.
+    """
+    lossless = True
+    for own, moved in zip(exact.parameters(), model.parameters(), strict=True):
+        value = moved.to("cpu")
+        own.copy_(torch.where(value == own.to(value.dtype), own, value.float()))
+        lossless = lossless and torch.equal(own, own.bfloat16().float())
+    (exact.bfloat16() if lossless else exact).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _check_finite(model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        finite = torch.isfinite(parameter).flatten(1).all(dim=1) if parameter.ndim > 1 else torch.isfinite(parameter)
+        if not finite.all():
+            bad = (~finite).nonzero().flatten()[:5].tolist()
+            raise NumericError(f"base.model: {name} is not finite in rows {bad}; use another copy of the model")

@@ -1,0 +1,245 @@
+"""Other units in the contrastive loss: words in sentences, and sentences.
+
+    veco           They saw the [house] | They saw the [Haus]        VECO 2.0 (arXiv 2304.08205)
+    infoxlm, afp   The house is old. | Das Haus ist alt.             InfoXLM (2007.07834), AFP (2311.08089)
+
+A causal model's vector of a word depends on nothing behind it, so a sentence ends with the word that is contrasted. The
+other words of the English sentence come along as further negatives.
+Shapes: L layers, U units, D hidden size.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prealign_cpt.align.contrast import Contrast, Member
+from prealign_cpt.align.language_model import WINDOW
+from prealign_cpt.align.stage import Material, Term
+from prealign_cpt.align.units import ENGLISH, TARGET, Group, Unit, whole
+from prealign_cpt.data.pack import encode
+from prealign_cpt.data.words import Documents, Words, token_texts
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.run.errors import DataError, MissingInputError
+
+LEFT = 24
+"""Most tokens of a sentence that are given before a word."""
+
+OCCURRENCES = 8
+"""Places in English text that are kept of each listed word."""
+
+QUEUE = 512
+"""Sentences of earlier batches that InfoXLM keeps as negatives."""
+
+
+def veco(material: Material) -> tuple[Term | None, dict[str, Any]]:
+    """Listed words in English text against their translations in their place."""
+    align = material.recipe.align
+    listed = ListedWords(material.tokenizer, material.pairs, material.movable)
+    groups = context_groups(material.english(), listed, align.steps * align.words, material.recipe.seed)
+    nothing = "no translation can move, or none of their words stands in the English text"
+    return material.contrast(groups, material.pairs, nothing)
+
+
+def infoxlm(material: Material) -> tuple[Term | None, dict[str, Any]]:
+    """Sentences and their translations; a vector is the mean over the sentence."""
+    return _sentences(material, Queue)
+
+
+def afp(material: Material) -> tuple[Term | None, dict[str, Any]]:
+    """Sentences and their translations in one direction; a vector is that of the last token."""
+    return _sentences(material, OneDirection, last_token=True)
+
+
+class OneDirection(Contrast):
+    """Only English units are anchors."""
+
+    def is_anchor(self, member: Member) -> bool:
+        return member.group is not None and member.is_english
+
+
+class Queue(Contrast):
+    """Units of earlier batches, at most QUEUE, are negatives too."""
+
+    _earlier: Tensor | None = None
+    _names: tuple[str, ...] = ()
+
+    def candidates(self, batch: list[Member], vectors_LUD: Tensor) -> tuple[list[str], Tensor]:
+        earlier = vectors_LUD.detach()[:, :0] if self._earlier is None else self._earlier
+        names = list(self._names)
+        units = [i for i, member in enumerate(batch) if member.group is not None]
+        self._earlier = torch.cat([earlier, vectors_LUD.detach()[:, units]], dim=1)[:, -QUEUE:]
+        self._names = (*self._names, *(batch[i].name for i in units))[-QUEUE:]
+        return names, torch.cat([vectors_LUD, earlier], dim=1)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A listed word in a document: its tokens are `ids[start:end]`.
+
+    Attributes:
+        source: as the lexicon spells it.
+        translations: each, and its token ids as it stands inside a sentence.
+        context: where its sentence, or the last LEFT tokens of it, begins.
+        before: name and span, counted from `context`, of each word between `context` and it. The name of a word that
+            the lexicon does not have is its token ids.
+    """
+
+    source: str
+    translations: tuple[tuple[str, tuple[int, ...]], ...]
+    start: int
+    end: int
+    context: int
+    before: tuple[tuple[str, tuple[int, int]], ...]
+
+
+class ListedWords:
+    """Finds words of the lexicon, as they are spelled there and capitalised (translations then are too).
+
+    Args:
+        tokenizer: the grown one.
+        movable: which translations to give, by their token ids; words without one are not given.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], movable: Callable[[list[int]], bool]
+    ) -> None:
+        texts = token_texts(tokenizer)
+        self._words = Words(texts)
+        self._ends_sentence = np.array([text.rstrip(" ")[-1:] in (".", "!", "?", "\n") for text in texts])
+        self._source: dict[tuple[int, ...], str] = {}
+        self._translations: dict[tuple[int, ...], list[tuple[str, tuple[int, ...]]]] = {}
+        for form in (lambda word: word), (lambda word: word[:1].upper() + word[1:]):
+            sources = encode_words(tokenizer, [form(pair.source) for pair in pairs])
+            targets = encode_words(tokenizer, [form(pair.target) for pair in pairs])
+            for pair, source, target in zip(pairs, sources, targets, strict=True):
+                self._source.setdefault(tuple(source), pair.source)
+                translation = (pair.target, tuple(target))
+                if source and target and source != target and movable(target):
+                    known = self._translations.setdefault(tuple(source), [])
+                    if translation not in known:
+                        known.append(translation)
+
+    def find(self, ids: list[int]) -> Iterator[Listed]:
+        """The listed words of a document, front to back."""
+        if not ids:
+            return
+        array = np.array(ids, dtype=np.int32)
+        words = self._words.find(Documents(array, np.array([0, len(array)])))
+        behind = np.where(self._ends_sentence[array], np.arange(1, len(array) + 1), 0)
+        sentence = np.concatenate([[0], np.maximum.accumulate(behind)])
+        spans = list(zip(words.starts.tolist(), words.ends(words.starts).tolist(), strict=True))
+        for number, (start, end) in enumerate(spans):
+            translations = self._translations.get(tuple(ids[start:end]))
+            if not translations:
+                continue
+            context = max(int(sentence[start]), start - LEFT)
+            before = []
+            for s, e in reversed(spans[:number]):
+                if s < context:
+                    break
+                key = tuple(ids[s:e])
+                before.append((self._source.get(key, str(key)), (s - context, e - context)))
+            yield Listed(self._source[tuple(ids[start:end])], tuple(translations), start, end, context, tuple(before))
+
+
+def context_groups(documents: Iterable[list[int]], listed: ListedWords, wanted: int, seed: int) -> list[list[Group]]:
+    """For each listed word that the text has, the places where it stands, at most OCCURRENCES of them.
+
+    Args:
+        documents: token ids of English text; read until `wanted` places are found.
+    """
+    places: dict[str, list[Group]] = {}
+    chooser = random.Random(seed)
+    count = 0
+    for ids in documents:
+        for word in listed.find(ids):
+            if word.start == word.context or len(places.setdefault(word.source, [])) >= OCCURRENCES:
+                continue
+            target, new = word.translations[chooser.randrange(len(word.translations))]
+            left = tuple(ids[word.context : word.start])
+            others = tuple((ENGLISH + name, span) for name, span in word.before)
+            span = (len(left), word.end - word.context)
+            english = Unit(ENGLISH + word.source, tuple(ids[word.context : word.end]), span, others)
+            switched = Unit(TARGET + target, left + new, (len(left), len(left) + len(new)))
+            places[word.source].append(Group(english, (switched,)))
+            count += 1
+        if count >= wanted:
+            break
+    return [places[word] for word in sorted(places) if places[word]]
+
+
+def _sentences(
+    material: Material, kind: type[Contrast], last_token: bool = False
+) -> tuple[Term | None, dict[str, Any]]:
+    recipe = material.recipe
+    pairs = read_parallel(recipe.path(recipe.text.parallel_english), recipe.path(recipe.text.parallel_target))
+    wanted = recipe.align.steps * recipe.align.words
+    groups = sentence_groups(material.tokenizer, pairs, material.movable, wanted, recipe.seed)
+    if last_token:
+        groups = [Group(_last(group.english), tuple(map(_last, group.targets))) for group in groups]
+    nothing = "no parallel sentence contains a new token"
+    term, facts = material.contrast([[group] for group in groups], pairs, nothing, kind)
+    if isinstance(term, Contrast):
+        facts["target_bytes"] = sum(
+            len(unit.name.encode()) - len(TARGET) for batch in term.batches for group in batch for unit in group.targets
+        )
+    return term, facts
+
+
+def _last(unit: Unit) -> Unit:
+    return replace(unit, span=(len(unit.ids) - 1, len(unit.ids)))
+
+
+def sentence_groups(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[Pair],
+    movable: Callable[[list[int]], bool],
+    wanted: int,
+    seed: int,
+) -> list[Group]:
+    """Sentence pairs taken at random whose target side is `movable`; sentences end after WINDOW tokens."""
+    order = random.Random(seed).sample(pairs, len(pairs))
+    sides = (encode([getattr(pair, side) for pair in order], tokenizer) for side in ("source", "target"))
+    encoded = zip(order, *([ids.tolist()[:WINDOW] for ids in side] for side in sides), strict=True)
+    groups = (
+        Group(whole(ENGLISH + pair.source, english), (whole(TARGET + pair.target, target),))
+        for pair, english, target in encoded
+        if english and target and movable(target)
+    )
+    return list(islice(groups, wanted))
+
+
+def read_parallel(english: Path, target: Path) -> list[Pair]:
+    """Sentence pairs from two files, line n beside line n; pairs with a blank side are left out.
+
+    Raises:
+        MissingInputError: a file is not there.
+        DataError: the files have different numbers of lines, hold no pair, or are not UTF-8.
+    """
+    sides = []
+    for path in (english, target):
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        except OSError as error:
+            raise MissingInputError(f"{path}: no such file of parallel sentences (text.parallel_*)") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file, e.g. with iconv") from error
+        sides.append([" ".join(line.split()) for line in (lines[:-1] if lines[-1] == "" else lines)])
+    if len(sides[0]) != len(sides[1]):
+        raise DataError(
+            f"{english} has {len(sides[0])} lines and {target} has {len(sides[1])}; line n of one must translate line "
+            "n of the other"
+        )
+    pairs = [Pair(source, translation) for source, translation in zip(*sides, strict=True) if source and translation]
+    if not pairs:
+        raise DataError(f"{english}, {target}: no pair of sentences in them")
+    return pairs

@@ -1,0 +1,95 @@
+"""What is made before training, in one process: lexicon, vocabulary, packed text, the model with its first new rows.
+
+    recipe --check_inputs--> base  --> RUN/lexicon  --> RUN/vocab  --> RUN/data, RUN/init
+
+After it everything that alignment and training read lies in the run folder.
+"""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from prealign_cpt.align.initialize import build_init
+from prealign_cpt.data.build import build_data
+from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
+from prealign_cpt.model.accept import check_isolation, check_structure, check_tokenizer
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.load import choose_device, load_whole
+from prealign_cpt.model.tokens import end_token_id, start_token_id
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.digests import Digests
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.folder import Run, say
+from prealign_cpt.stages import inputs
+from prealign_cpt.text.reader import read_documents
+from prealign_cpt.vocab.build import build_vocab
+
+
+def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
+    """Make the stages before the alignment that are not there yet.
+
+    Args:
+        skip: stages not to make, of "data" and "init".
+
+    Raises:
+        as `check_inputs`, `Run.stage` and the stages.
+    """
+    folders = {name: run.folder / name for name in ("lexicon", "vocab", "data", "init")}
+    base = check_inputs(recipe, run.digests, skip)
+
+    def made_from(stage: str) -> dict[str, object]:
+        return inputs(stage, recipe, run.digests, folders)
+
+    run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
+    run.stage("vocab", made_from("vocab"), lambda out: build_vocab(recipe, base, out))
+    pairs = read_pairs(folders["lexicon"] / "clean.tsv")
+    if "data" not in skip:
+        run.stage("data", made_from("data"), lambda out: build_data(recipe, base, folders["vocab"], pairs, out))
+    if "init" not in skip:
+        device = choose_device(recipe.device)
+        run.stage("init", made_from("init"), lambda out: build_init(recipe, base, folders["vocab"], pairs, out, device))
+
+
+def check_inputs(recipe: Recipe, digests: Digests | None = None, skip: tuple[str, ...] = ()) -> Path:
+    """Look at everything the recipe names before any work is done; return the base model's folder.
+
+    Raises:
+        MissingInputError, DataError, RecipeError: an input is not there or not usable; it is named.
+    """
+    base = resolve_base(recipe.base.model)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    start_token_id(tokenizer, recipe)
+    end_token_id(tokenizer, recipe)
+    check_tokenizer(base, tokenizer)
+    check_structure(base)
+    if not (recipe.run / "vocab").exists():  # its weights, once before they are needed: that may be many gigabytes
+        check_isolation(load_whole(base))
+    training, held_out = recipe.paths(recipe.text.target + recipe.text.english), recipe.evaluation_files()
+    for path in training + held_out:
+        next(iter(read_documents([path])))
+    if not recipe.path(recipe.lexicon.path).is_file():
+        raise MissingInputError(
+            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
+        )
+    for path in recipe.question_files():
+        if not path.is_file():
+            raise MissingInputError(f"{path}: no such file; see evaluate.clka and evaluate.transfer_* of the recipe")
+    if recipe.align.rows and "init" not in skip and not recipe.path(recipe.align.rows).is_file():
+        path = recipe.path(recipe.align.rows)
+        raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
+    digests = digests or Digests(Path("digests.json"))
+    evaluated = {digests.sha256(path) for path in held_out}
+    for path in training:
+        if digests.sha256(path) in evaluated:
+            raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
+    return base
+
+
+def _build_lexicon(recipe: Recipe, out: Path) -> None:
+    settings = recipe.lexicon
+    path = recipe.path(settings.path)
+    report = build_lexicon(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations)
+    say(
+        f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
+        f"dropped {report['dropped'] or 'none'}"
+    )

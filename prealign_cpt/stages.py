@@ -1,0 +1,153 @@
+"""The stages of a run, and what each one reads: by this table a stage is made anew, or kept.
+
+    recipe, files it names, folders of earlier stages --inputs--> JSON in the stage's manifest, compared at every start
+
+A stage is made anew only if something that it read has changed. Nothing depends on the evaluation.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.recipe.file import as_dict
+from prealign_cpt.recipe.schema import Recipe, Train
+from prealign_cpt.run.digests import Digests
+from prealign_cpt.run.errors import MissingInputError, RecipeError
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What decides the result of a stage."""
+
+    keys: tuple[str, ...] = ()
+    """Keys of the recipe, or whole sections, by their values."""
+    files: tuple[str, ...] = ()
+    """Keys of the recipe that name files, by the files' content."""
+    stages: tuple[str, ...] = ()
+    """Earlier stages, by their folders' digests."""
+
+
+TEXTS = ("text.target", "text.english")
+FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas")
+"""Keys of the training section that do not decide the weights."""
+
+READS = {
+    "lexicon": Reads(("lexicon.format", "lexicon.heldout", "lexicon.max_translations", "seed"), ("lexicon.path",)),
+    "vocab": Reads(("vocab.size",), ("base.model", "vocab.tokenizer", *TEXTS)),
+    "data": Reads(
+        ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),
+        TEXTS,
+        ("lexicon", "vocab"),
+    ),
+    "init": Reads(
+        ("align.init", "align.lexicon_weight", "align.calibrate", "base.start_token", "seed", "train.precision"),
+        ("base.model", "align.rows", *TEXTS),
+        ("lexicon", "vocab"),
+    ),
+    "align": Reads(
+        ("align", "base.start_token", "data.mixed_tokenization", "seed", "train.precision"),
+        (*TEXTS, "text.parallel_target", "text.parallel_english"),
+        ("lexicon", "init"),
+    ),
+    "cpt": Reads(
+        (
+            *(f"train.{key.name}" for key in dataclasses.fields(Train) if key.name not in FREE),
+            *("data.english_share", "codeswitch", "base.start_token", "seed"),
+        ),
+        stages=("align", "data"),
+    ),
+    "export": Reads(stages=("cpt", "align")),
+    "eval": Reads(
+        ("evaluate", "base.start_token", "seed"),
+        (
+            *(f"text.{name}_{language}" for name in ("valid", "test", "general") for language in ("target", "english")),
+            *("evaluate.clka", "evaluate.transfer_train", "evaluate.transfer_test"),
+        ),
+        ("lexicon", "align", "export"),
+    ),
+}
+"""In the order of the flow."""
+
+
+def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path]) -> dict[str, Any]:
+    """What a stage is made from, as its manifest keeps it.
+
+    Args:
+        folders: published folders of the stages that it reads.
+
+    Raises:
+        MissingInputError: a file is not there; its key is named.
+    """
+    reads = READS[stage]
+    content: dict[str, Any] = {name: digests.folder(folders[name]) for name in reads.stages}
+    for key in reads.files:
+        content |= _digests_of(key, recipe, digests)
+    return content | {key: value for name in reads.keys for key, value in _values(recipe, name).items()}
+
+
+def made_anew(key: str) -> list[str]:
+    """The stages that a change of a recipe key makes anew, in the order of the flow."""
+    anew: list[str] = []
+    for name, reads in READS.items():
+        named = any(key == own or key.startswith(f"{own}.") for own in (*reads.keys, *reads.files))
+        if named or set(reads.stages) & set(anew):
+            anew.append(name)
+    return anew
+
+
+def with_dependents(stage: str) -> list[str]:
+    """A stage and those that read it, directly or not, in the order of the flow.
+
+    Raises:
+        RecipeError: there is no such stage.
+    """
+    if stage not in READS:
+        raise RecipeError(f"--redo: {stage!r} is not a stage; the stages are {', '.join(READS)}")
+    anew = [stage]
+    for name, reads in READS.items():
+        if set(reads.stages) & set(anew):
+            anew.append(name)
+    return anew
+
+
+def _values(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Values of the recipe by their dotted keys; a name is a section or a single key."""
+    section, _, key = name.partition(".")
+    value = as_dict(recipe)[section]
+    if key:
+        return {name: value[key]}
+    return {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+
+
+def _digests_of(key: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
+    """The content of the files that a key names, by the key and, where there are several, the file's name."""
+    (value,) = _values(recipe, key).values()
+    if not value or (key == "vocab.tokenizer" and not recipe.vocab.size):
+        return {}
+    if key == "base.model":
+        return {key: _base_digests(resolve_base(recipe.base.model), digests)}
+    if not isinstance(value, str):
+        return {key: {f"{i}:{path.name}": _digest(key, path, digests) for i, path in enumerate(recipe.paths(value))}}
+    path = recipe.path(value)
+    return {key: _digest(key, path / "tokenizer.json" if key == "vocab.tokenizer" else path, digests)}
+
+
+def _base_digests(base: Path, digests: Digests) -> dict[str, str]:
+    """Weights by size and the small files by content: hashing a large base would take minutes."""
+    small = {path.name: digests.sha256(path) for path in sorted(base.glob("*.json"))}
+    return small | {path.name: str(path.stat().st_size) for path in sorted(base.glob("*.safetensors"))}
+
+
+REMEDIES = {
+    "lexicon.path": "lists that ship lie in lexicons/",
+    "vocab.tokenizer": "name the folder of a grown tokenizer",
+    "align.rows": "write it first, or choose another align.init",
+}
+
+
+def _digest(key: str, path: Path, digests: Digests) -> str:
+    if not path.is_file():
+        raise MissingInputError(f"{key}: {path}: no such file; {REMEDIES.get(key, 'name another')}")
+    return digests.sha256(path)

@@ -1,0 +1,78 @@
+"""What a change of a recipe key makes anew: the table in the docs, and what the stages' inputs say."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prealign_cpt.recipe.file import keys, load_recipe
+from prealign_cpt.run.digests import Digests
+from prealign_cpt.run.folder import ORDER
+from prealign_cpt.stages import READS, inputs, made_anew
+
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+
+
+def _table() -> dict[str, list[str]]:
+    """Key to the stages that the docs name; a row may hold several keys, `section.*` for the rest of a section."""
+    rows: dict[str, list[str]] = {}
+    text = TABLE.read_text(encoding="utf-8").partition("<!-- keys and stages -->")[2].partition("\n\n#")[0]
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 2 and "`" in cells[0]:
+            stages = [] if cells[1] == "none" else cells[1].split(", ")
+            rows |= dict.fromkeys(re.findall(r"`([\w.*]+)`", cells[0]), stages)
+    return rows
+
+
+def test_the_docs_say_of_every_key_which_stages_it_makes_anew() -> None:
+    table, every = _table(), set(keys())
+    exact = {key for key in table if not key.endswith("*")}
+    assert exact <= every, f"no keys: {exact - every}"
+    for key in sorted(every):
+        row = table.get(key, table.get(f"{key.partition('.')[0]}.*"))
+        assert row is not None, f"{key} is not in the table"
+        assert row == made_anew(key), key
+
+
+def test_nothing_depends_on_the_evaluation() -> None:
+    assert list(READS) == list(ORDER)
+    assert not any("eval" in reads.stages for reads in READS.values())
+    assert all(made_anew(key) == ["eval"] for key in keys() if key.startswith("evaluate."))
+
+
+def test_a_stage_reads_only_earlier_ones() -> None:
+    for stage, reads in READS.items():
+        assert set(reads.stages) <= set(ORDER[: ORDER.index(stage)])
+
+
+CHANGED: dict[str, Any] = {"lexicon.format": "muse", "codeswitch.labels": "vanilla", "train.precision": "bf16"}
+
+
+@pytest.mark.parametrize("key", ["lexicon.heldout", "vocab.size", "align.steps", "train.clip", "evaluate.max_bytes"])
+def test_the_inputs_of_a_stage_follow_the_table(recipe_file: Path, tmp_path: Path, key: str) -> None:
+    """A stage's own inputs change with a key if and only if the table says that the stage reads it."""
+    folders = {}
+    for stage in ORDER:
+        folders[stage] = tmp_path / stage
+        folders[stage].mkdir()
+        (folders[stage] / "MANIFEST.json").write_text(stage)
+    recipe = load_recipe(recipe_file)
+    section, name = key.split(".")
+    part = getattr(recipe, section)
+    changed = dataclasses.replace(recipe, **{section: dataclasses.replace(part, **{name: getattr(part, name) * 2 + 1})})
+    digests = Digests(tmp_path / "digests.json")
+    for stage, reads in READS.items():
+        named = any(key == own or key.startswith(f"{own}.") for own in reads.keys)
+        differ = inputs(stage, recipe, digests, folders) != inputs(stage, changed, digests, folders)
+        assert differ == named, stage
+
+
+def test_a_recipe_means_the_same_files_from_anywhere(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(recipe_file)
+    moved = recipe.anywhere()
+    monkeypatch.chdir("/")
+    assert Path(moved.text.target[0]).is_file() and Path(moved.lexicon.path).is_file()
+    assert moved.run.is_absolute() and moved.anywhere() == moved
