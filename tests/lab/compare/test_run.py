@@ -30,7 +30,6 @@ vocab.size = 0
 align = { steps = 0, calibrate = 0.0 }
 [[variant]]
 name = "subword"
-switching = false
 align = { init = "subword", steps = 0, calibrate = 0.0 }
 codeswitch.ratio = 0.0
 """
