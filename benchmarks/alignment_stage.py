@@ -84,8 +84,8 @@ def main() -> None:
     run = load_recipe(options.recipe, flags).run
     grid = read_grid(options.variants)
     for spec in run_specs(grid, options.recipe, flags):
-        if spec.recipe.seed == grid.seeds[0] and (not options.only or spec.variant.name in options.only.split(",")):
-            print(json.dumps({"variant": spec.variant.name, **measure(spec.recipe, run)}), flush=True)
+        if spec.recipe.seed == grid.seeds[0] and (not options.only or spec.variant in options.only.split(",")):
+            print(json.dumps({"variant": spec.variant, **measure(spec.recipe, run)}), flush=True)
 
 
 if __name__ == "__main__":

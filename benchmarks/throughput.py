@@ -41,7 +41,7 @@ if "--cuda" not in sys.argv:
 import numpy as np
 import torch
 
-ARMS = ("ours", "trainer", "collator")
+VARIANTS = ("ours", "trainer", "collator")
 START = 0
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
@@ -56,19 +56,19 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     options = parse()
-    if options.arm:
-        print(json.dumps(run_arm(options)), flush=True)
+    if options.variant:
+        print(json.dumps(run_variant(options)), flush=True)
         return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = make_model(options.model, folder)
         make_rows(folder / "rows", model, options)
-        found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (*ARMS, "shares")}
+        found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in (*VARIANTS, "shares")}
         for turn in range(options.turns):
-            for arm in ARMS:
-                found[arm].append(child(arm, model, folder))
-                figures = found[arm][-1]
-                print(f"turn {turn + 1}, {arm}: {figures['tokens_per_second']:,.1f} tokens/s, "
+            for variant in VARIANTS:
+                found[variant].append(child(variant, model, folder))
+                figures = found[variant][-1]
+                print(f"turn {turn + 1}, {variant}: {figures['tokens_per_second']:,.1f} tokens/s, "
                       f"{figures['peak_mb']:,.0f} MB", flush=True)  # fmt: skip
         found["shares"].append(child("shares", model, folder))
     print(json.dumps(summary(found, options)))
@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpoint-activations", choices=["none", "selective", "full"], default="none")
-    parser.add_argument("--arm", choices=[*ARMS, "shares"], help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=[*VARIANTS, "shares"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -116,16 +116,16 @@ def make_rows(path: Path, model: Path, options: argparse.Namespace) -> None:
     np.save(path.with_name(path.name + ".inputs.npy"), rows.reshape(count, options.length))
 
 
-def child(arm: str, model: Path, folder: Path) -> dict[str, Any]:
-    """Run one arm in a process of its own."""
-    arguments = [*sys.argv[1:], "--arm", arm, "--model", str(model), "--folder", str(folder)]
+def child(variant: str, model: Path, folder: Path) -> dict[str, Any]:
+    """Run one variant in a process of its own."""
+    arguments = [*sys.argv[1:], "--variant", variant, "--model", str(model), "--folder", str(folder)]
     done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
 
 
-def run_arm(options: argparse.Namespace) -> dict[str, Any]:
-    return (ours if options.arm in ("ours", "shares") else trainer)(options)
+def run_variant(options: argparse.Namespace) -> dict[str, Any]:
+    return (ours if options.variant in ("ours", "shares") else trainer)(options)
 
 
 class Clock:
@@ -177,7 +177,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         StageClock()  # the peak of memory counts from here
         clock, guard = Clock(options), SpikeGuard()
         parts: dict[str, list[float]] = {}
-        if options.arm == "shares":
+        if options.variant == "shares":
             measure(mixture, "rows", "data", parts, clock)
             measure(module, "forward", "forward", parts, clock)
             measure(torch.Tensor, "backward", "backward", parts, clock)
@@ -187,7 +187,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             loop.train_step(module, optimizer, mixture, step, recipe, START, world, guard)
             clock.tick()
         figures = clock.figures() | {"model": describe(module.model, options)}
-        if options.arm != "shares":
+        if options.variant != "shares":
             return figures
         total = sum(figures["seconds"])
         figures["shares"] = {
@@ -227,7 +227,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     mixture = Mixture(PackedText(options.folder / "rows"), None, 0.0, seed=0)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa")
     model.config.use_cache = False  # or documents would see each other
-    if options.arm == "collator":
+    if options.variant == "collator":
         switch_row = word_loop(model.config.vocab_size)
 
     class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -239,7 +239,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
 
     def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = labels = torch.stack(rows)
-        if options.arm == "collator":
+        if options.variant == "collator":
             switched = [switch_row(row.tolist()) for row in rows]
             inputs, labels = (torch.tensor([pair[k][: options.length] for pair in switched]) for k in (0, 1))
         return {"input_ids": inputs, "labels": labels, "position_ids": positions(inputs, START)}
@@ -302,19 +302,19 @@ def peak_flops(options: argparse.Namespace) -> float:
 
 
 def summary(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:
-    """Medians over the turns, ratios of each turn's arms, and the shares of our step."""
+    """Medians over the turns, ratios of each turn's variants, and the shares of our step."""
     parts, result = found["shares"][0], {}
-    for arm in ARMS:
-        rates = [turn["tokens_per_second"] for turn in found[arm]]
+    for variant in VARIANTS:
+        rates = [turn["tokens_per_second"] for turn in found[variant]]
         rate = statistics.median(rates)
-        result[arm] = {
+        result[variant] = {
             "tokens_per_second": round(rate, 2), "lowest": round(min(rates), 2), "highest": round(max(rates), 2),
-            "peak_mb": round(statistics.median(turn["peak_mb"] for turn in found[arm]), 1),
+            "peak_mb": round(statistics.median(turn["peak_mb"] for turn in found[variant]), 1),
             "mfu": round(rate * parts["model"]["flops_per_token"] / parts["peak_flops"], 4),
         }  # fmt: skip
     named: dict[str, Any] = {
-        f"{key}_of_{arm}": [round(a[key] / b[key], 3) for a, b in zip(found["ours"], found[arm], strict=True)]
-        for arm in ARMS[1:]
+        f"{key}_of_{variant}": [round(a[key] / b[key], 3) for a, b in zip(found["ours"], found[variant], strict=True)]
+        for variant in VARIANTS[1:]
         for key in ("tokens_per_second", "peak_mb")
     }
     shares = {name: round(share, 4) for name, share in parts["shares"].items()}
@@ -327,7 +327,7 @@ def summary(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace)
                        "seconds": round(parts["checkpoint_seconds"], 3),
                        "stall_of_100_steps": round(parts["checkpoint_stall_seconds"] / (100 * step), 5)},
         "model": parts["model"], "peak_tflops": round(parts["peak_flops"] / 1e12, 3),
-        "settings": {key: value for key, value in vars(options).items() if key not in ("arm", "folder")},
+        "settings": {key: value for key, value in vars(options).items() if key not in ("variant", "folder")},
         "device": torch.cuda.get_device_name() if options.cuda else "cpu", "torch": torch.__version__,
     }  # fmt: skip
 

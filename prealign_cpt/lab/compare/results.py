@@ -89,7 +89,7 @@ class FinishedRun:
         about = {
             "language": spec.recipe.language,
             "base": spec.recipe.base.model,
-            "variant": spec.variant.name,
+            "variant": spec.variant,
             "switching": spec.switching,
             "seed": spec.recipe.seed,
             "run": spec.run.name,
@@ -161,10 +161,10 @@ def write_table(folder: Path, grid: Grid, specs: list[list[RunSpec]]) -> str:
 
 
 def _rows(grid: Grid, specs: list[RunSpec]) -> list[Row]:
-    finished: dict[str, dict[int, FinishedRun]] = {variant.name: {} for variant in grid.variants}
+    finished: dict[str, dict[int, FinishedRun]] = {name: {} for name in grid.variants}
     rows: dict[str, Row] = {}
     for spec in specs:
-        name, seed, state = spec.variant.name, spec.recipe.seed, status(spec.run)
+        name, seed, state = spec.variant, spec.recipe.seed, status(spec.run)
         row = rows.setdefault(name, {"variant": name, "switching": spec.switching, "not_finished": {}})
         if state == FINISHED:
             finished[name][seed] = FinishedRun(spec)
@@ -179,7 +179,7 @@ def _rows(grid: Grid, specs: list[RunSpec]) -> list[Row]:
         pairs = [(run, reference[seed]) for seed, run in runs.items() if seed in reference]
         if pairs and name != grid.reference:
             row |= _against(pairs)
-    return [rows[variant.name] for variant in grid.variants]
+    return [rows[name] for name in grid.variants]
 
 
 def _over_seeds(points: list[Row]) -> Row:

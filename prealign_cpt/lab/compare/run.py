@@ -51,10 +51,9 @@ def compare(
         StoppedError: a signal asked to stop; the run that was going on has kept what it had.
     """
     grid = read_grid(variants, target_bytes)
-    names = [variant.name for variant in grid.variants]
     for name in only:
-        if name not in names:
-            raise RecipeError(f"--only: {name!r} is no variant of {variants}; they are {', '.join(names)}")
+        if name not in grid.variants:
+            raise RecipeError(f"--only: {name!r} is no variant of {variants}; they are {', '.join(grid.variants)}")
     for seed in seeds:
         if seed not in grid.seeds:
             raise RecipeError(f"--seeds: {seed} is no seed of {variants}; they are {', '.join(map(str, grid.seeds))}")
@@ -74,9 +73,7 @@ def compare(
         return write_table(folder, grid, by_recipe)
 
     wanted = [
-        spec
-        for spec in all_specs
-        if (not only or spec.variant.name in only) and (not seeds or spec.recipe.seed in seeds)
+        spec for spec in all_specs if (not only or spec.variant in only) and (not seeds or spec.recipe.seed in seeds)
     ]
     if not table_only:
         for specs in by_recipe:
@@ -119,10 +116,10 @@ def _run(spec: RunSpec, grid: Grid, all_specs: list[RunSpec], num_processes: int
 
 def _most_flops(spec: RunSpec, grid: Grid, all_specs: list[RunSpec]) -> float | None:
     """The FLOPs of the reference with the same seed, under budget "flops"; None under "bytes", and for itself."""
-    if grid.budget == "bytes" or spec.variant.name == grid.reference:
+    if grid.budget == "bytes" or spec.variant == grid.reference:
         return None
     wanted = (spec.recipe_name, grid.reference, spec.recipe.seed)
-    reference = next(s for s in all_specs if (s.recipe_name, s.variant.name, s.recipe.seed) == wanted)
+    reference = next(s for s in all_specs if (s.recipe_name, s.variant, s.recipe.seed) == wanted)
     if not _has_alignment(reference):
         raise RecipeError(f"{reference.run}: has no alignment stage, so its FLOPs are unknown; run this variant first")
     budget = plan(reference.recipe, grid.target_bytes)

@@ -11,7 +11,6 @@ train.lr = 1e-3
 
 [[variant]]
 name = "subword"
-switching = false                 # a label for the tables; left out, the recipe tells
 align.init = "subword"            # any key of the recipe, dotted or as a table
 codeswitch.ratio = 0.0
 
@@ -35,7 +34,7 @@ CONTROLLED_KEYS = ("out", "seed", "device", "language", "train.steps")
 DEFAULTS = {"evaluate.before_training": False}
 """What a variant has unless it or the command line says otherwise: it is not scored before training."""
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "align.steps": 0,
     "align.max_english_increase": 1.0,
     "codeswitch.ratio": 0.0,
@@ -44,20 +43,11 @@ PLAIN = {
 }
 """No contrastive stage, switching and composition map. Plain rows cost English something at first, so they may."""
 
-BASE = {"vocab.size": 0, **PLAIN}
+BASE: dict[str, Any] = {"vocab.size": 0, **PLAIN}
 """The base with its own tokens: not extended, trained on the same text."""
 
-SUBWORD = {"align.init": "subword", "align.shrink": 1.0, "align.calibrate": 0.0, **PLAIN}
+SUBWORD: dict[str, Any] = {"align.init": "subword", "align.calibrate": 0.0, **PLAIN}
 """Plain subword-mean rows."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One variant: its name, its label, and what it changes in the recipe, by dotted key."""
-
-    name: str
-    switching: bool | None
-    changes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,8 @@ class Grid:
     """False saves most of the disk; the stages behind training cannot be redone then."""
     changes: dict[str, Any]
     """What all variants change in the recipe, by dotted key."""
-    variants: tuple[Variant, ...]
+    variants: dict[str, dict[str, Any]]
+    """What each changes, by its name."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class RunSpec:
 
     recipe_path: Path
     recipe_name: str
-    variant: Variant
+    variant: str
     flags: list[str]
     recipe: Recipe
     """With the recipe's own number of steps; the budget decides how many there are."""
@@ -94,9 +85,7 @@ class RunSpec:
 
     @property
     def switching(self) -> bool:
-        """Whether the variant's English text is switched: its label, or what its recipe says."""
-        if self.variant.switching is not None:
-            return self.variant.switching
+        """Whether the variant's English text is switched."""
         return self.recipe.codeswitch.ratio > 0 and self.recipe.data.english_share > 0
 
 
@@ -118,7 +107,8 @@ def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     if target_bytes is not None:
         content["target_bytes"] = target_bytes
-    content = {"budget": "bytes", "reference": "subword", "keep_checkpoints": True, "all": {}} | content
+    defaults: dict[str, Any] = {"budget": "bytes", "reference": "subword", "keep_checkpoints": True, "all": {}}
+    content = defaults | content
     wrong = {
         "seeds": (not _are_seeds(content.get("seeds")), "different whole numbers such as [0, 1, 2]"),
         "budget": (content["budget"] not in ("bytes", "flops"), "'bytes' or 'flops'"),
@@ -135,21 +125,25 @@ def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
         if is_wrong:
             raise RecipeError(f"{path}: {key}: expected {expected}, got {content.get(key)!r}")
 
-    variants = [_variant(path, number, table) for number, table in enumerate(content["variant"], start=1)]
-    if not any(variant.changes.get("vocab.size") == 0 for variant in variants):
-        variants.append(Variant("base", False, BASE))
-    names = [variant.name for variant in variants]
-    for name in names:
-        if names.count(name) > 1:
-            remedy = 'give "base" the key vocab.size = 0' if name == "base" else "rename one"
-            raise RecipeError(f"{path}: variant.name: {name!r} stands there twice; {remedy}")
-    if content["reference"] not in names:
-        raise RecipeError(f"{path}: reference: {content['reference']!r} is no variant; they are {', '.join(names)}")
+    variants: dict[str, dict[str, Any]] = {}
+    for number, table in enumerate(content["variant"], start=1):
+        name = table.pop("name", None)
+        if not isinstance(name, str) or not re.fullmatch(r"[\w+][\w.+-]*", name):
+            raise RecipeError(f'{path}: variant {number}: name: expected a plain word such as "subword", got {name!r}')
+        if name in variants:
+            raise RecipeError(f"{path}: variant.name: {name!r} stands there twice; rename one")
+        variants[name] = _changes(path, f"variant {name}", table)
+    if not any(changes.get("vocab.size") == 0 for changes in variants.values()):
+        if "base" in variants:
+            raise RecipeError(f"{path}: variant base: needs vocab.size = 0, or another name")
+        variants["base"] = BASE
+    if content["reference"] not in variants:
+        raise RecipeError(f"{path}: reference: {content['reference']!r} is no variant; they are {', '.join(variants)}")
     return Grid(
         path=path,
         seeds=tuple(content["seeds"]),
         changes=_changes(path, "all", content["all"]),
-        variants=tuple(variants),
+        variants=variants,
         **{key: content[key] for key in ("budget", "target_bytes", "reference", "keep_checkpoints")},
     )
 
@@ -166,16 +160,6 @@ def _are_seeds(value: Any) -> bool:
 
 def _are_tables(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(table, dict) for table in value)
-
-
-def _variant(path: Path, number: int, table: dict[str, Any]) -> Variant:
-    table = dict(table)
-    name, switching = table.pop("name", None), table.pop("switching", None)
-    if not isinstance(name, str) or not re.fullmatch(r"[\w+][\w.+-]*", name):
-        raise RecipeError(f'{path}: variant {number}: name: expected a plain word such as "subword", got {name!r}')
-    if switching is not None and not isinstance(switching, bool):
-        raise RecipeError(f"{path}: variant {name}: switching: expected true or false, got {switching!r}")
-    return Variant(name, switching, _changes(path, f"variant {name}", table))
 
 
 def _changes(path: Path, where: str, table: dict[str, Any]) -> dict[str, Any]:
@@ -212,13 +196,13 @@ def run_specs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[RunSpec]:
         raise RecipeError(f"{grid.path}: all: {error}") from error
     specs = []
     for seed in grid.seeds:
-        for variant in sorted(grid.variants, key=lambda variant: variant.name != grid.reference):
-            changes = variant.changes | {"name": f"{name}-{variant.name}-s{seed}", "seed": seed}
+        for variant in sorted(grid.variants, key=lambda variant: variant != grid.reference):
+            changes = grid.variants[variant] | {"name": f"{name}-{variant}-s{seed}", "seed": seed}
             all_flags = [*flags, *as_flags(changes)]
             try:
                 recipe = load_recipe(recipe_path, all_flags)
             except PrealignError as error:
-                raise RecipeError(f"{grid.path}: variant {variant.name}: {error}") from error
+                raise RecipeError(f"{grid.path}: variant {variant}: {error}") from error
             specs.append(RunSpec(recipe_path, name, variant, all_flags, recipe))
     return specs
 

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.cli import main
+from prealign_cpt.cli import main, run_recipe
 from prealign_cpt.evaluate.read import read_labelled
 from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 from prealign_cpt.lab.clone.tokenizer import make_cloner
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.run import launch
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import verify
 from prealign_cpt.text.reader import read_documents
 from tests.lab.clone.conftest import write_texts
+from tests.lab.compare.conftest import in_process
 
 
 def documents(folder: Path, name: str) -> list[str]:
@@ -54,27 +56,26 @@ def test_transfer_sentences_are_labelled_and_disjoint(clone_folder: Path, base_f
 
 
 def test_the_pipeline_runs_on_it(clone_folder: Path, tmp_path: Path, monkeypatch, capsys):
-    """Up to the alignment stage, with oracle rows: English and clone are scored, and every question is asked."""
-    monkeypatch.setattr(
-        "prealign_cpt.pipeline.os.sched_getaffinity", lambda _: {0}
-    )  # threads only hinder a model this small
+    """With oracle rows and next to no training: English and clone are scored, and every question is asked."""
+    monkeypatch.setattr(launch, "_wait", in_process)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # threads only hinder a model this small
     recipe = clone_folder / "recipe.toml"
     assert load_recipe(recipe).vocab.tokenizer == "tokenizer"
     flags = ["--out", str(tmp_path), "--device", "cpu", "--train.precision", "fp32", "--align.steps", "0"]
     flags += ["--align.init", "file", "--align.rows", "oracle.safetensors", "--evaluate.mixed_prompts", "2"]
-    assert main(["align", str(recipe), *flags]) == 0, capsys.readouterr().err
+    assert run_recipe([str(recipe), *flags, "--train.steps", "1", "--train.lr", "1e-9"]) == 0, capsys.readouterr().err
     vocab = json.loads((tmp_path / "lab" / "vocab" / "report.json").read_text())
     assert vocab["new_tokens"] == load_recipe(recipe).vocab.size and vocab["english_lines_changed"] == 0
-    arms = json.loads((tmp_path / "lab" / "align" / "report.json").read_text())["arms"]
-    static = arms["aligned"]
-    assert static["clka"]["groups"]["none/clone"]["questions"] == 6
-    assert static["retrieval"]["p1"] == static["retrieval"]["seen_p1"] == 1.0, "perfect rows are found"
-    assert static["mixed"]["target_letters"] + static["mixed"]["english_letters"] > 0
-    assert static["transfer"]["acc_target"] > 0.8 > arms["base"]["transfer"]["acc_target"]
+    models = json.loads((tmp_path / "lab" / "eval" / "report.json").read_text())["models"]
+    aligned = models["aligned"]
+    assert aligned["clka"]["groups"]["none/clone"]["questions"] == 6
+    assert aligned["retrieval"]["p1"] == aligned["retrieval"]["seen_p1"] == 1.0, "perfect rows are found"
+    assert aligned["mixed"]["target_letters"] + aligned["mixed"]["english_letters"] > 0
+    assert aligned["transfer"]["acc_target"] > 0.8 > models["base"]["transfer"]["acc_target"]
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"lexicon_share": 0.0}, "--lexicon-share 0.0"),
         ({"swap": 1.5}, "--swap 1.5"),
@@ -84,9 +85,9 @@ def test_the_pipeline_runs_on_it(clone_folder: Path, tmp_path: Path, monkeypatch
         ({"exposures": 0}, "--exposures 0"),
     ],
 )
-def test_knobs_have_bounds(knobs: dict[str, float], message: str):
+def test_options_have_bounds(options: dict[str, float], message: str):
     with pytest.raises(RecipeError, match=message):
-        CloneOptions(**knobs)
+        CloneOptions(**options)
 
 
 def test_too_little_text(tmp_path: Path, base_folder: Path):
@@ -97,7 +98,7 @@ def test_too_little_text(tmp_path: Path, base_folder: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_with_knobs(tmp_path: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_with_options(tmp_path: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]):
     texts = write_texts(tmp_path)
     arguments = ["clone", str(base_folder), str(texts[0]), "--out", str(tmp_path / "hard"), "--vocab", "20"]
     arguments += ["--lexicon-share", "0.5", "--ambiguity", "0.2", "--noise", "0.4", "--swap", "0.3", "--seed", "1"]

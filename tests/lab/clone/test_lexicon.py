@@ -1,4 +1,4 @@
-"""The knobs of the lexicon and of the word order."""
+"""What the options do to the lexicon and to the word order."""
 
 import random
 from collections import Counter
@@ -15,7 +15,7 @@ def test_words_are_counted_whatever_their_case():
     assert found == {"the": 3, "house": 2, "Moses": 2, "saw": 1, "ABC": 1}
 
 
-def test_without_knobs_the_lexicon_is_perfect():
+def test_by_default_the_lexicon_is_perfect():
     pairs, counts = make_lexicon(WORDS, str.upper, 1.0, 0.0, 0.0, seed=1)
     assert [(pair.source, pair.target) for pair in pairs] == [(word, word.upper()) for word in WORDS]
     assert counts == {"words": 40, "listed": 40, "wrong": 0, "ambiguous": 0}

@@ -30,7 +30,6 @@ vocab.size = 0
 align = { steps = 0, calibrate = 0.0 }
 [[variant]]
 name = "subword"
-switching = false
 align = { init = "subword", steps = 0, calibrate = 0.0 }
 codeswitch.ratio = 0.0
 """
@@ -182,25 +181,6 @@ def test_equal_flops(recipe_file: Path, variants_file: Write, started: list[list
     assert abs(by_bytes.bytes(by_bytes.steps) - 2400) <= step
 
 
-def test_an_interrupted_comparison_goes_on_where_it_stopped(
-    recipe_file: Path, variants_file: Write, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
-):
-    variants, runs = variants_file(VARIANTS.replace("[0, 1]", "[0]")), recipe_file.parent / "runs"
-
-    def stopped(line: list[str], num_processes: int, variables: dict[str, str]) -> int:
-        if len(started) == 3:  # the second variant's training
-            raise signals.StoppedError("stopped by SIGTERM")
-        return in_process(line, num_processes, variables)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(launch, "_wait", stopped)
-        assert _compare(recipe_file, variants) == 75
-    assert (runs / "tiny-subword-s0" / "eval").is_dir() and not (runs / "tiny-base-s0" / "eval").exists()
-    started.clear()
-    assert _compare(recipe_file, variants) == 0
-    assert len(started) == 1 and '--name="tiny-base-s0"' in started[0] and started[0][3] == "run"
-
-
 def test_an_alignment_stage_that_uses_the_budget_up(recipe_file: Path, variants_file: Write, started: list[list[str]]):
     text = (VARIANTS + ALIGNED).replace("2400", "300").replace("[0, 1]", "[0]")
     assert _compare(recipe_file, variants_file(text), "--only", "aligned") == 1
@@ -241,10 +221,11 @@ def test_points_that_are_no_points(recipe_file: Path, variants_file: Write, tmp_
     assert "points.jsonl:2: not a JSON object" in capfd.readouterr().err
 
 
-def test_sigterm_stops_the_run_in_its_own_process(
+def test_sigterm_stops_a_run_and_a_second_start_goes_on(
     recipe_file: Path, variants_file: Write, started: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """A signal while a process trains: the comparison stops it, waits for it and ends."""
+    """A signal while a process trains: the comparison stops it, waits for it and ends; what was done is kept."""
+    variants, runs = variants_file(VARIANTS.replace("[0, 1]", "[0]")), recipe_file.parent / "runs"
     script = tmp_path / "train.py"
     script.write_text(
         "import os, signal, sys, time\n"
@@ -254,10 +235,16 @@ def test_sigterm_stops_the_run_in_its_own_process(
     )
 
     def wait(line: list[str], num_processes: int, variables: dict[str, str]) -> int:
-        if line[3] == "run":
+        if len(started) == 3:  # the second variant's training
             return real_wait([sys.executable, str(script)], num_processes, variables)
         return in_process(line, num_processes, variables)
 
-    monkeypatch.setattr(launch, "_wait", wait)
-    assert _compare(recipe_file, variants_file(VARIANTS), "--only", "subword", "--seeds", "0") == 75
-    assert (tmp_path / "stopped").exists() and not (recipe_file.parent / "runs/compare-tiny/table.md").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_wait", wait)
+        assert _compare(recipe_file, variants) == 75
+    assert (tmp_path / "stopped").exists()
+    assert (runs / "tiny-subword-s0" / "eval").is_dir() and not (runs / "tiny-base-s0" / "eval").exists()
+    started.clear()
+    signals._requested = None  # as in a new process
+    assert _compare(recipe_file, variants) == 0
+    assert len(started) == 1 and '--name="tiny-base-s0"' in started[0] and started[0][3] == "run"
