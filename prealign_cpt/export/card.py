@@ -87,10 +87,12 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
             f"{count} new tokens behind those of the base, which keep their ids; their rows begin as `{align.init}`."
         )
     if align.steps and (recipe.vocab.size or align.trains != "new_rows"):
-        terms = {"contrast of a bilingual lexicon": align.weight, "distillation of the original tokenization":
-                 align.distill_weight, "distillation of code-switched text": align.switch_weight}  # fmt: skip
-        told = ", ".join(name for name, weight in terms.items() if weight)
-        found.append(f"{align.steps} steps of alignment" + (f": {told}." if told else "."))
+        told = {
+            "prealign": ": contrast of a bilingual lexicon",
+            "distill": ": distillation of the original tokenization",
+        }
+        objective = told.get(align.objective, f": `{align.objective}`") if align.weight else ""
+        found.append(f"{align.steps} steps of alignment{objective}.")
     share = f", {data.english_share:.0%} of them English" if data.english_share else ""
     found.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
     if recipe.codeswitch.ratio and data.english_share:

@@ -109,13 +109,13 @@ def test_parallel_files(tmp_path: Path):
     with pytest.raises(DataError, match=r"en\.txt has 3 lines and .*de\.txt has 1; line n"):
         read_parallel(one, other)
     other.write_bytes(b"\xff\n\n\n")
-    with pytest.raises(DataError, match=r"de\.txt: not UTF-8 at byte 0"):
+    with pytest.raises(DataError, match=r"de\.txt:1: not UTF-8 at byte offset 0"):
         read_parallel(one, other)
     one.write_text("\n\n")
     other.write_text("\n\n")
     with pytest.raises(DataError, match="no pair of sentences"):
         read_parallel(one, other)
-    with pytest.raises(MissingInputError, match=r"text\.parallel"):
+    with pytest.raises(MissingInputError, match="none"):
         read_parallel(tmp_path / "none", other)
 
 
