@@ -119,7 +119,7 @@ def test_connections_reach_two_steps():
 
 
 def test_perfect_alignment_of_orthogonal_words_costs_nothing():
-    """papers.md 4: 64 pairs, 1024 dimensions, tau 0.1 give 0.0060; with an unmasked self-pair it is log 2."""
+    """64 pairs, 1024 dimensions, tau 0.1 give 0.0060; with an unmasked self-pair it is log 2."""
     torch.manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(64, 1024), dim=1).repeat_interleave(2, dim=0)[None]
     positive, excluded = related([[f"e:{i}", f"t:{i}"] for i in range(64)])
