@@ -2,13 +2,14 @@
 
 base ─► English scored ─► rows grown ─► static rows ─► calibrated ─► Hugging Face folder and what `build_align` needs:
 
-    base_tokenizer/   the base tokenizer
+    base_tokenizer/   the base's files but its weights
     pieces.json       for each new token, in the order of their ids, the old ids that spell it
     rows.tsv          for each new token its id, text and where its row comes from
     report.json       new_tokens, rows, calibration, english_before
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.reader import read_documents
 
 BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
+
+TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja")
+"""Copied as they are, the model's configuration included: by it transformers chooses the tokenizer's class."""
 
 
 def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: Path, device: torch.device) -> None:
@@ -63,7 +67,10 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     exact = load_whole(base)
     grow_rows(exact, num_tokens, num_old)
     save_unrounded(model, exact, tokenizer, out)
-    base_tokenizer.save_pretrained(out / BASE_TOKENIZER)
+    (out / BASE_TOKENIZER).mkdir()
+    for path in base.iterdir():
+        if path.suffix in TOKENIZER_FILES and path.is_file():
+            shutil.copyfile(path, out / BASE_TOKENIZER / path.name)
     atomic_write(out / PIECES, json.dumps(old_pieces(texts, base_tokenizer, tokenizer)))
     lines = [
         f"{num_old + m}\t{text!r}\t{kind}" for m, (text, kind) in enumerate(zip(texts, rows.provenance, strict=True))
@@ -108,10 +115,10 @@ def save_unrounded(
         exact: of the same shape, fp32 on the CPU; changed in place.
     """
     lossless = True
-    for own, moved in zip(exact.parameters(), model.parameters(), strict=True):
-        value = moved.to("cpu")
-        own.copy_(torch.where(value == own.to(value.dtype), own, value.float()))
-        lossless = lossless and torch.equal(own, own.bfloat16().float())
+    for kept, parameter in zip(exact.parameters(), model.parameters(), strict=True):
+        value = parameter.to("cpu")
+        kept.copy_(torch.where(value == kept.to(value.dtype), kept, value.float()))
+        lossless = lossless and torch.equal(kept, kept.bfloat16().float())
     (exact.bfloat16() if lossless else exact).save_pretrained(out)
     tokenizer.save_pretrained(out)
 

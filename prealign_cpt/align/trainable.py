@@ -2,12 +2,10 @@
 
     sequences ─ pack ─► rows of whole sequences ─ embed ─► hidden states of every layer, one line per token
 
-`NewRows` keeps the new rows beside a frozen model. `Weights` moves parameters of the model itself.
 Shapes: B rows, T tokens, N = B * T, L+1 layers (embeddings, then every block), V vocabulary, M new tokens, D hidden
 size.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,58 +71,67 @@ def _first_fit(sizes: list[int], length: int) -> list[list[int]]:
     return rows
 
 
-class Trainable(ABC):
-    """A model, frozen but for what moves, until `close`.
+class Trainable:
+    """Some parameters of a model, moved through fp32 copies of them; the rest is frozen until `close`.
 
-    Args:
+    Attributes:
         num_old: rows that belong to old tokens.
+        english_moves: whether vectors of English text can change.
+        tokens_forward, tokens_backward: how many were only run forward, and forward and backward.
     """
 
-    def __init__(self, model: PreTrainedModel, start_id: int, num_old: int) -> None:
+    english_moves = True
+
+    def __init__(self, model: PreTrainedModel, start_id: int, num_old: int, moving: list[nn.Parameter]) -> None:
         self.model, self.start_id, self.num_old = model, start_id, num_old
         self.device = model.get_input_embeddings().weight.device
         self.tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        self.tokens_forward = 0
-        """Tokens that were only run forward."""
-        self.tokens_backward = 0
-        """Tokens that were run forward and backward."""
+        self.tokens_forward = self.tokens_backward = 0
         self._learned = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._learned:
             parameter.requires_grad_(False)
+        self._before = [parameter.detach().clone() for parameter in moving]
+        self._moving = [parameter.requires_grad_(True) for parameter in moving]
+        self._wide = [nn.Parameter(parameter.detach().float().clone()) for parameter in moving]
 
-    english_moves: bool
-    """Whether vectors of English text can change."""
-
-    @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer moves, fp32."""
+        return self._wide
 
-    @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, in the model's dtype."""
+        return self.model.get_input_embeddings()(ids)
 
-    @abstractmethod
     def head(self) -> Tensor:
         """The head [V, D], in the model's dtype."""
+        return self.model.get_output_embeddings().weight
 
-    @abstractmethod
     def head_rows(self, ids: Tensor) -> Tensor:
         """Rows of the head for some token ids, fp32."""
+        return self.head()[ids].float()
 
-    def collect(self) -> None:  # noqa: B027
+    def collect(self) -> None:
         """After the backward pass: put the gradients where `parameters` has them."""
+        for parameter, wide in zip(self._moving, self._wide, strict=True):
+            wide.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
 
-    def place(self) -> None:  # noqa: B027
+    @torch.no_grad()
+    def place(self) -> None:
         """After the optimizer's step: run with the new values from now on."""
+        for parameter, wide in zip(self._moving, self._wide, strict=True):
+            parameter.copy_(wide)
 
+    @torch.no_grad()
     def close(self, keep: bool) -> None:
         """Put the result into the model, or leave the model as it was before the stage; unfreeze it."""
-        self._finish(keep)
+        for parameter, before in zip(self._moving, self._before, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(False)
+            if not keep:
+                parameter.copy_(before)
         for parameter in self._learned:
             parameter.requires_grad_(True)
-
-    @abstractmethod
-    def _finish(self, keep: bool) -> None: ...
 
     def states(self, packed: Packed) -> tuple[Tensor, ...]:
         """Hidden states of every layer, L+1 tensors [N, D]."""
@@ -151,12 +158,12 @@ class Trainable(ABC):
 
 
 class NewRows(Trainable):
-    """The new rows as parameters of their own, fp32; one set if the head is tied, two if not."""
+    """The new rows as parameters of their own, fp32, beside a frozen model; one set if the head is tied, two if not."""
 
     english_moves = False
 
     def __init__(self, model: PreTrainedModel, start_id: int, num_old: int) -> None:
-        super().__init__(model, start_id, num_old)
+        super().__init__(model, start_id, num_old, [])
         self.table = model.get_input_embeddings().weight.detach()
         self.old_head = model.get_output_embeddings().weight.detach()
         # Gemma 3 scales inside its embedding module, which is passed by here.
@@ -178,52 +185,11 @@ class NewRows(Trainable):
         return _mixed(ids, self.num_old, self.old_head, self.output_rows).float()
 
     @torch.no_grad()
-    def _finish(self, keep: bool) -> None:
+    def close(self, keep: bool) -> None:
         if keep:
             self.table[self.num_old :] = self.rows.to(self.table.dtype)
             self.old_head[self.num_old :] = self.output_rows.to(self.old_head.dtype)
-
-
-class Weights(Trainable):
-    """Parameters of the model, moved through fp32 copies of them."""
-
-    english_moves = True
-
-    def __init__(self, model: PreTrainedModel, start_id: int, num_old: int, moving: list[nn.Parameter]) -> None:
-        super().__init__(model, start_id, num_old)
-        self._before = [parameter.detach().clone() for parameter in moving]
-        self._moving = [parameter.requires_grad_(True) for parameter in moving]
-        self._wide = [nn.Parameter(parameter.detach().float().clone()) for parameter in moving]
-
-    def parameters(self) -> list[nn.Parameter]:
-        return self._wide
-
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
-
-    def head(self) -> Tensor:
-        return self.model.get_output_embeddings().weight
-
-    def head_rows(self, ids: Tensor) -> Tensor:
-        return self.head()[ids].float()
-
-    def collect(self) -> None:
-        for parameter, wide in zip(self._moving, self._wide, strict=True):
-            wide.grad = None if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None
-
-    @torch.no_grad()
-    def place(self) -> None:
-        for parameter, wide in zip(self._moving, self._wide, strict=True):
-            parameter.copy_(wide)
-
-    @torch.no_grad()
-    def _finish(self, keep: bool) -> None:
-        for parameter, before in zip(self._moving, self._before, strict=True):
-            parameter.grad = None
-            parameter.requires_grad_(False)
-            if not keep:
-                parameter.copy_(before)
+        super().close(keep)
 
 
 def make_trainable(model: PreTrainedModel, trains: str, start_id: int, num_old: int) -> Trainable:
@@ -232,7 +198,7 @@ def make_trainable(model: PreTrainedModel, trains: str, start_id: int, num_old: 
         return NewRows(model, start_id, num_old)
     tables = [model.get_input_embeddings(), model.get_output_embeddings()]
     moving = {id(p): p for module in ([model] if trains == "all" else tables) for p in module.parameters()}
-    return Weights(model, start_id, num_old, list(moving.values()))
+    return Trainable(model, start_id, num_old, list(moving.values()))
 
 
 def _mixed(ids: Tensor, num_old: int, table: Tensor, new: Tensor) -> Tensor:

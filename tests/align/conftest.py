@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
-from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.load import grow_rows
@@ -118,13 +117,8 @@ class Ring:
     grown: PreTrainedTokenizerFast
     pairs: list[Pair]
     """Of every word but each fourth."""
-    heldout: list[int]
-    """Which words have no pair."""
     old_ids: list[int]
     """The English words' ids; the target words are the new tokens 0, 1, …"""
-
-    def statistics(self) -> TextStatistics:
-        return TextStatistics([documents(DOUBLES, 1)], [documents(WORDS, 2)])
 
 
 def documents(words: list[str], seed: int, number: int = 80, length: int = 200) -> list[str]:
@@ -132,10 +126,10 @@ def documents(words: list[str], seed: int, number: int = 80, length: int = 200) 
     generator = random.Random(seed)
     texts = []
     for _ in range(number):
-        at, walk = generator.randrange(len(words)), []
+        place, walk = generator.randrange(len(words)), []
         for _ in range(length):
-            at = (at + generator.choice([-2, -1, 1, 2])) % len(words)
-            walk.append(words[at])
+            place = (place + generator.choice([-2, -1, 1, 2])) % len(words)
+            walk.append(words[place])
         texts.append(" " + " ".join(walk))
     return texts
 
@@ -147,9 +141,8 @@ def ring() -> Ring:
     grown.add_tokens([f" {word}" for word in DOUBLES])
     encoded = [base.encode(f" {word}", add_special_tokens=False) for word in WORDS]
     assert all(len(ids) == 1 for ids in encoded) and len(grown) == len(base) + NUM_WORDS
-    heldout = list(range(0, NUM_WORDS, 4))
-    pairs = [Pair(WORDS[i], DOUBLES[i]) for i in range(NUM_WORDS) if i not in heldout]
-    return Ring(base, grown, pairs, heldout, [ids[0] for ids in encoded])
+    pairs = [Pair(WORDS[i], DOUBLES[i]) for i in range(NUM_WORDS) if i % 4]
+    return Ring(base, grown, pairs, [ids[0] for ids in encoded])
 
 
 def ring_distance(a: int, b: int) -> int:

@@ -81,40 +81,6 @@ def test_the_anchor_is_not_in_its_own_denominator():
     assert found == pytest.approx(math.log(3), abs=1e-6)  # with itself: log(3 + e^10)
 
 
-def test_excluded_pairs_do_not_count():
-    torch.manual_seed(0)
-    vectors = torch.randn(2, 6, 5)
-    positive, excluded = related([["a", "A"], ["b", "B"], ["c", "C"]])
-    before = contrastive_loss(vectors, vectors, positive, excluded, 0.1)
-    excluded[:, 4:] = True
-    excluded[4:] = ~positive[4:]
-    kept = contrastive_loss(vectors[:, :4], vectors, positive[:4], excluded[:4], 0.1)
-    moved = vectors.clone()
-    moved[:, 4:] = torch.randn(2, 2, 5)
-    assert float(kept) != pytest.approx(float(before))
-    assert float(contrastive_loss(moved[:, :4], moved, positive[:4], excluded[:4], 0.1)) == float(kept)
-
-
-def test_length_of_a_vector_does_not_matter():
-    torch.manual_seed(0)
-    vectors = torch.randn(2, 6, 5)
-    positive, excluded = related([["a", "A"], ["b", "B"], ["c", "C"]])
-    scaled = vectors * torch.rand(2, 6, 1).add(0.5)
-    torch.testing.assert_close(
-        contrastive_loss(vectors, vectors, positive, excluded, 0.1),
-        contrastive_loss(scaled, scaled, positive, excluded, 0.1),
-    )
-
-
-def test_half_precision_is_widened():
-    torch.manual_seed(0)
-    vectors = torch.randn(2, 6, 5, dtype=torch.bfloat16)
-    positive, excluded = related([["a", "A"], ["b", "B"], ["c", "C"]])
-    found = contrastive_loss(vectors, vectors, positive, excluded, 0.1)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, contrastive_loss(vectors.float(), vectors.float(), positive, excluded, 0.1))
-
-
 def test_relations():
     # house: Haus, Gebäude; building: Bau (also: Gebäude, elsewhere in the lexicon); die (English); die (German)
     entries = [["e:house", "t:Haus", "t:Gebäude"], ["e:building", "t:Bau"], ["e:the", "t:die"], ["e:die", "t:sterben"]]
@@ -153,25 +119,13 @@ def test_connections_reach_two_steps():
 
 
 def test_perfect_alignment_of_orthogonal_words_costs_nothing():
-    """papers.md 4: 64 pairs, 1024 dimensions, tau 0.1 give 0.0060; with an unmasked self-pair it is log 2."""
+    """64 pairs, 1024 dimensions, tau 0.1 give 0.0060; with an unmasked self-pair it is log 2."""
     torch.manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(64, 1024), dim=1).repeat_interleave(2, dim=0)[None]
     positive, excluded = related([[f"e:{i}", f"t:{i}"] for i in range(64)])
     assert float(contrastive_loss(vectors, vectors, positive, excluded, 0.1)) == pytest.approx(0.0060, abs=5e-4)
     unmasked = excluded & ~torch.eye(128, dtype=torch.bool)
     assert float(contrastive_loss(vectors, vectors, positive, unmasked, 0.1)) == pytest.approx(math.log(2), abs=0.01)
-
-
-@pytest.mark.parametrize("slots", [0, 1, 3, 8])
-def test_empty_slots_cost_nothing(slots: int):
-    """papers.md 4: padding invariance; 32 entries of 3 words sit at log 2 whatever is added and excluded."""
-    vectors = torch.eye(32).repeat_interleave(3, dim=0)[None]
-    positive, excluded = related([[f"{i}:{k}" for k in range(3)] for i in range(32)])
-    padded = torch.cat([vectors, torch.zeros(1, slots, 32)], dim=1)
-    none = torch.zeros(96, slots, dtype=torch.bool)
-    found = contrastive_loss(vectors, padded, torch.cat([positive, none], 1), torch.cat([excluded, ~none], 1), 0.1)
-    plain = contrastive_loss(vectors, vectors, positive, excluded, 0.1)
-    assert float(found) == pytest.approx(float(plain), abs=1e-7) and float(found) == pytest.approx(0.6972, abs=0.005)
 
 
 def value(loss: Tensor) -> float:

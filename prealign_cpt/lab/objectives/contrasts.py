@@ -29,7 +29,7 @@ from prealign_cpt.data.word_spans import Documents, Words
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_words
-from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError
 
 LEFT = 24
 """Most tokens of a sentence that are given before a word."""
@@ -226,15 +226,7 @@ def read_parallel(english: Path, target: Path) -> list[Pair]:
         MissingInputError: a file is not there.
         DataError: the files have different numbers of lines, hold no pair, or are not UTF-8.
     """
-    sides = []
-    for path in (english, target):
-        try:
-            lines = path.read_bytes().decode("utf-8-sig").split("\n")
-        except OSError as error:
-            raise MissingInputError(f"{path}: no such file of parallel sentences (text.parallel_*)") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file, e.g. with iconv") from error
-        sides.append([" ".join(line.split()) for line in (lines[:-1] if lines[-1] == "" else lines)])
+    sides = [[" ".join(line.split()) for _, line in read_lines(path)] for path in (english, target)]
     if len(sides[0]) != len(sides[1]):
         raise DataError(
             f"{english} has {len(sides[0])} lines and {target} has {len(sides[1])}; line n of one must translate line "

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.language_model import WINDOW
@@ -28,7 +28,7 @@ TOKENS = 256
 """That the student reads in a step, over all ranks; the last text may go beyond."""
 
 CHUNK = 512
-"""Positions whose logits exist at once, twice: the teacher's and the student's."""
+"""Positions whose logits exist at once, twice: the teacher's and the student's; the backward pass makes them anew."""
 
 
 @dataclass(frozen=True)
@@ -132,39 +132,17 @@ class Distillation:
 
 
 def divergence(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor) -> Tensor:
-    """Sum over positions of KL(softmax(teacher) || softmax(student)) in nats, fp32; no gradient for the teacher.
+    """Sum over positions of KL(softmax(teacher) || softmax(student)) in nats, fp32; no gradient for the teacher."""
+    total = torch.zeros((), device=student_ND.device)
+    for student, teacher in zip(student_ND.split(CHUNK), teacher_ND.detach().split(CHUNK), strict=True):
+        total = total + checkpoint(_divergence, student, head_VD, teacher, teacher_head_VD, use_reentrant=False)
+    return total
 
-    Logits exist for CHUNK positions at once, and the gradient is taken along with the value, so they are never
-    computed twice.
-    """
-    return _Divergence.apply(student_ND, head_VD, teacher_ND.detach(), teacher_head_VD.detach())
 
-
-class _Divergence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, head: Tensor, teacher: Tensor, teacher_head: Tensor) -> Tensor:
-        value = torch.zeros((), device=student.device)
-        for_hidden = torch.empty_like(student)
-        for_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for i in range(0, len(student), CHUNK):
-            part = slice(i, i + CHUNK)
-            p = (teacher[part] @ teacher_head.T).float().log_softmax(dim=-1)
-            q = (student[part] @ head.T).float().log_softmax(dim=-1)
-            value += (p.exp() * (p - q)).sum()
-            logits_gradient = (q.exp() - p.exp()).to(head.dtype)
-            for_hidden[part] = logits_gradient @ head
-            if for_head is not None:
-                for_head += logits_gradient.T @ student[part]
-        ctx.save_for_backward(for_hidden, torch.empty(0) if for_head is None else for_head.to(head.dtype))
-        return value
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        for_hidden, for_head = ctx.saved_tensors
-        scale = gradients[0]
-        head = for_head * scale.to(for_head.dtype) if ctx.needs_input_grad[1] else None
-        return for_hidden * scale.to(for_hidden.dtype), head, None, None
+def _divergence(student: Tensor, head: Tensor, teacher: Tensor, teacher_head: Tensor) -> Tensor:
+    p = (teacher @ teacher_head.T).float().log_softmax(dim=-1)
+    q = (student @ head.T).float().log_softmax(dim=-1)
+    return (p.exp() * (p - q)).sum()
 
 
 def _with_ends(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[int]]]:

@@ -82,13 +82,13 @@ def vecmap_rows(
     x_PK = torch.nn.functional.normalize(_means(targets, vectors_NK))
     subword = subword_mixture(old_pieces(token_texts(grown)[first_new:], base, grown))
     new_MK, covered_M = vectors_NK[first_new:], known_N[first_new:]
-    found = []
+    rows = []
     for table_VD in tables:
         mapped = fit_map(x_PK, _means(sources, table_VD), weights_P)(new_MK[covered_M])
         rows_MD = subword.times(table_VD)
         rows_MD[covered_M] = mapped * (table_VD.norm(dim=1).mean() / mapped.norm(dim=1, keepdim=True).clamp(min=1e-12))
-        found.append(rows_MD)
-    return found
+        rows.append(rows_MD)
+    return rows
 
 
 def token_vectors(documents: Iterable[NDArray[np.int32]], num_tokens: int, seed: int) -> Tensor:
@@ -116,8 +116,8 @@ def token_vectors(documents: Iterable[NDArray[np.int32]], num_tokens: int, seed:
     kept = values > 0
     ppmi = coo_array((values[kept], (counts.row[kept], counts.col[kept])), shape=counts.shape).tocsr()
     start = np.random.default_rng(seed).standard_normal(num_tokens)
-    left, sizes, _ = svds(ppmi, k=min(DIMENSIONS, int(frequent.sum()) - 1), v0=start)
-    vectors = np.where(frequent[:, None], left * np.sqrt(sizes), 0).astype(np.float32)
+    left, singular, _ = svds(ppmi, k=min(DIMENSIONS, int(frequent.sum()) - 1), v0=start)
+    vectors = np.where(frequent[:, None], left * np.sqrt(singular), 0).astype(np.float32)
     return torch.nn.functional.normalize(torch.from_numpy(vectors))
 
 
