@@ -98,7 +98,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "same file twice": (
         lambda r: ["--text.valid_target", "target.txt"], 78, r"target\.txt: stands among the training texts and"
     ),
-    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: no such text file"),
+    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: cannot be read: No such file"),
     "corpus empty": (lambda r: _write(r, "target.txt", b" \n\n"), 65, r"target\.txt: no text in it"),
     "corpus binary": (lambda r: _write(r, "target.txt", b"text\n\0\x01\x02"), 65, r"target\.txt:2: binary data"),
     "corpus not UTF-8": (

@@ -1,6 +1,6 @@
 """Where the lexicon's words stand in English token ids.
 
-ids of a document ─► words (data/words.py) ─► those that are listed, with the left of their sentence
+ids of a document ─► words (data/word_spans.py) ─► those that are listed, with the left of their sentence
 """
 
 from collections.abc import Callable, Iterator
