@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.pairs import Pair, read_lines, read_pairs
+from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.lexicon.stage import FORMATS
 from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.text.languages import FUNCTION_WORDS
+from prealign_cpt.text.reader import read_lines
 
 # Combining marks and joiners belong to the word they stand in; `\w` alone would cut Indic words at every vowel sign.
 _SEPARATORS = re.compile(r"[^\w\u0300-\u036f\u0900-\u0dff\u200c\u200d'-]+|[\d_]+")

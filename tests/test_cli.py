@@ -98,13 +98,13 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "same file twice": (
         lambda r: ["--text.valid_target", "target.txt"], 78, r"target\.txt: stands among the training texts and"
     ),
-    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: no such text file"),
+    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: cannot be read"),
     "corpus empty": (lambda r: _write(r, "target.txt", b" \n\n"), 65, r"target\.txt: no text in it"),
     "corpus binary": (lambda r: _write(r, "target.txt", b"text\n\0\x01\x02"), 65, r"target\.txt:2: binary data"),
     "corpus not UTF-8": (
         lambda r: _write(r, "english.txt", "one\ntwo\ncafé".encode("latin-1")), 65, r"english\.txt:3: not UTF-8 at byte"
     ),
-    "held-out text missing": (lambda r: (r.parent / "test_target.txt").unlink() or [], 66, r"test_target\.txt: no su"),
+    "held-out text missing": (lambda r: (r.parent / "test_target.txt").unlink() or [], 66, r"test_target\.txt: cannot"),
     "lexicon missing": (lambda r: (r.parent / "lexicon.tsv").unlink() or [], 66, r"lexicon\.tsv: no such file"),
     "lexicon Latin-1": (
         lambda r: _write(r, "lexicon.tsv", "house\tHaus\nsmall\tkürzer\n".encode("latin-1")), 65,

@@ -9,8 +9,8 @@ Blank lines are skipped, but not in such a folder, where line n translates line 
 import unicodedata
 from pathlib import Path
 
-from prealign_cpt.lexicon.pairs import read_lines
 from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.text.reader import read_lines
 
 Labelled = tuple[str, str]
 """Label and text."""

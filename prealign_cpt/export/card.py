@@ -64,8 +64,8 @@ def licence(base: Path) -> dict[str, str]:
         return {key: str(told[key]) for key in ("license", "license_name", "license_link") if told.get(key)}
     for path in sorted(base.glob("LICEN[CS]E*")):
         begin = path.read_text(encoding="utf-8", errors="replace")[:500]
-        found = [name for text, name in LICENCE_TEXTS.items() if text in begin]
-        return {"license": found[0]} if found else {"license": "other", "license_link": path.name}
+        known = [name for text, name in LICENCE_TEXTS.items() if text in begin]
+        return {"license": known[0]} if known else {"license": "other", "license_link": path.name}
     return {}
 
 
@@ -80,10 +80,10 @@ def _on_hub(model: str) -> str | None:
 def _done(recipe: Recipe, run: Path) -> list[str]:
     """What this run did, stage by stage."""
     align, data, train = recipe.align, recipe.data, recipe.train
-    found = []
+    facts = []
     if recipe.vocab.size:
         count = _read(run / "vocab" / "report.json").get("new_tokens", recipe.vocab.size)
-        found.append(
+        facts.append(
             f"{count} new tokens behind those of the base, which keep their ids; their rows begin as `{align.init}`."
         )
     if align.steps and (recipe.vocab.size or align.trains != "new_rows"):
@@ -92,13 +92,13 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
         told = f": {what}" if align.weight else ""
         found.append(f"{align.steps} steps of alignment{told}.")
     share = f", {data.english_share:.0%} of them English" if data.english_share else ""
-    found.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
+    facts.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
     if recipe.codeswitch.ratio and data.english_share:
-        found.append(
+        facts.append(
             f"In the English text up to {recipe.codeswitch.ratio:.0%} of the words are replaced by a translation "
             f"(`{recipe.codeswitch.labels}`)."
         )
-    return found
+    return facts
 
 
 def _to_know(recipe: Recipe, parity: dict[str, Any]) -> list[str]:

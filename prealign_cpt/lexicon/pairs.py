@@ -6,24 +6,19 @@ with several translations takes several lines, the most usual translation first.
 
     tsv, muse, dictd (dictd.py) --readers--> Row --clean.py--> Pair --write_pairs--> .tsv --read_pairs--> Pair
 
-The readers judge nothing but what the bytes forbid. Memory stays bounded whatever the path names: only regular files
-are opened, and lines have a size limit.
+The readers judge nothing but what the bytes forbid.
 """
 
-import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import atomic_write
-
-LINE_LIMIT = 64 * 1024
-"""Bytes in a line, with its end. Real lexicon lines have some hundreds; more means another kind of file."""
+from prealign_cpt.text.reader import read_lines
 
 COLUMNS = "wrong number of columns"
 
@@ -131,51 +126,3 @@ def read_muse(path: Path) -> Iterator[Row]:
 
 def _row(number: int, line: str, fields: list[str]) -> Row:
     return Row(number, *fields) if len(fields) == 2 else Row(number, line, "", COLUMNS)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, without its end. A byte order mark at the start is dropped.
-
-    Lines end at a line feed, of which one carriage return before it is part. Nothing else ends a line: the ten
-    characters at which `str.splitlines` cuts occur inside words of real files.
-
-    Raises:
-        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or exceeds `LINE_LIMIT`.
-        MissingInputError: the file is not there.
-    """
-    with open_regular(path) as file:
-        offset, number = 0, 0
-        while block := file.readline(LINE_LIMIT + 1):
-            number += 1
-            if len(block) > LINE_LIMIT:
-                raise DataError(f"{path}:{number}: line longer than {LINE_LIMIT} bytes; this is not a lexicon")
-            if number == 1 and block.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise DataError(f"{path}:1: UTF-16 (mark at byte offset 0); save the file as UTF-8")
-            mark = b"\xef\xbb\xbf" if number == 1 and block.startswith(b"\xef\xbb\xbf") else b""
-            try:
-                text = block.removeprefix(mark).decode()
-            except UnicodeDecodeError as error:
-                place = offset + len(mark) + error.start
-                raise DataError(f"{path}:{number}: not UTF-8 at byte offset {place}; save the file as UTF-8") from error
-            offset += len(block)
-            yield number, text.removesuffix("\n").removesuffix("\r")
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; never waits, as opening a FIFO would.
-
-    Raises:
-        MissingInputError: it is not there or may not be read.
-        DataError: it is a directory, FIFO or device, or has no bytes.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise MissingInputError(f"{path}: cannot be read: {error.strerror}; check the path") from error
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size:
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: the file is empty; a lexicon has one pair a line")
-    raise DataError(f"{path}: not a regular file; name the lexicon file itself")

@@ -194,15 +194,15 @@ def _from_hub(repository: str, revision: str | None) -> Path:
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
-    def snapshot(wanted: list[str], of: str | None) -> Path:
-        found = snapshot_download(
+    def snapshot(patterns: list[str], of: str | None) -> Path:
+        path = snapshot_download(
             repository,
             revision=of,
-            allow_patterns=wanted,
+            allow_patterns=patterns,
             ignore_patterns=["*/*"],  # other formats and checkpoints lie in subfolders
             local_files_only=offline,
         )
-        return Path(found)
+        return Path(path)
 
     try:
         small = snapshot(HUB_FILES, revision)

@@ -122,10 +122,10 @@ class LanguageModelLoss(nn.Module):
         ).last_hidden_state.flatten(0, 1)
         head = self.model.get_output_embeddings().weight
         # Position i predicts token i + 1. What is not learned stays in: to pick the rest out would wait for the GPU.
-        wanted, others = (F.pad(ids[:, 1:], (0, 1), value=IGNORED).flatten() for ids in (labels, inputs))
+        targets, others = (F.pad(ids[:, 1:], (0, 1), value=IGNORED).flatten() for ids in (labels, inputs))
         if each:
-            return chunked_nll(hidden, wanted, head, others, self.soft_weight)[wanted != IGNORED]
-        return summed_nll(hidden, wanted, head, others, self.soft_weight)
+            return chunked_nll(hidden, targets, head, others, self.soft_weight)[targets != IGNORED]
+        return summed_nll(hidden, targets, head, others, self.soft_weight)
 
 
 def chunked_nll(

@@ -96,13 +96,13 @@ def process_group(
         dist.destroy_process_group()
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is a GPU; on a node each rank takes the GPU of its local rank.
 
     Raises:
         RecipeError: CUDA is asked for and not there, or there are more ranks than GPUs.
     """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RecipeError("device: 'cuda' is asked for but torch sees no GPU; use --device cpu, or mend the driver")

@@ -75,7 +75,7 @@ class Lexicon:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocab:
-    """New pieces, learned by further merges on top of the base tokenizer."""
+    """New tokens, learned by further merges on top of the base tokenizer."""
 
     size: int = number(least=0)
     """How many; 0 keeps the base tokenizer."""
@@ -125,7 +125,7 @@ class Data:
     english_share: float = number(0.25, least=0.0, most=0.95)
     """Share of the sequences that are English replay."""
     mixed_tokenization: float = number(0.0, least=0.0, most=1.0)
-    """Probability per word that target text is spelled in the base tokenizer's pieces instead of the new ones."""
+    """Probability per word that target text is spelled in the base tokenizer's tokens instead of the new ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +157,8 @@ class Train:
     rows_lr: float = number(0.0, least=0.0)
     """Learning rate of the new tokens' rows; 0: the same as `lr`."""
     composition_lr: float = number(2.5e-4, least=0.0)
-    """Learning rate of the map by which new rows move together, from the pieces of their tokens; 0: no map. It rises
-    and falls with that of the new rows."""
+    """Learning rate of the map by which new rows move together, from the old tokens that spell theirs; 0: no map. It
+    rises and falls with that of the new rows."""
     rows_steps: int = number(0, least=0)
     """Steps at the beginning in which only the new rows move."""
     schedule: Literal["wsd", "cosine"] = "wsd"
@@ -194,7 +194,7 @@ class Evaluate:
     """How held-out text is scored."""
 
     window_bytes: int = number(1024, least=64)
-    """Longest piece that is scored in one go: bytes, not tokens, so that no tokenizer sees more context."""
+    """Longest window that is scored in one go: bytes, not tokens, so that no tokenizer sees more context."""
     max_bytes: int = number(24_000, least=64)
     """Of each held-out text, so many bytes are scored."""
     batch_tokens: int = number(4096, least=64)

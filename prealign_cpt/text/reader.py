@@ -1,15 +1,21 @@
-"""Text files to documents.
+"""Text files to lines and documents; only regular files are opened.
 
 `.txt`: documents separated by blank lines, their lines kept. `.jsonl`: one object a line, the document under `text`.
 Text is normalised to NFC, the form that the lexicon and the vocabulary use.
 """
 
 import json
+import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from prealign_cpt.run.errors import DataError, MissingInputError
+
+LINE_LIMIT = 64 * 1024
+"""Bytes in a line, with its end. Lines of lexicons and of evaluation data have some hundreds."""
 
 
 def read_documents(paths: Iterable[Path]) -> Iterator[str]:
@@ -29,33 +35,72 @@ def read_documents(paths: Iterable[Path]) -> Iterator[str]:
             raise DataError(f"{path}: no text in it; documents are separated by blank lines")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends, decoded strictly."""
+def read_lines(path: Path, limit: int | None = LINE_LIMIT) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a UTF-8 file, without its end. A byte order mark at the start is dropped.
+
+    Lines end at a line feed, of which one carriage return before it is part. Nothing else ends a line: the ten
+    characters at which `str.splitlines` cuts occur inside words of real files.
+
+    Args:
+        limit: bytes in a line, so that memory stays bounded whatever the path names; None: any number.
+
+    Raises:
+        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or too long.
+        MissingInputError: the file is not there.
+    """
+    with open_regular(path) as file:
+        offset, number = 0, 0
+        while block := file.readline(-1 if limit is None else limit + 1):
+            number += 1
+            if limit is not None and len(block) > limit:
+                raise DataError(f"{path}:{number}: line longer than {limit} bytes; is this the right file?")
+            if number == 1 and block.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise DataError(f"{path}:1: UTF-16 (mark at byte offset 0); save the file as UTF-8")
+            mark = b"\xef\xbb\xbf" if number == 1 and block.startswith(b"\xef\xbb\xbf") else b""
+            try:
+                text = block.removeprefix(mark).decode()
+            except UnicodeDecodeError as error:
+                place = offset + len(mark) + error.start
+                raise DataError(
+                    f"{path}:{number}: not UTF-8 at byte offset {place}; save the file as UTF-8, e.g. with iconv"
+                ) from error
+            offset += len(block)
+            yield number, text.removesuffix("\n").removesuffix("\r")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; never waits, as opening a FIFO would.
+
+    Raises:
+        MissingInputError: it is not there or may not be read.
+        DataError: it is a directory, FIFO or device, or has no bytes.
+    """
     try:
-        with path.open("rb") as file:
-            offset = 0
-            for number, raw in enumerate(file, start=1):
-                raw_line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if b"\0" in raw_line:
-                    raise DataError(f"{path}:{number}: binary data (a NUL byte); expected UTF-8 text")
-                try:
-                    yield number, raw_line.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: not UTF-8 at byte {offset + error.start}; convert the file, e.g. with iconv"
-                    ) from error
-                offset += len(raw)
-    except (FileNotFoundError, IsADirectoryError) as error:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
         raise MissingInputError(
-            f"{path}: no such text file; if the recipe says cache:…, bring it with `prealign fetch`"
+            f"{path}: cannot be read: {error.strerror}; check the path, and bring what a recipe calls cache:… with "
+            "`prealign fetch`"
         ) from error
-    except PermissionError as error:
-        raise MissingInputError(f"{path}: no permission to read this file") from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: the file is empty, there is no text in it")
+    raise DataError(f"{path}: not a regular file; name the file itself")
+
+
+def _document_lines(path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in read_lines(path, limit=None):
+        if "\0" in line:
+            raise DataError(f"{path}:{number}: binary data (a NUL byte); expected UTF-8 text")
+        yield number, line.rstrip("\r")
 
 
 def _plain_documents(path: Path) -> Iterator[str]:
     lines: list[str] = []
-    for _, line in _lines(path):
+    for _, line in _document_lines(path):
         if line.strip():
             lines.append(line)
         elif lines:
@@ -66,7 +111,7 @@ def _plain_documents(path: Path) -> Iterator[str]:
 
 
 def _json_documents(path: Path) -> Iterator[str]:
-    for number, line in _lines(path):
+    for number, line in _document_lines(path):
         if not line.strip():
             continue
         try:

@@ -39,13 +39,13 @@ class Log:
 
     def rows(self) -> list[dict[str, Any]]:
         """All lines but those that a kill tore."""
-        found = []
+        rows = []
         for line in self.path.read_text(encoding="utf-8").split("\n"):
             try:
-                found.append(json.loads(line))
+                rows.append(json.loads(line))
             except ValueError:
                 continue
-        return found
+        return rows
 
 
 def summarize(log: Log, clock: StageClock, world: World) -> dict[str, Any]:

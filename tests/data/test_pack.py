@@ -174,7 +174,7 @@ def test_documents_of_plain_text_and_json_lines(tmp_path: Path):
     [
         ("a.txt", b"", "no text in it"),
         ("a.txt", b"  \n \n", "no text in it"),
-        ("a.txt", b"gut\nGr\xfc\xdfe\n", r"a\.txt:2: not UTF-8 at byte 6"),
+        ("a.txt", b"gut\nGr\xfc\xdfe\n", r"a\.txt:2: not UTF-8 at byte offset 6"),
         ("a.txt", b"\x7fELF\0\0", r"a\.txt:1: binary"),
         ("a.jsonl", b'{"text": "x"}\n{"texts": "x"}', r'a\.jsonl:2: not a JSON object with a "text" key'),
         ("a.jsonl", b'{"text": 3}', r"a\.jsonl:1: .*expected a string"),
@@ -190,6 +190,7 @@ def test_bad_text(tmp_path: Path, name: str, content: bytes, message: str):
 
 
 def test_missing_text_and_folder(tmp_path: Path):
-    for path in (tmp_path / "nothing.txt", tmp_path):
-        with pytest.raises(MissingInputError, match="prealign fetch"):
-            list(read_documents([path]))
+    with pytest.raises(MissingInputError, match="prealign fetch"):
+        list(read_documents([tmp_path / "nothing.txt"]))
+    with pytest.raises(DataError, match="not a regular file"):
+        list(read_documents([tmp_path]))

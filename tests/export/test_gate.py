@@ -188,7 +188,7 @@ class TestDeepModels:
     def _compare(self, recipe_file: Path, deep: Path, change: Any, threads: int) -> Comparison:
         flags = ["--train.precision", "bf16", "--evaluate.window_bytes", "512"]
         for name, texts in (("target", TARGET), ("english", ENGLISH)):
-            words = " ".join(texts).split() * 8
+            words = " ".join(texts).split() * 4
             random.Random(0).shuffle(words)  # repeated text would round alike each time
             (recipe_file.parent / f"valid_{name}.txt").write_text(" ".join(words), encoding="utf-8")
         recipe = load_recipe(recipe_file, flags)

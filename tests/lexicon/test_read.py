@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.pairs import COLUMNS, LINE_LIMIT, Row, read_lines, read_muse, read_tsv
+from prealign_cpt.lexicon.pairs import COLUMNS, Row, read_muse, read_tsv
 from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
+from prealign_cpt.text.reader import LINE_LIMIT, read_lines
 
 
 def written(folder: Path, content: bytes) -> Path:

@@ -1,7 +1,6 @@
 """New and old rows as two parameters in one tensor: against a model in which they really are two, and torch's AdamW.
 
-In the reference the table is `cat(old, new)` of two leaves, each in a group of its own of `torch.optim.AdamW`; what
-does not move yet has no gradient there. Both the tied and the untied model are trained on two ranks and on one.
+Both the tied and the untied model are trained on two ranks and on one.
 """
 
 from pathlib import Path
@@ -10,12 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 
-from prealign_cpt.data.mixture import positions
-from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import process_group
 from prealign_cpt.recipe.schema import Train
@@ -24,7 +19,7 @@ from prealign_cpt.train.optim import AdamW, make_optimizer, old_rows, rate_facto
 from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.step import SpikeGuard, train_step
 from tests.conftest import make_model, run_ranks
-from tests.train.conftest import VOCAB, full, mixture, weights, write_text
+from tests.train.conftest import TABLES, VOCAB, full, mixture, reference, weights, write_models
 
 FIRST_NEW = 41
 """In the second half, so that one of two ranks has both kinds of rows and the other only old ones."""
@@ -34,7 +29,6 @@ RECIPE = Train(
     steps=STEPS, sequences=6, micro_batch=2, lr=1e-2, embeddings_lr=2e-2, rows_lr=3e-2, rows_steps=PHASE, warmup=0.0,
     decay=0.0, clip=0.5, weight_decay=0.1, precision="fp32", eval_every=9, save_every=9,
 )  # fmt: skip
-TABLES = {"model.model.embed_tokens.weight", "model.lm_head.weight"}
 CASES: dict[str, Any] = {"tied": "none", "untied": "none", "recomputed": "full"}
 
 
@@ -75,60 +69,9 @@ def _both(rank: int, size: int, folder: Path) -> dict[str, Any]:
         return found
 
 
-def _reference(folder: Path, case: str) -> dict[str, Any]:
-    """The same training where old and new rows are leaves of their own."""
-    model = load_whole(folder / ("untied" if case == "recomputed" else case)).train()
-    whole = LanguageModelLoss(model)
-    tables = [n for n, _ in whole.named_parameters() if n in TABLES]
-    leaves = {n: [nn.Parameter(p.detach()[:FIRST_NEW].clone()), nn.Parameter(p.detach()[FIRST_NEW:].clone())]
-              for n, p in whole.named_parameters() if n in TABLES}  # fmt: skip
-    body = {n: p for n, p in whole.named_parameters() if n not in TABLES}
-    old, new = [pair[0] for pair in leaves.values()], [pair[1] for pair in leaves.values()]
-    groups = [
-        {"params": [p for p in body.values() if p.ndim == 2], "weight_decay": RECIPE.weight_decay},
-        {"params": [p for p in body.values() if p.ndim == 1], "weight_decay": 0.0},
-        {"params": old, "weight_decay": RECIPE.weight_decay},
-        {"params": new, "weight_decay": RECIPE.weight_decay},
-    ]
-    group_rates = (RECIPE.lr, RECIPE.lr, RECIPE.embeddings_lr, RECIPE.rows_lr)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-    found: dict[str, Any] = {"weights": [], "norms": [], "losses": []}
-
-    def weights() -> dict[str, np.ndarray]:
-        return {n: full(torch.cat(leaves[n]) if n in leaves else p) for n, p in whole.named_parameters()}
-
-    for step in range(STEPS):
-        found["weights"].append(weights())
-        inputs, labels = mixture(folder).rows(list(range(step * RECIPE.sequences, (step + 1) * RECIPE.sequences)))
-        values = {n: torch.cat(leaves[n]) for n in tables}
-        if len(tables) == 1:
-            values["model.lm_head.weight"] = values[tables[0]]
-        call = {n.removeprefix("model."): v for n, v in values.items()}
-        arguments = {"input_ids": inputs, "position_ids": positions(inputs, 0), "use_cache": False}
-        logits = functional_call(model, call, kwargs=arguments, tie_weights=False).logits
-        loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCAB), labels[:, 1:].reshape(-1))
-        optimizer.zero_grad()
-        loss.backward()
-        if step < PHASE:
-            for p in [*body.values(), *old]:
-                p.grad = None
-        moving = [p for group in optimizer.param_groups for p in group["params"]]
-        found["norms"].append(float(nn.utils.clip_grad_norm_(moving, RECIPE.clip)))
-        found["losses"].append(float(loss.detach()))
-        for group, rate in zip(optimizer.param_groups, group_rates, strict=True):
-            group["lr"] = rate
-        optimizer.step()
-    found["weights"].append(weights())
-    return found
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("optim")
-    for name in ("tied", "untied"):
-        make_model(VOCAB, tied=name == "tied").save_pretrained(folder / name)
-    write_text(folder, 24)
-    return folder
+    return write_models(tmp_path_factory.mktemp("optim"))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +99,7 @@ def alone(folder: Path, ranks: Any) -> dict[str, Any]:
 def test_the_rows_train_as_two_parameters_do(
     folder: Path, ranks: list[dict[str, Any]], alone: dict[str, Any], case: str, size: int
 ) -> None:
-    expected = _reference(folder, case)
+    expected = reference(folder, "untied" if case == "recomputed" else case, RECIPE, FIRST_NEW)
     for found in [alone[case]] if size == 1 else [rank[case] for rank in ranks]:
         assert found["losses"] == pytest.approx(expected["losses"], abs=1e-5)
         assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)

@@ -6,7 +6,7 @@ because starting processes takes longer than all the cases together.
 """
 
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,11 @@ def _all_cases(rank: int, size: int, folder: Path, ports: list[int]) -> dict[int
     return places
 
 
-def _plain(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
+@cache
+def _plain(folder: Path, tied: bool, sequences: int) -> dict[str, Any]:
     """The same updates by the book: whole batch, whole model, mean over all targets of the step."""
-    recipe, text = _recipe(case), mixture(folder)
-    source = folder / ("tied" if case["tied"] else "untied")
+    recipe, text = _recipe({"sequences": sequences, "micro_batch": 1}), mixture(folder)
+    source = folder / ("tied" if tied else "untied")
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").train()
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -199,7 +200,7 @@ def test_ranks_train_as_a_plain_model_does(
     folder: Path, places: dict[int, list[dict[str, Any]]], size: int, name: str
 ) -> None:
     case = PLACES[size][name]
-    expected = _plain(folder, case)
+    expected = _plain(folder, case["tied"], case["sequences"])
     for found in (rank[name] for rank in places[size]):
         assert found["losses"] == pytest.approx(expected["losses"], abs=1e-6)
         assert found["norms"] == pytest.approx(expected["norms"], rel=1e-6)
@@ -208,6 +209,9 @@ def test_ranks_train_as_a_plain_model_does(
         _equal(found["weights"], expected["weights"], atol=5e-6)
         assert found["tokens"] == case["sequences"] * LENGTH
         assert found["targets"] == expected["targets"]
+        assert found["tie"] is case["tied"]
+        assert any("inv_freq" in buffer for buffer in found["buffers"])
+        _equal(found["buffers"], expected["buffers"], atol=0)
 
 
 def test_replicas_make_a_table_of_ranks_and_one_line_otherwise(places: dict[int, list[dict[str, Any]]]) -> None:
@@ -235,20 +239,9 @@ def test_one_rank_trains_as_a_plain_model_does(folder: Path, name: str, monkeypa
     with process_group(torch.device("cpu"), timeout_minutes=1) as world:
         assert world.size == 1
         found = _train_sharded(folder, case, world)
-    expected = _plain(folder, case)
+    expected = _plain(folder, case["tied"], case["sequences"])
     assert found["losses"] == pytest.approx(expected["losses"], abs=1e-6)
     _equal(found["gradients"][0], expected["gradients"][0], atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("size", "name"), ALL)
-def test_the_tie_and_the_buffers_survive_sharding(
-    folder: Path, places: dict[int, list[dict[str, Any]]], size: int, name: str
-) -> None:
-    expected = _plain(folder, PLACES[size][name])
-    for found in (rank[name] for rank in places[size]):
-        assert found["tie"] is PLACES[size][name]["tied"]
-        assert any("inv_freq" in buffer for buffer in found["buffers"])
-        _equal(found["buffers"], expected["buffers"], atol=0)
 
 
 def test_the_rows_of_the_head_are_shared_out(ranks: list[dict[str, Any]]) -> None:

@@ -24,9 +24,9 @@ from prealign_cpt.evaluate.figures import Figure, Result, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.transfer.zero_shot import MOST_TOKENS, classify
 from prealign_cpt.evaluate.work import NoDataError, Work
-from prealign_cpt.lexicon.pairs import read_lines
 from prealign_cpt.model.vectors import vectors_of
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.reader import read_lines
 
 LANGUAGES = ("english", "target")
 CELLS = tuple((premise, hypothesis) for premise in LANGUAGES for hypothesis in LANGUAGES)

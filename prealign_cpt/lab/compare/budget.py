@@ -53,7 +53,7 @@ class Plan:
     def bytes(self, step: int) -> int:
         """Bytes of target text read until after a step, the alignment stage included."""
         read = step * self.sequences
-        target = read - math.floor(read * self.english_share)  # the interleaving of data/batches.py
+        target = read - math.floor(read * self.english_share)  # the interleaving of data/mixture.py
         return round(self.align_bytes + target * self.sequence_length * self.bytes_per_token)
 
     def flops(self, step: int) -> float:
