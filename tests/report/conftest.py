@@ -1,8 +1,11 @@
 """Made-up run folders: only the files that a report reads."""
 
+import itertools
 import json
 import math
+import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +19,52 @@ from prealign_cpt.evaluate.subject import model_digest, tokenizer_digest
 from prealign_cpt.run.folder import ORDER
 
 WINDOWS = 10
+
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Checker(HTMLParser):
+    """Fails on tags that do not match, and gathers tags, attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check(page: Path) -> Checker:
+    """A page that is well-formed, needs no network and no script, and leaves out no level of headings."""
+    checker = Checker()
+    checker.feed(page.read_text(encoding="utf-8"))
+    checker.close()
+    assert not checker.open
+    assert not {"script", "link", "iframe", "img", "object"} & set(checker.tags)
+    assert not any(
+        name in ("href", "src", "action", "xlink:href") or name.startswith("on") for name, _ in checker.attributes
+    )
+    levels = [int(tag[1]) for tag in checker.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[:2] == [1, 2] and levels.count(1) == 1
+    assert all(low - high <= 1 for high, low in itertools.pairwise(levels)), "no level is left out"
+    assert not re.search(r"url\(|@import|https?:", checker.text)
+    return checker
 
 
 def windows(bpb: float, jitter: int) -> list[list[float]]:
@@ -32,7 +81,7 @@ def windows(bpb: float, jitter: int) -> list[list[float]]:
 
 
 def scores(target: float, english: float, p1: float) -> dict[str, Any]:
-    """One arm as the alignment and evaluation stages write it."""
+    """Of one model, as the evaluation stage writes them."""
     texts = {"target": windows(target, 0), "english": windows(english, 1)}
     return {
         "valid": {"target_bpb": target + 0.01, "english_bpb": english + 0.01},
@@ -72,18 +121,17 @@ def fill(run: Path, final: float) -> Path:
     for stage in ORDER:
         about = {"stage": stage, "inputs": {}, "version": "0.1.0", "seconds": 2.5, "peak_mb": 300.0}
         write(run / stage / "MANIFEST.json", {"format": 1, "about": about, "files": {}})
-    arms = {"base": (2.986, 1.2), "aligned": (2.4, 1.208)}
     write(
         run / "align/report.json",
         {
-            "arms": {arm: scores(*bpb, 0.1) for arm, bpb in arms.items()},
             "rows": {"subword": 60, "lexicon": 40},
             "new_tokens": 100,
             "contrast": [{"step": step, "contrastive": 4.0 / step, "anchor": 2.5} for step in range(1, 8)],
             "english_gate": {"before": 1.2, "after": 1.205, "limit": 0.02},
         },
     )
-    write(run / "eval/report.json", {"scores": scores(final, 1.212, 0.5)})
+    models = {"base": (2.986, 1.2, 0.1), "aligned": (2.4, 1.208, 0.1), "trained": (final, 1.212, 0.5)}
+    write(run / "eval/report.json", {"models": {name: scores(*figures) for name, figures in models.items()}})
     write(
         run / "vocab/report.json",
         {

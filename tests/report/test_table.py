@@ -17,11 +17,11 @@ from .conftest import add_controls, read, write
 Make = Callable[[str, float], Path]
 
 TOP = {
-    "labels", "arms", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
+    "labels", "models", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
     "english_lines_changed", "stages", "tokens_per_second", "parity", "verdict", "cautions",
 }  # fmt: skip
 
-ARMS = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
+MODELS = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
 
 
 def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
@@ -29,13 +29,13 @@ def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     write_report(run, add_controls(tmp_path))
     result = read(run / "report/result.json")
     assert result.keys() == TOP
-    assert result["arms"].keys() == result["labels"].keys() == ARMS
-    assert result["arms"]["ours"] == {"target_bpb": 1.812, "english_bpb": 1.212}
-    assert result["arms"]["base, trained"]["target_bpb"] == 1.75
+    assert result["models"].keys() == result["labels"].keys() == MODELS
+    assert result["models"]["ours"] == {"target_bpb": 1.812, "english_bpb": 1.212}
+    assert result["models"]["base, trained"]["target_bpb"] == 1.75
     gap = result["ours_less"]["subword-mean rows, trained"]["target"]
     assert gap["mean"] == pytest.approx(-0.018) and gap["low"] < gap["mean"] < gap["high"]
-    assert result["ours_less"].keys() == ARMS - {"ours"}
-    assert result["general"].keys() == ARMS and result["general"]["base"]["english_bpb"] == pytest.approx(1.4)
+    assert result["ours_less"].keys() == MODELS - {"ours"}
+    assert result["general"].keys() == MODELS and result["general"]["base"]["english_bpb"] == pytest.approx(1.4)
     assert result["fertility"] == {"before": 3.1, "after": 2.0}
     assert result["retrieval_heldout_p1"]["ours"] == 0.5
     assert result["unreachable_tokens"] == 3
@@ -62,7 +62,7 @@ def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
     result = read(run / "report/result.json")
     assert {key for key in result if not key.endswith("_absent")} == TOP
     for place, key, reason in (
-        (result["arms"], "ours", "eval"),
+        (result["models"], "ours", "eval"),
         (result["ours_less"]["base"], "target", "eval"),
         (result["retrieval_heldout_p1"], "ours", "eval"),
         (result["fertility"], "after", "vocab"),
@@ -96,23 +96,24 @@ def test_text_table_is_aligned_and_complete(make: Make, tmp_path: Path) -> None:
     assert "+0.062 [" in lines[5] and "-0.018 [" in lines[6]
 
 
-def test_an_arm_that_was_not_scored_has_its_reason(make: Make) -> None:
+def test_a_model_that_was_not_scored_has_its_reason(make: Make) -> None:
     run = make("run", 1.8)
-    report = read(run / "align/report.json")
-    report["arms"] = {}
-    write(run / "align/report.json", report)
-    reason = "- base; extended, before training: arms before CPT were not scored (recipe key evaluate.arms)"
+    report = read(run / "eval/report.json")
+    write(run / "eval/report.json", {"models": {"trained": report["models"]["trained"]}})
+    reason = (
+        "- base; extended, before training: models before training were not scored "
+        "(recipe key evaluate.before_training)"
+    )
     assert reason in text_table(collect(run)).splitlines()
 
 
 def test_a_run_without_a_second_domain_has_one_reason_for_it(make: Make) -> None:
     run, control = make("run", 1.8), make("control", 1.9)
     for folder in (run, control):
-        for name in ("align", "eval"):
-            report = read(folder / name / "report.json")
-            for arm in [report["scores"]] if name == "eval" else report["arms"].values():
-                del arm["general"]
-            write(folder / name / "report.json", report)
+        report = read(folder / "eval/report.json")
+        for scores in report["models"].values():
+            del scores["general"]
+        write(folder / "eval/report.json", report)
     text = text_table(collect(run, [control]))
     assert text.count("no text of another domain was scored") == 1
 

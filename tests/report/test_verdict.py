@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.report.collect import collect
-from prealign_cpt.report.verdict import coverage, verdict
+from prealign_cpt.report.table import coverage, verdict
 
 from .conftest import add_controls, read, scores, windows, write
 
@@ -58,7 +58,7 @@ def test_controls_that_were_not_given_are_named_with_the_remedy(make: Make, tmp_
 def test_models_scored_on_other_windows_are_not_compared(make: Make, tmp_path: Path) -> None:
     run, (base, _) = make("run", 1.8), add_controls(tmp_path)
     report = read(base / "eval/report.json")
-    report["scores"]["test"]["windows"]["target"] = windows(1.75, 0)[1:]
+    report["models"]["trained"]["test"]["windows"]["target"] = windows(1.75, 0)[1:]
     write(base / "eval/report.json", report)
     assert "ot compared with training the base" in verdict(collect(run, [base]))[1]
     assert "base, trained was scored on other text" in verdict(collect(run, [base]))[1]
@@ -66,12 +66,13 @@ def test_models_scored_on_other_windows_are_not_compared(make: Make, tmp_path: P
 
 def test_verdict_without_its_figures(make: Make) -> None:
     run = make("run", 1.8)
-    write(run / "eval/report.json", {"scores": {"test": {"english_bpb": 1.1}}})
-    assert verdict(collect(run)) == ["No verdict: eval/report.json has no scores.test.target_bpb."]
+    write(run / "eval/report.json", {"models": {"trained": {"test": {"english_bpb": 1.1}}}})
+    assert verdict(collect(run)) == ["No verdict: eval/report.json: models.trained has no test.target_bpb."]
 
 
 @pytest.mark.parametrize(("english", "word"), [(1.15, "gained"), (1.2001, "kept, not told apart"), (1.3, "lost")])
 def test_verdict_on_english(make: Make, english: float, word: str) -> None:
     run = make("run", 1.8)
-    write(run / "eval/report.json", {"scores": scores(1.8, english, 0.5)})
+    report = read(run / "eval/report.json")
+    write(run / "eval/report.json", {"models": report["models"] | {"trained": scores(1.8, english, 0.5)}})
     assert any(line.startswith(f"English {word}") for line in verdict(collect(run)))
