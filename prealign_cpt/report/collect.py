@@ -88,8 +88,6 @@ class Record:
     """Models of other runs, then those of the controls."""
     cautions: tuple[str, ...]
     """A line for each control that is not the same training on as much text."""
-    levels: dict[str, Figure]
-    """The base's bits per byte of the texts watched while training, by language."""
     costs: dict[str, dict[str, Figure]]
     """By stage: `seconds` and `peak_mb`."""
     fertility: dict[str, Figure]
@@ -139,7 +137,6 @@ def collect(run: Path, controls: Sequence[Path] = (), others: Sequence[Path] = (
         ours=ours,
         others=tuple(beside),
         cautions=tuple(f"{m.name}: {line}" for m in beside[len(others) :] for line in _differences(ours, m)),
-        levels={language: _level(base, [ours, *beside], language) for language in LANGUAGES},
         costs={stage: {key: about.number(key) for key in ("seconds", "peak_mb")} for stage, about in abouts.items()},
         fertility={when: _quotient(documents["vocab"], f"fertility_{when}") for when in ("before", "after")},
         english_changed=_quotient(documents["vocab"], "english_changed_share", "english_lines"),
@@ -219,14 +216,6 @@ def _curve(run: Path, whose: str, recipe: Document) -> tuple[tuple[Point, ...], 
             text = None if per_token is None else before + tokens * per_token
             points.append(Point(step, int(tokens), text, *scores))
     return tuple(points), "" if points else f"{whose}metrics.jsonl holds no validation", broken
-
-
-def _level(base: Model, trained: Sequence[Model], language: str) -> Figure:
-    """What was not scored of the base, the log of a run that does not extend has."""
-    level = base.scores.number("valid", f"{language}_bpb")
-    starts = [m.curve[0] for m in trained if m.kind == BASE and m.curve and m.curve[0].step == 0]
-    logged = getattr(starts[0], language) if starts else None
-    return logged if isinstance(level, Absent) and logged is not None else level
 
 
 def _quotient(vocab: Document, key: str, size: str | None = None) -> Figure:

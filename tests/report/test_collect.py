@@ -47,17 +47,6 @@ def test_controls_of_one_kind_keep_apart(make: Make) -> None:
     ]  # fmt: skip
 
 
-def test_the_bases_level_is_what_was_scored_or_where_its_own_training_starts(make: Make) -> None:
-    run = make("run", 1.8)
-    assert collect(run).levels["target"] == pytest.approx(2.996)
-    report = read(run / "eval/report.json")
-    del report["models"]["base"]
-    write(run / "eval/report.json", report)
-    assert isinstance(collect(run).levels["target"], Absent)
-    base = recipe(make("own", 1.7), size=0)
-    assert collect(run, [base]).levels["target"] == 1.7 + 0.5, "its first line, at step 0"
-
-
 def test_text_read_counts_bytes_of_the_target_language(make: Make, tmp_path: Path) -> None:
     record = collect(make("run", 1.8), add_controls(tmp_path)[:1])
     assert record.ours.curve[-1].text == pytest.approx(2048 * 0.75 * 3.2)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from prealign_cpt.report import write_report
 from prealign_cpt.report.evaluation import read_evaluation
 from prealign_cpt.run.errors import DataError, MissingInputError
 
-from .conftest import add_base, add_controls, add_evaluation, add_model, check, read, recipe, write
+from .conftest import add_base, add_controls, add_evaluation, add_model, page_of, read, recipe, write
 
 Make = Callable[[str, float], Path]
 
@@ -31,8 +32,7 @@ def another(make: Make, name: str) -> Path:
 
 
 def shown(run: Path, evaluation: Path, others: tuple[Path, ...] = ()) -> str:
-    write_report(run, others=others, evaluation=evaluation, out=run / "report")
-    return (run / "report/index.html").read_text()
+    return page_of(run, others=others, evaluation=evaluation, out=run / "report").source
 
 
 def cells(page: str) -> list[str]:
@@ -168,11 +168,11 @@ def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
     runs = [make("run", 1.812), make("other", 1.777)]
     write(runs[1] / "recipe.toml", 'name = "run"\nlanguage = "German"\n')
     out = tmp_path / "out"
-    text = write_report(runs[0], add_controls(tmp_path), others=runs[1:], evaluation=compare(tmp_path / "e"), out=out)
+    options: dict[str, Any] = {"others": runs[1:], "evaluation": compare(tmp_path / "e"), "out": out}
+    text = write_report(runs[0], controls := add_controls(tmp_path), **options)
     assert "Worse than run-2 (1.777): +0.035 [" in text and text.count("Caution: first (not checked): run, run-2") == 1
     assert list(read(out / "result.json")["models"])[2:4] == ["run", "run-2"]
-    page = (out / "index.html").read_text()
-    check(out / "index.html")
+    page = page_of(runs[0], controls, **options).source
     for name, style in (("run", "s0"), ("run-2", "s1"), ("base, trained", "s2"), ("subword-mean rows, trained", "s3")):
         assert f'<i class="key {style}"></i>{name}<' in page
     first = re.findall('<svg role="img".*?</svg>', page, flags=re.S)[0]
