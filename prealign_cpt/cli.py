@@ -144,7 +144,7 @@ def _run(arguments: list[str]) -> int:
     arguments_of_serving.add_check(add)
     add.set_defaults(work=arguments_of_serving.run_check)
 
-    add = commands.add_parser("report", help="tables and one page about runs")
+    add = commands.add_parser("report", help="a table and a page about a run; further runs stand beside it")
     add.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     add.add_argument(
         "--control", type=Path, action="append", default=[], help="run folder of a control on the same text; repeatable"

@@ -58,9 +58,9 @@ def test_the_demo_runs_and_a_second_call_keeps_what_is_done(recipe_file: Path, t
     run = tmp_path / "runs" / "tiny"
     result = json.loads((run / "report" / "result.json").read_text())
     models = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
-    assert set(result["arms"]) == models
-    for arm in result["arms"].values():
-        assert arm["target_bpb"] > 0 and arm["english_bpb"] > 0
+    assert set(result["models"]) == models
+    for scores in result["models"].values():
+        assert scores["target_bpb"] > 0 and scores["english_bpb"] > 0
     assert all(0 <= p1 <= 1 for p1 in result["retrieval_heldout_p1"].values())
     assert result["fertility"]["after"] < result["fertility"]["before"]
     assert result["unreachable_tokens"] == 0

@@ -1,31 +1,25 @@
 """Read the finished stages of a run, and of its controls, into one frozen record.
 
-    RUN/{lexicon,vocab,align,data,eval}/report.json  --+
-    RUN/cpt/summary.json  RUN/serve/result.json        +--> Record --> table.py, page.py
-    RUN/metrics.jsonl  RUN/*/MANIFEST.json  recipe.toml |
-    CONTROL/{eval,vocab}/report.json  metrics.jsonl    |
-    CONTROL/recipe.toml                              --+
+    RUN/*/report.json  MANIFEST.json  recipe.toml  metrics.jsonl  cpt/summary.json  serve/result.json --+--> Record
+    CONTROL/{eval,data,align}/report.json  recipe.toml  metrics.jsonl                                 --+
 
 A figure is a number or the reason why there is none. Nothing is carried over or filled in.
-Shapes: W windows.
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from prealign_cpt.evaluate.compare import unique
-from prealign_cpt.report.document import Absent, Document, Figure, flat, read_document
-from prealign_cpt.report.log import read_curve
-from prealign_cpt.report.record import BASE, BEFORE, OURS, Model, Point, Record, Scores, Stage
-from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.evaluate.figures import Absent
+from prealign_cpt.report.document import Document, Figure, is_number, loads, read_document, read_recipe, reading
+from prealign_cpt.run.errors import MissingInputError
 from prealign_cpt.run.folder import ORDER
-from prealign_cpt.run.manifest import NAME, read_manifest
+from prealign_cpt.run.manifest import NAME
+
+BASE, BEFORE, OURS = "base", "extended, before training", "ours"
+"""Names of the models that are no control."""
 
 INITS = {"subword": "subword-mean", "mean": "all-at-the-mean"}
 """What the names of controls call some values of align.init; the others as they are."""
@@ -34,78 +28,117 @@ _FREE_KEYS = (
     *("name", "out", "evaluate.before_training", "train.composition_lr"),
     *("train.steps", "train.eval_every", "train.save_every", "train.keep"),
 )
-_FREE_SECTIONS = ("vocab.", "align.", "codeswitch.", "lexicon.", "serve.")
-"""Recipe keys in which a control may differ: they are what it is the control of, or follow from it. Whether it read as
-much text is asked of its log."""
+"""Beginnings of recipe keys in which a control may differ: they are what it is the control of, or follow from it.
+Whether it read as much text is asked of its log."""
 
 MOST_TEXT = 0.05
 """Share by which the text that a control read may differ from the run's."""
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """What is read of a run and of a control alike."""
+class Point(NamedTuple):
+    """A line of the training log that carries a validation."""
 
+    step: int
+    tokens: int
+    text: float | None
+    """Bytes of target text read, by the bytes per token of the data report."""
+    target: float | None
+    english: float | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table: one name, one colour."""
+
+    name: str
+    label: str
+    """What it is, in a few words."""
+    style: int | None
+    """Number of its colour; None: the base's grey."""
+    scores: Document
+    """Its part of eval/report.json."""
     recipe: Document
-    scores: Scores
-    curve: tuple[Point, ...]
-    curve_absent: str
-    broken_lines: int
+    """Of the run that it belongs to."""
+    kind: str = ""
+    """"base" if trained without new tokens, else how the rows were made; empty if not trained."""
+    curve: tuple[Point, ...] = ()
+    curve_absent: str = ""
+    broken_lines: int = 0
+    """Lines of the training log that are not JSON: a process died while it wrote them."""
+
+    def line(self, language: str, by_text: bool) -> list[tuple[float, float]]:
+        """Validations of a language by bytes of target text read, else by training tokens."""
+        points = ((p.text if by_text else p.tokens, getattr(p, language)) for p in self.curve)
+        return [(x, y) for x, y in points if x is not None and y is not None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run and its controls."""
+
+    name: str
+    language: str
+    base: Model
+    before: Model | None
+    """The extended model before training; None where the run does not extend."""
+    ours: Model
+    others: tuple[Model, ...]
+    """Models of other runs, then those of the controls."""
+    cautions: tuple[str, ...]
+    """A line for each control that is not the same training on as much text."""
+    costs: dict[str, dict[str, Figure]]
+    """By stage: `seconds` and `peak_mb`."""
+    fertility: dict[str, Figure]
+    """Tokens per word of the target text, `before` and `after` the vocabulary grew."""
+    english_changed: Figure
+    """Share of the English lines that are tokenized otherwise than before."""
+    documents: dict[str, Document]
+    """What the stages say of themselves, `serve` among them."""
 
     @property
-    def extended(self) -> bool:
-        return self.recipe.at("vocab", "size") != 0
+    def trained(self) -> tuple[Model, ...]:
+        """The run's own model and those beside it."""
+        return (self.ours, *self.others)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The rows of the table, in their order."""
+        return (self.base, *((self.before,) if self.before else ()), *self.trained)
 
 
-def collect(run: Path, controls: Sequence[Path] = (), name: str = OURS, style: int = 0, offset: int = 1) -> Record:
-    """Read a run folder and those of its controls.
-
-    Args:
-        name, style: what the run's model is called, and its colour.
-        offset: colour of the first control.
+def collect(run: Path, controls: Sequence[Path] = (), others: Sequence[Path] = ()) -> Record:
+    """Read a run folder, those of its controls, and those of other runs beside it.
 
     Raises:
         MissingInputError: a folder is not there, or holds nothing of a run.
         DataError: a file is there but damaged; it is named.
     """
-    for folder in controls:
-        _check_folder(folder)
-    align = read_document(run, "align", "report.json")
-    own, others = _trained(run, ""), [_trained(folder, f"{folder.name}: ") for folder in controls]
-    kinds = [_kind(one.recipe) for one in others]
-    named = [_named(kind) for kind in kinds]
-    labels = unique([label for _, label in named])
-    base = _base(_scores(align, "arms", "base"), [own, *others])
-    summary = read_document(run, "cpt", "summary.json")
-    vocab = read_document(run, "vocab", "report.json")
-    names = unique([BASE, BEFORE, name, *(short for short, _ in named)])[3:]
-    own_label = f"extended, after training ({name})" if own.extended else f"the base's own tokens, trained ({name})"
+    ours = _trained(run, recipe_name(run) if others else OURS)
+    beside = [replace(_trained(path, recipe_name(path)), kind="another run") for path in others]
+    beside += [_trained(path) for path in controls]
+    names = unique([BASE, BEFORE, ours.name, *(model.name for model in beside)])[3:]
+    labels = unique([model.label for model in beside])
+    beside = [
+        replace(model, name=name, label=label, style=style)
+        for style, (model, name, label) in enumerate(zip(beside, names, labels, strict=True), start=1)
+    ]
+    documents = {stage: read_document(run, stage) for stage in ("lexicon", "vocab", "data", "align", "eval")}
+    documents |= {"cpt": read_document(run, "cpt", "summary.json"), "serve": read_document(run, "serve", "result.json")}
+    abouts = {stage: read_document(run, stage, NAME).part("about") for stage in ORDER} | {"cpt": documents["cpt"]}
+    base = Model(BASE, BASE, None, _scores(documents["eval"], "base"), ours.recipe)
+    before = Model(BEFORE, BEFORE, None, _scores(documents["eval"], "aligned"), ours.recipe)
     return Record(
         name=recipe_name(run),
-        language=_text(own.recipe.at("language")) or "the target language",
-        recipe=_recipe(run)[0],
-        base=Model(BASE, BASE, None, base),
-        before=Model(BEFORE, BEFORE, None, _scores(align, "arms", "aligned")) if own.extended else None,
-        ours=Model(name, own_label, style, own.scores, own.curve, own.curve_absent),
-        controls=tuple(
-            Model(short, label, offset + number, one.scores, one.curve, one.curve_absent)
-            for number, (short, label, one) in enumerate(zip(names, labels, others, strict=True))
-        ),
-        kinds=tuple(kinds),
-        cautions=tuple(
-            f"{short}: {line}" for short, one in zip(names, others, strict=True) for line in _differences(own, one)
-        ),
-        broken_lines=sum(one.broken_lines for one in (own, *others)),
-        stages={stage: _stage(run / stage, stage, summary) for stage in ORDER},
-        tokens=summary.number("tokens"),
-        tokens_per_second=summary.number("tokens_per_second"),
-        fertility={when: _measured(vocab, f"fertility_{when}") for when in ("before", "after")},
-        english_changed=_measured(vocab, "english_changed_share", "english_lines"),
-        align=align,
-        vocab=vocab,
-        lexicon=read_document(run, "lexicon", "report.json"),
-        data=read_document(run, "data", "report.json"),
-        serve=read_document(run, "serve", "result.json"),
+        language=ours.recipe.words("language") or "the target language",
+        base=base,
+        before=None if ours.kind == BASE else before,
+        ours=ours,
+        others=tuple(beside),
+        cautions=tuple(f"{m.name}: {line}" for m in beside[len(others) :] for line in _differences(ours, m)),
+        costs={stage: {key: about.number(key) for key in ("seconds", "peak_mb")} for stage, about in abouts.items()},
+        fertility={when: _quotient(documents["vocab"], f"fertility_{when}") for when in ("before", "after")},
+        english_changed=_quotient(documents["vocab"], "english_changed_share", "english_lines"),
+        documents=documents,
     )
 
 
@@ -115,60 +148,77 @@ def recipe_name(run: Path) -> str:
     Raises:
         MissingInputError: the folder is not there, or holds nothing of a run.
     """
-    _check_folder(run)
-    return _text(_recipe(run)[1].at("name")) or run.resolve().name
+    if not run.is_dir():
+        raise MissingInputError(f"{run}: no such run folder; give the folder that `prealign run` made")
+    if not any((run / name).exists() for name in (*ORDER, "serve", "metrics.jsonl", "recipe.toml")):
+        raise MissingInputError(f"{run}: holds no recipe, stage or log of a run; give the folder of a run")
+    return read_recipe(run).words("name") or run.resolve().name
 
 
-def _trained(run: Path, whose: str) -> _Trained:
-    recipe = _recipe(run)[1]
-    share, size = (
-        recipe.number("data", "english_share"),
-        read_document(run, "data", "report.json").number("target", "bytes_per_token"),
-    )
+def _trained(run: Path, name: str = "") -> Model:
+    """The trained model of a run, or of a control if it has no name."""
+    recipe_name(run)
+    whose, recipe = "" if name == OURS else f"{run.name}: ", read_recipe(run)
+    kind = BASE if recipe.at("vocab", "size") == 0 else recipe.words("align", "init") or "other"
+    rows = f"{INITS.get(kind, kind)} rows"
+    if name:
+        what = "the base's own tokens, trained" if kind == BASE else "extended, after training"
+        label = f"{what} ({name})"
+    elif kind == BASE:
+        name, label = "base, trained", "not extended: the base's own tokens, same text"
+    else:
+        name, label = f"{rows}, trained", f"{rows}, same text"
+    scores = _scores(read_document(run, "eval", whose=whose), "trained")
+    return Model(name, label, 0, scores, recipe, kind, *_curve(run, whose, recipe))
+
+
+def _scores(evaluation: Document, key: str) -> Document:
+    models = evaluation.at("models")
+    if key != "trained" and isinstance(models, dict) and not {key, f"{key}_absent"} & models.keys():
+        reason = "models before training were not scored (recipe key evaluate.before_training)"
+        return Document(evaluation.name, Absent(reason))
+    scores = evaluation.part("models", key)
+    if isinstance(scores.content, Absent) or {"general", "general_absent"} & scores.content.keys():
+        return scores
+    # A second domain is optional in a recipe: one reason for all models then, not one for each.
+    return replace(scores, content=scores.content | {"general_absent": "no text of another domain was scored"})
+
+
+def _curve(run: Path, whose: str, recipe: Document) -> tuple[tuple[Point, ...], str, int]:
+    """The validations of the training log by step, the reason if there are none, and the number of broken lines."""
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        return (), f"{whose}metrics.jsonl is not there", 0
+    with reading(path, "check its permissions"):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    size, share = read_document(run, "data").number("target", "bytes_per_token"), recipe.number("data", "english_share")
     per_token = None if isinstance(share, Absent) or isinstance(size, Absent) else size * (1 - share)
-    align = read_document(run, "align", "report.json")
+    align = read_document(run, "align")
     parts = [align.number(part, "target_bytes") for part in ("calibration", "contrast_stage")]
     before = sum(part for part in parts if not isinstance(part, Absent))
-    final = read_document(run, "eval", "report.json", whose)
-    return _Trained(recipe, _scores(final, "scores"), *read_curve(run, whose, per_token, before))
+    steps: dict[int, Any] = {}
+    broken = 0
+    for line in filter(str.strip, lines):
+        try:
+            entry = loads(line)
+            # A run that restarts from a checkpoint logs some steps again; the later ones are those that led on.
+            steps[int(entry["step"])] = entry
+        except (ValueError, TypeError, KeyError):
+            broken += 1
+    points: list[Point] = []
+    for step, entry in sorted(steps.items()):
+        tokens = entry.get("tokens", 0 if step == 0 else None)
+        valid = Document(path.name, entry).part("valid")
+        scores = [None if isinstance(score := valid.number(f"{of}_bpb"), Absent) else score for of in LANGUAGES]
+        if is_number(tokens) and any(score is not None for score in scores):
+            text = None if per_token is None else before + tokens * per_token
+            points.append(Point(step, int(tokens), text, *scores))
+    return tuple(points), "" if points else f"{whose}metrics.jsonl holds no validation", broken
 
 
-def _kind(recipe: Document) -> str:
-    if recipe.at("vocab", "size") == 0:
-        return BASE
-    return _text(recipe.at("align", "init")) or "other"
-
-
-def _named(kind: str) -> tuple[str, str]:
-    """Name and label of a control."""
-    if kind == BASE:
-        return "base, trained", "not extended: the base's own tokens, same text"
-    rows = f"{INITS.get(kind, kind)} rows"
-    return f"{rows}, trained", f"{rows}, same text"
-
-
-def _base(scores: Scores, runs: Sequence[_Trained]) -> Scores:
-    """The base's scores; what the alignment stage did not score of it, the log of a run that does not extend has."""
-    starts = [one.curve[0] for one in runs if not one.extended and one.curve and one.curve[0].step == 0]
-    for point in starts[:1]:
-        if isinstance(scores.valid_target, Absent) and point.target is not None:
-            scores = replace(scores, valid_target=point.target)
-        if isinstance(scores.valid_english, Absent) and point.english is not None:
-            scores = replace(scores, valid_english=point.english)
-    return scores
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise MissingInputError(f"{folder}: no such run folder; give the folder that `prealign run` made")
-    if not any((folder / name).exists() for name in (*ORDER, "serve", "metrics.jsonl", "recipe.toml")):
-        raise MissingInputError(f"{folder}: holds no recipe, stage or log of a run; give the folder of a run")
-
-
-def _measured(vocab: Document, key: str, size: str | None = None) -> Figure:
+def _quotient(vocab: Document, key: str, size: str | None = None) -> Figure:
     """A quotient of the vocabulary report, which is 0.0 there if it was taken over nothing (`size` or itself is 0)."""
-    value, taken_over = vocab.number(key), vocab.number(size or key)
-    return Absent(f"no text was measured for {key}") if taken_over == 0 else value
+    return Absent(f"no text was measured for {key}") if vocab.number(size or key) == 0 else vocab.number(key)
 
 
 def _scores(document: Document, *keys: str) -> Scores:
@@ -242,16 +292,14 @@ def _text(value: Any) -> str:
 
 def _differences(run: _Trained, control: _Trained) -> list[str]:
     """Why a control's difference is not due to what it is the control of."""
-    if isinstance(run.recipe.content, Absent) or isinstance(control.recipe.content, Absent):
-        return []
-    mine, theirs = dict(flat(run.recipe.content)), dict(flat(control.recipe.content))
+    mine, theirs = dict(ours.recipe.leaves()), dict(control.recipe.leaves())
     changed = [
         f"{key} ({mine.get(key)!r}, there {theirs.get(key)!r})"
         for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key) and key not in _FREE_KEYS and not key.startswith(_FREE_SECTIONS)
+        if mine and theirs and mine.get(key) != theirs.get(key) and not key.startswith(MAY_DIFFER)
     ]
     lines = [f"its recipe also differs in {', '.join(changed)}"] if changed else []
-    read, other = (one.curve[-1].text if one.curve else None for one in (run, control))
+    read, other = (model.curve[-1].text if model.curve else None for model in (ours, control))
     if read and other is not None and abs(other / read - 1) > MOST_TEXT:
         lines.append(f"it read {abs(other / read - 1):.0%} {'more' if other > read else 'less'} text")
     return lines

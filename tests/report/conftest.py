@@ -1,8 +1,11 @@
 """Made-up run folders: only the files that a report reads."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,9 +16,53 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from prealign_cpt.evaluate.subject import model_digest, tokenizer_digest
+from prealign_cpt.report import write_report
 from prealign_cpt.run.folder import ORDER
 
 WINDOWS = 10
+
+
+class Page(HTMLParser):
+    """A page that is well-formed, needs no network and no script, and leaves out no level of headings."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self.open and not {"script", "link", "iframe", "img", "object"} & set(self.tags)
+        assert not any(
+            name in ("href", "src", "action", "xlink:href") or name[:2] == "on" for name, _ in self.attributes
+        )
+        levels = [int(tag[1]) for tag in self.tags if re.fullmatch("h[1-6]", tag)]
+        assert levels[:2] == [1, 2] and levels.count(1) == 1
+        assert all(low - high <= 1 for high, low in itertools.pairwise(levels)), "no level is left out"
+        assert not re.search(r"url\(|@import|https?:", self.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(run: Path, controls: Sequence[Path] = (), **options: Any) -> Page:
+    """The page that a report of a run writes."""
+    write_report(run, controls, **options)
+    return Page(options.get("out", run / "report") / "index.html")
 
 
 def windows(bpb: float, jitter: int) -> list[list[float]]:
@@ -32,7 +79,7 @@ def windows(bpb: float, jitter: int) -> list[list[float]]:
 
 
 def scores(target: float, english: float, p1: float) -> dict[str, Any]:
-    """One arm as the alignment and evaluation stages write it."""
+    """Of one model, as the evaluation stage writes them."""
     texts = {"target": windows(target, 0), "english": windows(english, 1)}
     return {
         "valid": {"target_bpb": target + 0.01, "english_bpb": english + 0.01},
@@ -72,62 +119,29 @@ def fill(run: Path, final: float) -> Path:
     for stage in ORDER:
         about = {"stage": stage, "inputs": {}, "version": "0.1.0", "seconds": 2.5, "peak_mb": 300.0}
         write(run / stage / "MANIFEST.json", {"format": 1, "about": about, "files": {}})
-    arms = {"base": (2.986, 1.2), "aligned": (2.4, 1.208)}
     write(
         run / "align/report.json",
         {
-            "arms": {arm: scores(*bpb, 0.1) for arm, bpb in arms.items()},
-            "rows": {"subword": 60, "lexicon": 40},
-            "new_tokens": 100,
+            **{"rows": {"subword": 60, "lexicon": 40}, "new_tokens": 100},
             "contrast": [{"step": step, "contrastive": 4.0 / step, "anchor": 2.5} for step in range(1, 8)],
             "english_gate": {"before": 1.2, "after": 1.205, "limit": 0.02},
         },
     )
-    write(run / "eval/report.json", {"scores": scores(final, 1.212, 0.5)})
-    write(
-        run / "vocab/report.json",
-        {
-            "new_tokens": 100,
-            "fertility_before": 3.1,
-            "fertility_after": 2.0,
-            "bytes_per_token_before": 2.0,
-            "bytes_per_token_after": 3.2,
-            "english_lines": 500,
-            "english_lines_changed": 1,
-            "english_changed_share": 0.002,
-            "round_trip_failures": 0,
-            "round_trip_failures_base": 0,
-            "unreachable": 3,
-        },
-    )
+    models = {"base": (2.986, 1.2, 0.1), "aligned": (2.4, 1.208, 0.1), "trained": (final, 1.212, 0.5)}
+    write(run / "eval/report.json", {"models": {name: scores(*figures) for name, figures in models.items()}})
+    vocab = {"new_tokens": 100, "unreachable": 3, "fertility_before": 3.1, "fertility_after": 2.0}
+    write(run / "vocab/report.json", vocab | {"english_lines": 500, "english_changed_share": 0.002})
     write(run / "lexicon/report.json", {"kept": 1234567, "dropped": {"too long": 3}})
-    write(
-        run / "data/report.json",
-        {
-            "target": {"tokens": 1000, "sequences": 10, "bytes_per_token": 3.2},
-            "english": {"words": 200, "chosen": 20, "switched": 9, "tokens": 300, "sequences": 3},
-            "new_tokens_labelled": 97,
-        },
-    )
+    write(run / "data/report.json", {"target": {"tokens": 1000, "bytes_per_token": 3.2}, "english": {"words": 200}})
     write(run / "metrics.jsonl", log(final))
     write(run / "cpt/summary.json", {"seconds": 3700, "peak_mb": 900, "tokens": 2048, "tokens_per_second": 512.5})
-    write(
-        run / "serve/result.json",
-        {
-            "parity": {"max_logprob_difference": 2e-6, "tokens": 64},
-            "start_seconds": 30.5,
-            "ends": {"asked": 16, "stopped": 3},
-            "answers": [
-                {
-                    "language": "German",
-                    "prompt": "Im Anfang",
-                    "greedy": {"text": " war das Wort", "finish_reason": "stop"},
-                    "sampled": {"text": " schuf Gott Himmel und Erde", "finish_reason": "length"},
-                    "base": {"text": " of the world"},
-                }
-            ],
-        },
-    )
+    answer = {
+        **{"language": "German", "prompt": "Im Anfang", "base": {"text": " of the world"}},
+        "greedy": {"text": " war das Wort", "finish_reason": "stop"},
+        "sampled": {"text": " schuf Gott Himmel und Erde", "finish_reason": "length"},
+    }
+    served = {"parity": {"max_logprob_difference": 2e-6, "tokens": 64}, "start_seconds": 30.5}
+    write(run / "serve/result.json", served | {"ends": {"asked": 16, "stopped": 3}, "answers": [answer]})
     recipe(run)
     return run
 

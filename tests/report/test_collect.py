@@ -6,27 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.report.collect import Absent, collect
+from prealign_cpt.evaluate.figures import Absent
+from prealign_cpt.report.collect import collect
+from prealign_cpt.report.table import less
 from prealign_cpt.run.errors import DataError, MissingInputError
 
 from .conftest import add_controls, log, read, recipe, write
 
 Make = Callable[[str, float], Path]
 
+TEST = ("test", "target_bpb")
+
 
 def test_reads_every_model_and_stage(make: Make, tmp_path: Path) -> None:
     record = collect(make("run", 1.812), add_controls(tmp_path, base=1.75, subword=1.83))
-    assert [(model.name, model.scores.target) for model in record.models] == [
+    assert [(model.name, model.scores.number(*TEST)) for model in record.models] == [
         ("base", 2.986), ("extended, before training", 2.4), ("ours", 1.812),
         ("base, trained", 1.75), ("subword-mean rows, trained", 1.83),
     ]  # fmt: skip
-    assert [model.label for model in record.controls] == [
+    assert [model.label for model in record.others] == [
         "not extended: the base's own tokens, same text", "subword-mean rows, same text"
     ]  # fmt: skip
-    assert len({model.style for model in (record.base, record.ours, *record.controls)}) == 4
+    assert len({model.style for model in (record.base, record.ours, *record.others)}) == 4
     assert record.language == "German" and record.name == "run"
-    assert record.stages["vocab"].seconds == 2.5
-    assert record.stages["cpt"].seconds == 3700 and record.stages["cpt"].peak_mb == 900, "from summary.json"
+    assert record.costs["vocab"]["seconds"] == 2.5
+    assert record.costs["cpt"] == {"seconds": 3700, "peak_mb": 900}, "from summary.json"
     assert [point.tokens for point in record.ours.curve] == [0, 1024, 2048]
 
 
@@ -38,26 +42,15 @@ def test_a_run_that_does_not_extend_has_no_model_before_training(make: Make) -> 
 
 def test_controls_of_one_kind_keep_apart(make: Make) -> None:
     controls = [recipe(make(f"c{n}", 1.9), init="focus") for n in range(2)]
-    assert [c.name for c in collect(make("run", 1.8), controls).controls] == [
+    assert [c.name for c in collect(make("run", 1.8), controls).others] == [
         "focus rows, trained", "focus rows, trained-2"
     ]  # fmt: skip
-
-
-def test_the_bases_level_is_what_the_alignment_stage_scored_or_where_its_own_training_starts(make: Make) -> None:
-    run = make("run", 1.8)
-    assert collect(run).base.scores.valid_target == pytest.approx(2.996)
-    report = read(run / "align/report.json")
-    del report["arms"]["base"]["valid"]
-    write(run / "align/report.json", report)
-    assert isinstance(collect(run).base.scores.valid_target, Absent)
-    base = recipe(make("own", 1.7), size=0)
-    assert collect(run, [base]).base.scores.valid_target == 1.7 + 0.5, "its first line, at step 0"
 
 
 def test_text_read_counts_bytes_of_the_target_language(make: Make, tmp_path: Path) -> None:
     record = collect(make("run", 1.8), add_controls(tmp_path)[:1])
     assert record.ours.curve[-1].text == pytest.approx(2048 * 0.75 * 3.2)
-    assert record.controls[0].curve[-1].text == pytest.approx(4 * 819 * 0.75 * 2.0), "more tokens for as much text"
+    assert record.others[0].curve[-1].text == pytest.approx(4 * 819 * 0.75 * 2.0), "more tokens for as much text"
 
 
 def test_the_last_line_of_a_repeated_step_wins(make: Make) -> None:
@@ -66,7 +59,7 @@ def test_the_last_line_of_a_repeated_step_wins(make: Make) -> None:
     write(run / "metrics.jsonl", log(1.8) + '{"step": 3, "tok\n' + again)
     record = collect(run)
     assert [(point.step, point.target) for point in record.ours.curve][1] == (2, 9.5)
-    assert len(record.ours.curve) == 3 and record.broken_lines == 1
+    assert len(record.ours.curve) == 3 and record.ours.broken_lines == 1
 
 
 def test_step_zero_needs_no_token_count(make: Make) -> None:
@@ -78,16 +71,21 @@ def test_step_zero_needs_no_token_count(make: Make) -> None:
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "null", "true", '"2"', "1" + "0" * 400])
 def test_what_is_not_a_finite_number_is_absent(make: Make, text: str) -> None:
     run = make("run", 1.8)
-    write(run / "eval/report.json", f'{{"scores": {{"test": {{"target_bpb": {text}, "english_bpb": 1}}}}}}')
-    final = collect(run).ours.scores
-    assert isinstance(final.target, Absent) and "scores.test.target_bpb" in final.target.reason
-    assert final.english == 1
+    write(
+        run / "eval/report.json", f'{{"models": {{"trained": {{"test": {{"target_bpb": {text}, "english_bpb": 1}}}}}}}}'
+    )
+    target, english = (collect(run).ours.scores.number("test", f"{of}_bpb") for of in ("target", "english"))
+    assert isinstance(target, Absent) and "test.target_bpb" in target.reason
+    assert english == 1
 
 
 def test_a_reason_given_by_a_stage_is_kept(make: Make) -> None:
     run = make("run", 1.8)
-    write(run / "eval/report.json", {"scores": {"retrieval": None, "retrieval_absent": "no held-out word is known"}})
-    assert collect(run).ours.scores.retrieval == Absent("no held-out word is known")
+    write(
+        run / "eval/report.json",
+        {"models": {"trained": {"retrieval": None, "retrieval_absent": "no held-out word is known"}}},
+    )
+    assert collect(run).ours.scores.number("retrieval", "p1") == Absent("no held-out word is known")
 
 
 def test_quotients_over_nothing_are_absent(make: Make) -> None:
@@ -106,7 +104,7 @@ def test_every_stage_may_be_absent(make: Make) -> None:
         shutil.rmtree(part) if part.is_dir() else part.unlink()
         collect(full)
     record = collect(full)
-    assert record.ours.scores.target == Absent("stage eval has not been done")
+    assert record.ours.scores.number(*TEST) == Absent("stage eval has not been done")
     assert record.ours.curve == () and record.ours.curve_absent == "metrics.jsonl is not there"
 
 
@@ -142,6 +140,7 @@ def test_a_control_may_differ_only_in_what_it_controls(make: Make, tmp_path: Pat
 def test_windows_of_another_shape_are_absent(make: Make, windows: object) -> None:
     run = make("run", 1.8)
     report = read(run / "eval/report.json")
-    report["scores"]["test"]["windows"]["target"] = windows
+    report["models"]["trained"]["test"]["windows"]["target"] = windows
     write(run / "eval/report.json", report)
-    assert isinstance(collect(run).ours.scores.windows["target"], Absent)
+    record = collect(run)
+    assert isinstance(less(record.ours, record.base), Absent)

@@ -1,4 +1,4 @@
-"""The table of a run and its controls."""
+"""The table of a run and its controls, and what is said of differences."""
 
 import shutil
 from collections.abc import Callable
@@ -9,19 +9,21 @@ import pytest
 from prealign_cpt.cli import main
 from prealign_cpt.report import write_report
 from prealign_cpt.report.collect import collect
-from prealign_cpt.report.table import text_table
+from prealign_cpt.report.table import coverage, text_table, verdict
 from prealign_cpt.run.folder import ORDER
 
-from .conftest import add_controls, read, write
+from .conftest import add_controls, page_of, read, scores, windows, write
 
 Make = Callable[[str, float], Path]
 
 TOP = {
-    "labels", "arms", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
+    "labels", "models", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
     "english_lines_changed", "stages", "tokens_per_second", "parity", "verdict", "cautions",
 }  # fmt: skip
 
-ARMS = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
+MODELS = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
+
+UNSCORED = "models before training were not scored (recipe key evaluate.before_training)"
 
 
 def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
@@ -29,27 +31,24 @@ def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     write_report(run, add_controls(tmp_path))
     result = read(run / "report/result.json")
     assert result.keys() == TOP
-    assert result["arms"].keys() == result["labels"].keys() == ARMS
-    assert result["arms"]["ours"] == {"target_bpb": 1.812, "english_bpb": 1.212}
-    assert result["arms"]["base, trained"]["target_bpb"] == 1.75
+    assert result["models"].keys() == result["labels"].keys() == result["general"].keys() == MODELS
+    assert result["models"]["ours"] == {"target_bpb": 1.812, "english_bpb": 1.212}
+    assert result["models"]["base, trained"]["target_bpb"] == 1.75
     gap = result["ours_less"]["subword-mean rows, trained"]["target"]
     assert gap["mean"] == pytest.approx(-0.018) and gap["low"] < gap["mean"] < gap["high"]
-    assert result["ours_less"].keys() == ARMS - {"ours"}
-    assert result["general"].keys() == ARMS and result["general"]["base"]["english_bpb"] == pytest.approx(1.4)
+    assert result["ours_less"].keys() == MODELS - {"ours"}
+    assert result["general"]["base"]["english_bpb"] == pytest.approx(1.4)
     assert result["fertility"] == {"before": 3.1, "after": 2.0}
     assert result["retrieval_heldout_p1"]["ours"] == 0.5
-    assert result["unreachable_tokens"] == 3
-    assert result["english_lines_changed"] == 0.002
+    assert result["unreachable_tokens"] == 3 and result["english_lines_changed"] == 0.002
     assert result["stages"].keys() == set(ORDER)
     assert result["stages"]["cpt"] == {"seconds": 3700, "peak_mb": 900}
-    assert result["tokens_per_second"] == 512.5
-    assert result["parity"]["max_logprob_difference"] == 2e-6
+    assert result["tokens_per_second"] == 512.5 and result["parity"]["max_logprob_difference"] == 2e-6
 
 
 def test_the_command_takes_several_controls(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, controls = make("run", 1.812), add_controls(tmp_path)
-    flags = [word for one in controls for word in ("--control", str(one))]
-    assert main(["report", str(run), *flags]) == 0
+    flags = [word for control in add_controls(tmp_path) for word in ("--control", str(control))]
+    assert main(["report", str(make("run", 1.812)), *flags]) == 0
     shown = capsys.readouterr().out
     assert "not extended: the base's own tokens, same text" in shown and "subword-mean rows, same text" in shown
 
@@ -61,16 +60,10 @@ def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
     write_report(run)
     result = read(run / "report/result.json")
     assert {key for key in result if not key.endswith("_absent")} == TOP
-    for place, key, reason in (
-        (result["arms"], "ours", "eval"),
-        (result["ours_less"]["base"], "target", "eval"),
-        (result["retrieval_heldout_p1"], "ours", "eval"),
-        (result["fertility"], "after", "vocab"),
-        (result, "unreachable_tokens", "vocab"),
-        (result["stages"], "cpt", "cpt"),
-        (result, "tokens_per_second", "cpt"),
-        (result, "parity", "serve"),
-    ):
+    places = [(result["models"], "ours", "eval"), (result["ours_less"]["base"], "target", "eval")]
+    places += [(result["retrieval_heldout_p1"], "ours", "eval"), (result["fertility"], "after", "vocab")]
+    places += [(result, "unreachable_tokens", "vocab"), (result["stages"], "cpt", "cpt")]
+    for place, key, reason in [*places, (result, "tokens_per_second", "cpt"), (result, "parity", "serve")]:
         assert place[key] is None and reason in place[f"{key}_absent"]
 
 
@@ -78,12 +71,10 @@ def test_result_never_holds_nan(make: Make) -> None:
     run = make("run", 1.8)
     write(run / "serve/result.json", '{"parity": {"max_logprob_difference": NaN, "tokens": 3}}')
     write(run / "metrics.jsonl", '{"step": 0, "tokens": 0, "valid": {"target_bpb": NaN, "english_bpb": Infinity}}\n')
-    text = write_report(run)
+    shown = page_of(run).source + write_report(run)
     parity = read(run / "report/result.json")["parity"]
     assert parity["max_logprob_difference"] is None and parity["max_logprob_difference_absent"]
-    page = (run / "report/index.html").read_text()
-    for shown in (text, page):
-        assert ">nan" not in shown.lower() and "infinity" not in shown.lower() and "NaN" not in shown
+    assert ">nan" not in shown.lower() and "infinity" not in shown.lower() and "NaN" not in shown
 
 
 def test_text_table_is_aligned_and_complete(make: Make, tmp_path: Path) -> None:
@@ -108,12 +99,11 @@ def test_an_arm_that_was_not_scored_has_its_reason(make: Make) -> None:
 def test_a_run_without_a_second_domain_has_one_reason_for_it(make: Make) -> None:
     run, control = make("run", 1.8), make("control", 1.9)
     for folder in (run, control):
-        for name in ("align", "eval"):
-            report = read(folder / name / "report.json")
-            for arm in [report["scores"]] if name == "eval" else report["arms"].values():
-                del arm["general"]
-            write(folder / name / "report.json", report)
+        trained = read(folder / "eval/report.json")["models"]["trained"]
+        del trained["general"]
+        write(folder / "eval/report.json", {"models": {"trained": trained}})
     text = text_table(collect(run, [control]))
+    assert f"- base; extended, before training: {UNSCORED}" in text.splitlines()
     assert text.count("no text of another domain was scored") == 1
 
 
@@ -121,3 +111,64 @@ def test_a_control_with_another_training_is_pointed_out(make: Make) -> None:
     run, control = make("run", 1.8), make("control", 1.9)
     write(control / "recipe.toml", 'language = "German"\n[train]\nlr = 3\n')
     assert "Caution: other rows, trained: its recipe also differs in" in write_report(run, [control])
+
+
+def numbers(sentence: str) -> list[float]:
+    """Difference, low, high at the end of a sentence."""
+    gap, low, high = sentence.rstrip(".]").rsplit(": ", 1)[1].replace("[", "").replace(",", "").split()
+    return [float(gap), float(low), float(high)]
+
+
+def test_every_comparison_has_its_interval(make: Make, tmp_path: Path) -> None:
+    record = collect(make("run", 1.812), add_controls(tmp_path, base=1.75, subword=1.83))
+    base, trained, subword, english, tokens = verdict(record)
+    assert base.startswith(
+        "Held-out German: 1.812 bits per byte, better than the base before training (2.986): -1.174 ["
+    )
+    assert trained.startswith("Worse than training the base on the same text without new tokens (1.750): +0.062 [+")
+    assert subword.startswith("Better than plain subword means on the same text (1.830): -0.018 [-")
+    for sentence in (base, trained, subword):
+        gap, low, high = numbers(sentence)
+        assert low < gap < high and high - low < 0.05, "the windows differ by 0.2 bits per byte, the models do not"
+    assert english.startswith("English lost: 1.212 where the base has 1.200: +0.012 [+")
+    assert tokens == "Tokens per word of German: 35% fewer, 2.00 where the base has 3.10."
+    assert "10 windows of German" in coverage(record) and "not the training seed" in coverage(record)
+
+
+def test_what_the_interval_cannot_tell_from_nothing_is_not_told_apart(make: Make, tmp_path: Path) -> None:
+    lines = verdict(collect(make("run", 1.8), add_controls(tmp_path, base=1.8001, subword=1.8002)))
+    assert lines[1].startswith("Not told apart from training the base on the same text without new tokens (1.800): ")
+    assert lines[2].startswith("Not told apart from plain subword means on the same text (1.800): ")
+
+
+def test_controls_that_were_not_given_are_named_with_the_remedy(make: Make, tmp_path: Path) -> None:
+    run, (base, subword) = make("run", 1.8), add_controls(tmp_path)
+    plain, means = "training the base on the same text without new tokens", "plain subword means on the same text"
+    end = "`make evidence` adds that (or --control RUN)."
+    assert verdict(collect(run))[-1] == f"Not compared with {plain} nor with {means}: {end}"
+    assert verdict(collect(run, [base]))[-1] == f"Not compared with {means}: {end}"
+    assert verdict(collect(run, [subword]))[-1] == f"Not compared with {plain}: {end}"
+    assert "make evidence" not in verdict(collect(run, [base, subword]))[-1]
+
+
+def test_models_scored_on_other_windows_are_not_compared(make: Make, tmp_path: Path) -> None:
+    run, (base, _) = make("run", 1.8), add_controls(tmp_path)
+    report = read(base / "eval/report.json")
+    report["models"]["trained"]["test"]["windows"]["target"] = windows(1.75, 0)[1:]
+    write(base / "eval/report.json", report)
+    line = verdict(collect(run, [base]))[1]
+    assert "ot compared with training the base" in line and "base, trained was scored on other text" in line
+
+
+def test_verdict_without_its_figures(make: Make) -> None:
+    run = make("run", 1.8)
+    write(run / "eval/report.json", {"models": {"trained": {"test": {"english_bpb": 1.1}}}})
+    assert verdict(collect(run)) == ["No verdict: eval/report.json: models.trained has no test.target_bpb."]
+
+
+@pytest.mark.parametrize(("english", "word"), [(1.15, "gained"), (1.2001, "kept, not told apart"), (1.3, "lost")])
+def test_verdict_on_english(make: Make, english: float, word: str) -> None:
+    run = make("run", 1.8)
+    report = read(run / "eval/report.json")
+    write(run / "eval/report.json", {"models": report["models"] | {"trained": scores(1.8, english, 0.5)}})
+    assert any(line.startswith(f"English {word}") for line in verdict(collect(run)))
