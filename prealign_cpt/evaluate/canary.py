@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.serving.identity import identify
-from prealign_cpt.serving.transport import ask
+from prealign_cpt.serving.client import ask, identify
 
 TEXT = "The old house stands near the river, and the water is cold."
 LAST_ROWS = 3

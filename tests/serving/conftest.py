@@ -1,8 +1,11 @@
 """Tiny folders to serve, one real vLLM of each task for the whole session, and `prealign serve` over stand-ins."""
 
 import contextlib
+import http.client
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,12 +17,15 @@ from typing import Any
 import httpx2
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prealign_cpt.export.tokenizer import save_tokenizer
 from prealign_cpt.serving.key import VARIABLE
 from prealign_cpt.serving.server import Server
 from tests.conftest import make_tokenizer
 
+KEY = "k3y-of-thirty-two-characters-or-more"
+HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 ROWS = 403
 TEXTS = ["Der Hund läuft durch den Wald.", "The dog runs through the forest.", "Größe — 漢字, не знаю 🐕\n\tx  y"]
 
@@ -27,6 +33,7 @@ TEXTS = ["Der Hund läuft durch den Wald.", "The dog runs through the forest.", 
 def _tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE with exactly ROWS tokens, so that every text round-trips."""
     tokenizer = make_tokenizer(lines, ROWS)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     assert len(tokenizer) == ROWS
     return tokenizer
 
@@ -63,34 +70,53 @@ def folder(make_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     return make_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def that_adds(folder: Path, token: str, out: Path) -> Path:
+    """The folder with a tokenizer that puts `token` before a text."""
+    shutil.copytree(folder, out)
+    save_tokenizer(AutoTokenizer.from_pretrained(folder), token, Path("nowhere"), out)
+    return out
+
+
 @pytest.fixture(scope="session")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """vLLM serving `folder` for generation. In the end it is stopped with a request in flight (row 84)."""
+def _generating(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """In the end it is stopped with a request in flight."""
     with _vllm(folder, tmp_path_factory.mktemp("server") / "vllm.log") as running:
         yield running
-        body = {"model": running.model, "prompt": [0], "max_tokens": 120, "n": 8, "seed": 0, "ignore_eos": True}
-        pieces: list[str] = []
-        asking = threading.Thread(target=_stream, args=(running.base_url, body, pieces))
+        chunks: list[str] = []
+        asking = threading.Thread(target=_stream, args=(running.base_url, chunks))
         asking.start()
-        assert wait_until(lambda: len(pieces) > 3, 60), "vLLM answers until the end"
+        assert wait_until(lambda: len(chunks) > 3, 60), "vLLM answers until the end"
     asking.join(60)
-    assert pieces[-1] == "data: [DONE]", "a request that ran was finished"
-    assert sum('"text"' in piece for piece in pieces) >= 8
+    assert chunks[-1] == "data: [DONE]", "a request that ran was finished"
+    assert sum('"text"' in chunk for chunk in chunks) >= 8
 
 
 @pytest.fixture(scope="session")
-def embedder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """vLLM serving `folder` for embeddings, on a Unix socket."""
-    place = tmp_path_factory.mktemp("embedder")
-    with _vllm(folder, place / "vllm.log", task="embed", uds=place / "socket") as running:
+def _embedding(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with _vllm(folder, tmp_path_factory.mktemp("embedder") / "vllm.log", task="embed") as running:
         yield running
+
+
+@pytest.fixture
+def server(_generating: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """vLLM serving `folder` for generation behind the gateway; clients find the key in the environment."""
+    monkeypatch.setenv(VARIABLE, KEY)
+    return _generating
+
+
+@pytest.fixture
+def embedder(_embedding: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The same for embeddings."""
+    monkeypatch.setenv(VARIABLE, KEY)
+    return _embedding
 
 
 @contextlib.contextmanager
 def _vllm(folder: Path, log: Path, **options: Any) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        with Server(folder, max_model_len=128, kv_cache_bytes=2**25, log=log, drain=30, **options) as running:
+        settings = {"device": "cpu", "max_model_len": 128, "kv_cache_bytes": 2**25} | options
+        with Server(folder, log=log, drain=30, key=KEY, **settings) as running:
             yield running
             process = running.process
     assert process is not None and process.returncode == 0, "SIGTERM ends vLLM without an error"
@@ -100,11 +126,24 @@ def _vllm(folder: Path, log: Path, **options: Any) -> Iterator[Server]:
             time.sleep(0.1)
 
 
-def _stream(base_url: str, body: dict[str, Any], pieces: list[str]) -> None:
-    with httpx2.stream("POST", f"{base_url}/completions", json=body | {"stream": True}, timeout=60) as answer:
-        for line in answer.iter_lines():
-            if line:
-                pieces.append(line)
+def _stream(base_url: str, chunks: list[str]) -> None:
+    body = {"model": "tiny", "prompt": [0], "max_tokens": 120, "n": 8, "seed": 0, "ignore_eos": True, "stream": True}
+    with httpx2.stream("POST", f"{base_url}/completions", json=body, headers=HEADERS, timeout=60) as answer:
+        chunks.extend(line for line in answer.iter_lines() if line)
+
+
+def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    """One request, with the key unless `headers` say otherwise: status, and JSON or text."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    content = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
+    connection.request(method, path, content, HEADERS if headers is None else headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    try:
+        return answer.status, json.loads(text)
+    except ValueError:
+        return answer.status, text
 
 
 def group(process: int) -> list[int]:
@@ -133,8 +172,6 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-KEY = "k3y-of-thirty-two-characters-or-more"
-
 SERVE = """
 import sys
 from transformers import PreTrainedTokenizerFast
@@ -148,19 +185,11 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 
 
 class Serving:
-    """`prealign serve` as a process, with stand_in.py in place of vLLM.
+    """`prealign serve` as a process, with stand_in.py in place of vLLM."""
 
-    Attributes:
-        port: where the front answers, once somebody has waited for it.
-        log: of the (first) stand-in.
-    """
-
-    def __init__(self, folder: Path, place: Path, *flags: str, **environment: str) -> None:
-        place.mkdir(parents=True, exist_ok=True)
-        self.log = place / "log"
-        self.port = 0
-        self._output = place / "output"
-        words = [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--log", str(self.log), *flags]
+    def __init__(self, folder: Path, log: Path, *flags: str, **environment: str) -> None:
+        self._output = log.with_suffix(".output")
+        words = [sys.executable, "-c", SERVE, str(folder), "--device", "cpu", "--port", "0", "--log", str(log), *flags]
         clean = {name: value for name, value in os.environ.items() if name != VARIABLE}
         root = Path(__file__).parents[2]
         with self._output.open("wb") as file:
@@ -170,20 +199,17 @@ class Serving:
     def output(self) -> str:
         return self._output.read_text(errors="replace")
 
-    def wait_ready(self, pattern: str) -> int:
-        """Wait for a line; the number in it."""
-        found = None
+    def wait_ready(self, task: str = "generate") -> int:
+        """The port, once the server of the task answers."""
+        match = None
 
         def ready() -> bool:
-            nonlocal found
-            found = re.search(pattern, self.output)
-            return found is not None or self.process.poll() is not None
+            nonlocal match
+            match = re.search(rf"\({task}\) answers.* at http://127.0.0.1:(\d+)/v1", self.output)
+            return match is not None or self.process.poll() is not None
 
-        assert wait_until(ready, 240) and found, self.output
-        return int(found[1])
-
-    def wait_front(self) -> int:
-        return self.wait_ready(r"answers with the key at \S+ port (\d+)")
+        assert wait_until(ready, 240) and match, self.output
+        return int(match[1])
 
     def end(self) -> None:
         """Stop it, if a test has not; the stand-ins, unlike vLLM, would outlive a killed parent."""
@@ -196,19 +222,10 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, place: Path, *flags: str, **environment: str) -> Iterator[Serving]:
+def serving(folder: Path, log: Path, *flags: str, **environment: str) -> Iterator[Serving]:
     """`prealign serve FOLDER --port 0 FLAGS` over stand-ins."""
-    made = Serving(folder, place, *flags, **environment)
+    started = Serving(folder, log, *flags, **environment)
     try:
-        yield made
+        yield started
     finally:
-        made.end()
-
-
-@pytest.fixture(scope="session")
-def fronted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """Generation and embedding behind the front with KEY."""
-    place = tmp_path_factory.mktemp("fronted")
-    with serving(folder, place, "--task", "both", **{VARIABLE: KEY}) as made:
-        made.port = made.wait_front()
-        yield made
+        started.end()

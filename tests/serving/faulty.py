@@ -8,6 +8,7 @@ has its own unit vector, /v1/models names `names`. `requests` keeps (path, body)
 
 Faults (`FAULTS`):
     error          HTTP 500
+    refuses        HTTP 400
     slow           the answer comes after `seconds`
     dies           the server ends with this request, and stays away
     cut            the connection is closed in the middle of the body
@@ -33,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-FAULTS = ("error", "slow", "dies", "cut", "truncated", "html", "no_logprobs", "shifted", "missing", "reordered")
-FAULTS += ("unsorted", "nan", "empty_vectors")
+FAULTS = ("error", "refuses", "slow", "dies", "cut", "truncated", "html", "no_logprobs", "shifted", "missing")
+FAULTS += ("reordered", "unsorted", "nan", "empty_vectors")
 
 
 def score(before: list[int], number: int) -> float:
@@ -191,6 +192,8 @@ class Faulty:
                 kind, content = "application/json", json.dumps(answer).encode()
                 if fault == "error":
                     status, content = 500, b'{"error": {"message": "engine is dead"}}'
+                if fault == "refuses":
+                    status, content = 400, b'{"error": {"message": "too\\nlong"}}'
                 if fault == "html":
                     kind, content = "text/html", b"<html>proxy</html>"
                 if fault == "truncated":

@@ -1,15 +1,13 @@
-"""Takes vLLM's place as a process: its command line, health, models, slow streams, and a drain at SIGTERM.
+"""Takes vLLM's place as a process: its command line, health, models, slow streams, gateway, and a drain at SIGTERM.
 
-    python -m tests.serving.stand_in serve FOLDER --served-model-name A B --uds SOCKET | --host HOST --port PORT ...
+    python -m tests.serving.stand_in serve FOLDER --served-model-name A B --host HOST --port PORT ...
 
-A completion streams `max_tokens` pieces, one every 0.02 s. What happens is printed: "began", "ended", "left by client".
-With STAND_IN_FAULT=error every POST fails, with "dies" the process ends at the first one.
+A completion streams `max_tokens` chunks, one every 0.02 s. `Application.events` tells what happened to streams.
 """
 
 import argparse
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,42 +18,47 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 
-def application(names: list[str], root: str) -> Starlette:
-    fault = os.environ.get("STAND_IN_FAULT")
+class Application(Starlette):
+    """The routes; `fault` of "error" or "raises" makes every POST fail."""
 
-    async def health(request: Request) -> Response:
+    def __init__(self, names: list[str], root: str) -> None:
+        self.names, self.root = names, root
+        self.fault = ""
+        self.events: list[str] = []
+        paths = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/invocations")
+        routes = [Route("/health", self.health), Route("/v1/models", self.models), Route("/metrics", self.health)]
+        super().__init__(routes=routes + [Route(path, self.post, methods=["POST"]) for path in paths])
+
+    async def health(self, request: Request) -> Response:
         return Response()
 
-    async def models(request: Request) -> Response:
-        data = [{"id": name, "root": root, "max_model_len": 128, "object": "model"} for name in names]
+    async def models(self, request: Request) -> Response:
+        data = [{"id": name, "root": self.root, "max_model_len": 128, "object": "model"} for name in self.names]
         return JSONResponse({"object": "list", "data": data})
 
-    async def post(request: Request) -> Response:
+    async def post(self, request: Request) -> Response:
         body = await request.json()
-        if fault == "dies":
-            os._exit(3)
-        if fault == "error":
+        if self.fault == "error":
             return JSONResponse({"error": {"message": "secret path /private/x"}}, 500)
+        if self.fault == "raises":
+            raise OSError("secret path /private/x")
         if not body.get("stream"):
             return JSONResponse({"path": request.url.path, "headers": dict(request.headers), "body": body})
-        return StreamingResponse(stream(body.get("max_tokens", 16)), media_type="text/event-stream")
+        return StreamingResponse(self.stream(body.get("max_tokens", 16)), media_type="text/event-stream")
 
-    async def stream(count: int) -> AsyncIterator[str]:
-        print("began", flush=True)
+    async def stream(self, count: int) -> AsyncIterator[str]:
+        self.events.append("began")
         try:
             for number in range(count):
                 await asyncio.sleep(0.02)
                 yield f"data: {json.dumps({'choices': [{'index': 0, 'text': f'{number} '}]})}\n\n"
+                if self.fault == "breaks":
+                    raise OSError("secret path /private/x")
             yield "data: [DONE]\n\n"
-            print("ended", flush=True)
+            self.events.append("ended")
         except BaseException:
-            print("left by client", flush=True)
+            self.events.append("left by client")
             raise
-
-    routes = [Route("/health", health), Route("/v1/models", models)]
-    routes += [Route(path, post, methods=["POST"]) for path in ("/v1/completions", "/v1/embeddings", "/invocations")]
-    routes += [Route("/v1/chat/completions", post, methods=["POST"]), Route("/metrics", health)]
-    return Starlette(routes=routes)
 
 
 def main() -> None:
@@ -63,15 +66,20 @@ def main() -> None:
     parser.add_argument("serve")
     parser.add_argument("folder")
     parser.add_argument("--served-model-name", nargs="+")
-    parser.add_argument("--uds")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--middleware")
     parser.add_argument("--shutdown-timeout", type=int)
     options, _ = parser.parse_known_args()
-    where: dict[str, Any] = {"uds": options.uds} if options.uds else {"host": options.host, "port": options.port}
-    application_ = application(options.served_model_name, options.folder)
+    application: Any = Application(options.served_model_name, options.folder)
+    if options.middleware:
+        from prealign_cpt.serving.gateway import Gateway
+
+        application = Gateway(application)
+    address = {"host": options.host, "port": options.port}
+    drain = options.shutdown_timeout
     server = uvicorn.Server(
-        uvicorn.Config(application_, log_level="warning", timeout_graceful_shutdown=options.shutdown_timeout, **where)
+        uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=drain, **address)
     )
     with_signal = server.handle_exit
 

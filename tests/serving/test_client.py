@@ -1,132 +1,249 @@
-"""The client takes good answers of a real server, and refuses bad ones of a fake one."""
+"""What the client takes of a good server, real or fake, and what it refuses of a bad one."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from openai.types import CompletionChoice
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.run.errors import DataError, UnavailableError
-from prealign_cpt.serving import client, transport
+from prealign_cpt.cli import main
+from prealign_cpt.run.errors import DataError, PrealignError, UnavailableError
+from prealign_cpt.serving import client
+from prealign_cpt.serving.folder import model_digest, pinned_name
+from prealign_cpt.serving.parity import CHECKS, run_checks
 from prealign_cpt.serving.server import Server
+from tests.conftest import START, free_port
+from tests.serving.conftest import TEXTS
+from tests.serving.faulty import Faulty, score, vector
 
-
-class Fake:
-    """A server whose next answers are `answers`: (status, JSON value or raw bytes); the last one stays."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[int, Any]] = []
-        self.requests: list[dict[str, Any]] = []
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                fake.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                status, value = fake.answers.pop(0) if len(fake.answers) > 1 else fake.answers[0]
-                body = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.base_url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+IDS = [0, 5, 6, 7]
+SEQUENCES = [[1, 2], [3], [4, 5, 6]]
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PAUSE", 0.01)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
 
 
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    made = Fake()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+def score_ids(url: str) -> list[float]:
+    return client.token_logprobs(url, "tiny", IDS)
 
 
-def answer(values: list[float | None] | None, **more: Any) -> dict[str, Any]:
-    logprobs = None if values is None else {"token_logprobs": values, "tokens": [], "top_logprobs": []}
-    choice = {"index": 0, "text": "", "finish_reason": "length", "logprobs": logprobs}
-    return {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice | more]}
+def embed(url: str) -> np.ndarray:
+    return client.embed(url, "tiny", SEQUENCES, size=8)
 
 
-def test_values_and_request(fake: Fake) -> None:
-    fake.answers = [(200, answer([None, -1.0, -2.5]))]
-    assert client.token_logprobs(fake.base_url, "m", [5, 6, 7]) == [-1.0, -2.5]
-    (request,) = fake.requests
-    assert request["prompt"] == [[5, 6, 7]] and request["echo"] is True and request["max_tokens"] == 0
+def test_a_good_server() -> None:
+    with Faulty() as server:
+        expected = [score(IDS[:n], IDS[n]) for n in (1, 2, 3)]
+        assert score_ids(server.base_url) == expected
+        assert client.many_logprobs(server.base_url, "tiny", [IDS, IDS[:2]]) == [expected, expected[:1]]
+        assert client.complete_many(server.base_url, "tiny", [[1], [2]], max_tokens=2) == ["31 187", "62 373"]
+        assert client.check_echo(server.base_url, "tiny", IDS) == 0
+        np.testing.assert_allclose(embed(server.base_url), [vector(ids, 8) for ids in SEQUENCES], rtol=1e-6)
+        many = [[number] for number in range(70)]
+        found = client.embed(server.base_url, "tiny", many)
+        np.testing.assert_allclose(found[69], vector([69], 8), rtol=1e-6)
+        assert [len(body["input"]) for path, body in server.requests if path == "/v1/embeddings"][1:] == [32, 32, 6]
+        assert (
+            client.complete_many(server.base_url, "tiny", []) == client.many_logprobs(server.base_url, "tiny", []) == []
+        )
+
+
+@pytest.mark.parametrize("fault", ["error", "cut", "truncated", "html"])
+@pytest.mark.parametrize("ask", [score_ids, embed])
+def test_what_does_not_arrive_is_asked_for_again(fault: str, ask: Any) -> None:
+    with Faulty() as good:
+        expected = ask(good.base_url)
+    with Faulty(fault, times=client.RETRIES) as server:
+        np.testing.assert_array_equal(ask(server.base_url), expected)
+        assert len(server.requests) == client.RETRIES + 1
+    with Faulty(fault) as server:
+        with pytest.raises(UnavailableError, match="no usable answer after 5 attempts"):
+            ask(server.base_url)
+        assert len(server.requests) == client.RETRIES + 1, "attempts are bounded"
+
+
+def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(client, "PAUSE", 0.5)
+    monkeypatch.setattr(client, "RETRIES", 6)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pauses.append(seconds))
+    with pytest.raises(UnavailableError):
+        client.models(f"http://127.0.0.1:{free_port()}/v1")
+    assert pauses == [0.5, 1, 2, 4, 8, 8]
+
+
+def test_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", 0.2)
+    with Faulty("slow", seconds=1.0, times=1) as server:
+        assert len(score_ids(server.base_url)) == 3, "the second attempt is in time"
+    monkeypatch.setattr(client, "RETRIES", 1)
+    with Faulty("slow", seconds=1.0) as server, pytest.raises(UnavailableError, match=r"after 2 attempts: .*timed out"):
+        score_ids(server.base_url)
+
+
+def test_dies_midway() -> None:
+    with Faulty("dies", after=2) as server:
+        first = [client.token_logprobs(server.base_url, "tiny", ids) for ids in (IDS, IDS[:2])]
+        with pytest.raises(UnavailableError, match="no usable answer"):
+            score_ids(server.base_url)
+    assert [len(values) for values in first] == [3, 1], "what was scored before is there"
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("fault", "ask", "message"),
     [
-        (answer(None), "came for none"),
-        (answer([None, -1.0]), "came for 2"),
-        (answer([None, -1.0, None]), "None at position 2"),
-        (answer([None, -1.0, float("nan")]), "nan at position 2"),
-        (answer([None, float("-inf"), -1.0]), "-inf at position 1"),
-        (answer([-1.0, -1.0, -1.0]), "shifted by one"),
-        (answer([None, -1.0, -1.0], prompt_token_ids=[0, 5, 6, 7]), "other ids"),
-        (answer([None, -1.0, -1.0]) | {"choices": []}, "0 came"),
+        ("no_logprobs", score_ids, "4 ids were sent, log-probabilities came for none"),
+        ("nan", score_ids, r"log-probability nan at position 3 \(id 7\)"),
+        ("missing", score_ids, "1 choices were asked for, 0 came"),
+        ("missing", embed, "3 embeddings were asked for, 2 came"),
+        ("nan", embed, "embedding 2 is zero or not finite"),
+        ("empty_vectors", embed, r"embedding 0 is \(0,\), \(8,\) is expected"),
     ],
 )
-def test_refused_answers(fake: Fake, bad: dict[str, Any], message: str) -> None:
-    fake.answers = [(200, bad)]
+def test_what_is_wrong_is_refused_at_once(fault: str, ask: Any, message: str) -> None:
+    with Faulty(fault) as server:
+        with pytest.raises(DataError, match=message):
+            ask(server.base_url)
+        assert len(server.requests) == 1, "asking again would not mend it"
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_vectors_of_another_size(size: int) -> None:
+    with Faulty(size=size) as server, pytest.raises(DataError, match=rf"embedding 0 is \({size},\), \(8,\)"):
+        embed(server.base_url)
+
+
+def test_zero_vectors() -> None:
+    with Faulty(vector=lambda ids, size: [0.0] * size) as server, pytest.raises(DataError, match="zero or not finite"):
+        embed(server.base_url)
+
+
+def test_any_order_is_put_right_by_the_index() -> None:
+    with Faulty("unsorted") as server:
+        np.testing.assert_allclose(embed(server.base_url), [vector(ids, 8) for ids in SEQUENCES], rtol=1e-6)
+        both = client.many_logprobs(server.base_url, "tiny", [IDS, IDS[:2]])
+        assert [len(values) for values in both] == [3, 1]
+
+
+@pytest.mark.parametrize("fault", ["shifted", "no_logprobs", "nan"])
+def test_the_canary(fault: str) -> None:
+    with Faulty(fault) as server, pytest.raises(DataError, match="echo log-probabilities cannot be used"):
+        client.check_echo(server.base_url, "tiny", IDS)
+
+
+def test_the_canary_finds_a_model_that_scores_otherwise_than_it_writes() -> None:
+    calls = iter(range(1000))
+    with (
+        Faulty(score=lambda before, number: -1.0 - next(calls) / 4) as server,
+        pytest.raises(DataError, match="echo gives other log-probabilities than generation"),
+    ):
+        client.check_echo(server.base_url, "tiny", IDS)
+
+
+def test_identity(folder: Path, tmp_path: Path) -> None:
+    pinned = pinned_name("tiny", model_digest(folder))
+    with Faulty(names=("tiny", pinned)) as server:
+        assert client.identify(server.base_url, folder) == (pinned, True, 256)
+    with Faulty() as server:
+        assert client.identify(server.base_url, folder) == ("tiny", False, 256)
+    with Faulty(names=("tiny", "tiny@0123456789ab")) as server, pytest.raises(DataError, match="another model stands"):
+        client.identify(server.base_url, folder)
+    with Faulty(names=("a", "b")) as server, pytest.raises(DataError, match="serves 2 models"):
+        client.identify(server.base_url, folder)
+
+
+def test_a_model_that_is_exchanged_under_way(folder: Path) -> None:
+    """A request by the pinned name is refused by the server's next model."""
+    pinned = pinned_name("tiny", model_digest(folder))
+    with Faulty(names=("tiny", pinned)) as server:
+        name, _, _ = client.identify(server.base_url, folder)
+        client.token_logprobs(server.base_url, name, IDS)
+        server.names = ("tiny", "tiny@0123456789ab")
+        with pytest.raises(UnavailableError, match="does not exist"):
+            client.token_logprobs(server.base_url, name, IDS)
+
+
+def test_the_checks_stop_at_the_first_that_does_not_hold(folder: Path) -> None:
+    passed: list[str] = []
+
+    def run(server: Faulty, task: str = "generate") -> None:
+        passed.clear()
+        for name, _ in run_checks(server.base_url, folder, TEXTS[:1], START, task=task):
+            passed.append(name)
+
+    pinned = pinned_name("tiny", model_digest(folder))
+    with Faulty(names=("tiny", "tiny@0123456789ab")) as server, pytest.raises(PrealignError):
+        run(server)
+    assert passed == ["shapes", "round trip"]
+    with Faulty(names=(pinned,)) as server, pytest.raises(DataError, match="other ids than the folder's tokenizer"):
+        run(server)
+    assert passed == ["shapes", "round trip", "identity"]
+    with Faulty(names=(pinned,), size=64) as server, pytest.raises(DataError, match="embeddings differ by"):
+        run(server, "embed")
+    assert passed == list(CHECKS["embed"][:-1])
+
+
+def test_check_prints_all_checks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Faulty(names=("tiny", "tiny@0123456789ab")) as server:
+        assert main(["check", server.base_url, "--model", str(folder)]) == DataError.exit_code
+    captured = capsys.readouterr()
+    checks = json.loads(captured.out)["checks"]
+    assert [(entry["check"], entry["holds"]) for entry in checks] == [
+        ("shapes", True),
+        ("round trip", True),
+        ("identity", False),
+    ]
+    assert checks[0]["rows"] == 403 and "another model" in checks[2]["problem"]
+    assert captured.err == f"prealign: {checks[2]['problem']}\n"
+
+
+def test_check_of_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"http://127.0.0.1:{free_port()}/v1", "--model", str(folder)]) == UnavailableError.exit_code
+    assert json.loads(capsys.readouterr().out)["checks"][-1]["holds"] is False
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "message"),
+    [
+        (None, {}, "came for none"),
+        ([None, -1.0], {}, "came for 2"),
+        ([None, -1.0, None], {}, "None at position 2"),
+        ([None, -1.0, float("nan")], {}, "nan at position 2"),
+        ([None, float("-inf"), -1.0], {}, "-inf at position 1"),
+        ([-1.0, -1.0, -1.0], {}, "shifted by one"),
+        ([None, -1.0, -1.0], {"prompt_token_ids": [0, 5, 6, 7]}, "other ids"),
+        ([None, -1.0, -1.0], {"index": 1}, "1 choices were asked for, 1 came, with the indices"),
+    ],
+)
+def test_refused_scores(
+    monkeypatch: pytest.MonkeyPatch, values: list[float | None] | None, more: dict[str, Any], message: str
+) -> None:
+    fields = {"index": 0, "text": "", "logprobs": None if values is None else {"token_logprobs": values}} | more
+    answer = SimpleNamespace(choices=[CompletionChoice.construct(**fields)])
+    monkeypatch.setattr(client, "ask", lambda *_: answer)
     with pytest.raises(DataError, match=message):
-        client.token_logprobs(fake.base_url, "m", [5, 6, 7])
+        client.token_logprobs("http://127.0.0.1:1/v1", "m", [5, 6, 7])
 
 
-def test_retries_then_answers(fake: Fake) -> None:
-    fake.answers = [(500, {}), (200, answer([None, -1.0]))]
-    assert client.token_logprobs(fake.base_url, "m", [5, 6]) == [-1.0]
-    assert len(fake.requests) == 2
+def test_a_refused_request_is_not_repeated() -> None:
+    with Faulty("refuses") as server:
+        with pytest.raises(DataError, match="too long"):
+            score_ids(server.base_url)
+        assert len(server.requests) == 1
 
 
-def test_retries_are_bounded(fake: Fake) -> None:
-    fake.answers = [(503, {"error": {"message": "engine is dead"}})]
-    with pytest.raises(UnavailableError, match=r"after 5 attempts.*engine is dead"):
-        client.token_logprobs(fake.base_url, "m", [5, 6])
-    assert len(fake.requests) == client.RETRIES + 1
-
-
-@pytest.mark.parametrize("body", [b'{"choices": [', b"<html>proxy</html>", b"[]", b'"text"', b"{}"])
-def test_not_an_openai_answer(fake: Fake, body: bytes) -> None:
-    fake.answers = [(200, body)]
-    with pytest.raises((UnavailableError, DataError)):
-        client.token_logprobs(fake.base_url, "m", [5, 6])
-
-
-def test_refused_request_is_not_repeated(fake: Fake) -> None:
-    fake.answers = [(400, {"error": {"message": "too\nlong"}})]
-    with pytest.raises(DataError, match="too long"):
-        client.token_logprobs(fake.base_url, "m", [5, 6])
-    assert len(fake.requests) == 1
-
-
-def test_nobody_there() -> None:
-    with pytest.raises(UnavailableError, match="no usable answer"):
-        client.models("http://127.0.0.1:1/v1")
-
-
-def test_proxy_is_not_asked_for_loopback(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    fake.answers = [(200, answer([None, -1.0]))]
-    assert client.token_logprobs(fake.base_url, "m", [5, 6]) == [-1.0]
+    with Faulty() as server:
+        assert score_ids(server.base_url)
 
 
 def test_no_ids() -> None:
@@ -167,7 +284,7 @@ def test_single_id_has_no_logprob(server: Server) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ids", "message"), [([0, 403], "out of vocabulary"), ([0] * 128, "128")])
+@pytest.mark.parametrize(("ids", "message"), [([0, 403], "no id from 0 to 402"), ([0] * 128, "128")])
 def test_ids_the_server_refuses(server: Server, ids: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         client.token_logprobs(server.base_url, server.model, ids)

@@ -5,14 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.serving import command as module
 from prealign_cpt.serving.command import Options, check_plugin, command, environment
 from prealign_cpt.serving.key import VARIABLE
 
 
 def words(folder: Path, **options: object) -> str:
-    return " ".join(command(folder, Options(**options), ["tiny"], port=1))  # type: ignore[arg-type]
+    return " ".join(command(folder, Options(**{"device": "cpu"} | options), ["tiny"], port=1))  # type: ignore[arg-type]
 
 
 def test_by_device(folder: Path) -> None:
@@ -21,9 +23,20 @@ def test_by_device(folder: Path) -> None:
     cuda = words(folder, device="cuda")
     assert " --dtype bfloat16 " in cuda and "--enforce-eager" not in cuda and "--max-model-len" not in cuda
     assert "--trust-remote-code" not in cpu + cuda and " --host 127.0.0.1 --port 1 " in cpu
+    gated = " ".join(command(folder, Options(device="cpu"), ["a", "a@0"], port=1, gateway=True))
+    assert " --middleware prealign_cpt.serving.gateway.Gateway " in gated and " a a@0 " in gated
+    assert "--middleware" not in cpu
     assert " --dtype bfloat16 " in words(folder, dtype="bf16") and " --dtype float32 " in words(
         folder, device="cuda", dtype="fp32"
     )
+
+
+@pytest.mark.parametrize(("gpu", "build", "device"), [(True, True, "cuda"), (True, False, "cpu"), (False, True, "cpu")])
+def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch, gpu: bool, build: bool, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(module, "_is_installed", lambda name: build)
+    assert Options().device == Options(device="auto").device == device
+    assert Options(device="cpu").device == "cpu"
 
 
 def test_on_a_cpu_length_and_cache_come_from_the_model(folder: Path) -> None:
@@ -36,11 +49,6 @@ def test_on_a_cpu_length_and_cache_come_from_the_model(folder: Path) -> None:
     (big / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 200, "max_position_embeddings": 9000}))
     assert f" --kv-cache-memory-bytes {8 * 2048 * 2 * 200 * 32 * 4} " in words(big)
     assert " --max-model-len 8192 " in words(big)
-
-
-def test_unix_socket(folder: Path) -> None:
-    found = " ".join(command(folder, Options(), ["a", "a@0"], uds=Path("/x/y")))
-    assert " --uds /x/y " in found and "--port" not in found and " --served-model-name a a@0 " in found
 
 
 def test_embedding(folder: Path) -> None:
@@ -82,7 +90,7 @@ def test_the_plugin_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantization": "bnb4"}, "needs a GPU"),
+        ({"quantization": "bnb4", "device": "cpu"}, "needs a GPU"),
         ({"device": "cuda", "quantization": "bnb4", "dtype": "fp32"}, "computes in bf16"),
         ({"quantization": "gptq"}, "choose bnb8, bnb4"),
         ({"dtype": "fp16"}, "choose bf16, fp32"),

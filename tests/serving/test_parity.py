@@ -1,4 +1,4 @@
-"""The ladder passes for the served folder, and every other folder breaks it at the right rung."""
+"""All checks hold for the served folder, and every other folder fails at the right one."""
 
 import json
 import runpy
@@ -8,43 +8,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from prealign_cpt.cli import main
 from prealign_cpt.export.folder import save_tokenizer
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
-from prealign_cpt.serving.parity import RUNGS, check_parity, climb
-from prealign_cpt.serving.reference import ROUNDING_FACTOR
+from prealign_cpt.serving.parity import CHECKS, ROUNDING_FACTOR, check_parity, run_checks
 from prealign_cpt.serving.server import Server
 from tests.conftest import START
-from tests.serving.conftest import TEXTS
+from tests.serving.conftest import TEXTS, that_adds
 
 pytestmark = pytest.mark.slow
 
 
 def test_passes(server: Server, folder: Path) -> None:
-    rungs = dict(climb(server.base_url, folder, TEXTS, START))
-    assert list(rungs) == list(RUNGS["generate"])
+    checks = dict(run_checks(server.base_url, folder, TEXTS, START))
+    assert list(checks) == list(CHECKS["generate"])
     figures = check_parity(server.base_url, folder, TEXTS, START)
     assert figures["rows"] == 403 and figures["texts"] == 3
     assert figures["model"] == server.pinned and figures["pinned"]
     assert figures["max_logprob_difference"] <= 1e-5 and figures["echo_difference"] <= 1e-5
     assert figures["tokens"] > 128 and figures["sampled"] == 384
-    assert figures["text_tokens"] == rungs["tokenization"]["text_tokens"] > 20
+    assert figures["text_tokens"] == checks["tokenization"]["text_tokens"] > 20
 
 
 def test_the_command(server: Server, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_text("\n\n".join(TEXTS[:2]))
     words = ["check", server.base_url, str(tmp_path / "text"), "--model", str(folder), "--start-token", START]
     assert main(words) == 0
-    rungs = json.loads(capsys.readouterr().out)["rungs"]
-    assert [rung["rung"] for rung in rungs] == list(RUNGS["generate"]) and all(rung["holds"] for rung in rungs)
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [entry["check"] for entry in checks] == list(CHECKS["generate"]) and all(entry["holds"] for entry in checks)
 
 
 def test_a_server_in_another_type(server: Server, folder: Path) -> None:
     """In bf16 the bound is what bf16 itself loses; the fp32 server keeps within it, and other weights do not."""
-    figures = dict(climb(server.base_url, folder, TEXTS, START, dtype="bf16"))["log-probabilities"]
+    figures = dict(run_checks(server.base_url, folder, TEXTS, START, dtype="bf16"))["log-probabilities"]
     assert 1e-3 < figures["rounding"] < 0.5 and figures["max_logprob_difference"] > 1e-3
     assert figures["bound"] == ROUNDING_FACTOR["bf16"] * figures["rounding"]
     assert figures["mean"] < figures["mean_bound"] < figures["bound"]
@@ -99,32 +97,17 @@ def test_sampled_id_without_a_token(server: Server, folder: Path, monkeypatch: p
         check_parity(server.base_url, folder, TEXTS[:1], START)
 
 
-def _that_adds(folder: Path, token: str, out: Path) -> Path:
-    """The folder with a tokenizer that puts `token` before a text."""
-    shutil.copytree(folder, out)
-    save_tokenizer(AutoTokenizer.from_pretrained(folder), token, Path("nowhere"), out)
-    return out
-
-
 def test_a_start_token_that_the_server_does_not_add(
     server: Server, folder: Path, tmp_path: Path, unpinned: None
 ) -> None:
-    assert not dict(climb(server.base_url, folder, TEXTS, START))["start token"]["adds_start_token"]
+    assert not dict(run_checks(server.base_url, folder, TEXTS, START))["start token"]["adds_start_token"]
     with pytest.raises(DataError, match="the server puts other special tokens around 'Der Hund"):
-        check_parity(server.base_url, _that_adds(folder, START, tmp_path / "adds"), TEXTS, START)
+        check_parity(server.base_url, that_adds(folder, START, tmp_path / "adds"), TEXTS, START)
 
 
 def test_another_start_token_than_the_recipe_s(server: Server, folder: Path, tmp_path: Path, unpinned: None) -> None:
     with pytest.raises(DataError, match=r"puts \['e'\] around a text, the start token is '<.endoftext.>'"):
-        check_parity(server.base_url, _that_adds(folder, "e", tmp_path / "adds"), ["x y z"], START)
-
-
-def test_a_server_that_adds_the_start_token(folder: Path, tmp_path: Path) -> None:
-    adds = _that_adds(folder, START, tmp_path / "adds")
-    with Server(adds, max_model_len=128, log=tmp_path / "vllm.log") as running:
-        rungs = dict(climb(running.base_url, adds, TEXTS, START))
-    assert list(rungs) == list(RUNGS["generate"])
-    assert rungs["start token"]["adds_start_token"]
+        check_parity(server.base_url, that_adds(folder, "e", tmp_path / "adds"), ["x y z"], START)
 
 
 def test_query_example(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

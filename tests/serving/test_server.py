@@ -4,18 +4,19 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
 from prealign_cpt.run.errors import RecipeError, UnavailableError
 from prealign_cpt.serving import client
 from prealign_cpt.serving import server as serving
+from prealign_cpt.serving.key import VARIABLE
+from prealign_cpt.serving.parity import CHECKS, run_checks
 from prealign_cpt.serving.server import Server
-from tests.serving.conftest import children, group, wait_until
+from tests.conftest import START
+from tests.serving.conftest import KEY, TEXTS, children, group, that_adds, wait_until
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -23,17 +24,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(serving, "command", lambda *_, **__: [sys.executable, *words])
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., list[str]] = serving.command
-    monkeypatch.setattr(
-        serving, "command", lambda *a, **b: [sys.executable, "-m", "tests.serving.stand_in", *real(*a, **b)[3:]]
-    )
-
-
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", ""])
-def test_vllm_itself_never_leaves_the_machine(host: str, folder: Path) -> None:
-    with pytest.raises(RecipeError, match="never bound beyond this machine"), Server(folder, host=host):
+def test_an_open_address_needs_a_key(host: str, folder: Path) -> None:
+    with pytest.raises(RecipeError, match="a key of at least 32 characters"), Server(folder, host=host):
         pass
 
 
@@ -90,42 +83,56 @@ def test_progress_while_it_starts(
     assert "vLLM starts: 1 s of at most 3 s" in printed and "Loading weights: 50%" in printed
 
 
-def test_on_a_unix_socket(folder: Path, tmp_path: Path, stand_in: None) -> None:
-    with Server(folder, uds=tmp_path / "socket", log=tmp_path / "log") as server:
-        assert server.max_model_len == 128 and server.num_tokens == 403 and server.pinned.startswith("tiny@")
-        process = server.process
-    assert process is not None and process.returncode == 0
+def test_other_servers_on_the_port(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = ["other"]
 
-
-def test_another_server_on_the_port(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(folder: Path, options: Any, names: list[str], port: int, **_: object) -> list[str]:
-        words = ["serve", "/other", "--served-model-name", *names, "--host", "127.0.0.1", "--port", str(port)]
+    def other(folder: Path, options: Any, own: list[str], port: int, **_: object) -> list[str]:
+        words = ["serve", "x", "--served-model-name", *(names or own), "--host", "127.0.0.1", "--port", str(port)]
         return [sys.executable, "-m", "tests.serving.stand_in", *words]
 
     monkeypatch.setattr(serving, "command", other)
     with pytest.raises(UnavailableError, match="another server"):
         Server(folder, log=tmp_path / "log").__enter__()
+    names.clear()
+    with pytest.raises(UnavailableError, match="answers without the key"):
+        Server(folder, log=tmp_path / "log", key=KEY).__enter__()
 
 
 @pytest.mark.slow
-def test_running_server(server: Server, folder: Path) -> None:
-    with urlopen(server.base_url.removesuffix("/v1") + "/health", timeout=10) as answer:
-        assert answer.status == 200
+def test_running_server(server: Server) -> None:
     plain, pinned = client.models(server.base_url)
-    assert (plain["id"], plain["root"], plain["max_model_len"]) == ("tiny", str(folder), 128)
-    assert pinned["id"] == server.pinned and pinned["id"].startswith("tiny@") and server.max_model_len == 128
+    assert (plain["id"], pinned["id"], plain["max_model_len"]) == ("tiny", server.pinned, 128)
+    assert server.pinned.startswith("tiny@") and server.max_model_len == 128 and server.num_tokens == 403
     assert server.start_seconds > 0
 
 
 @pytest.mark.slow
-def test_no_process_of_vllm_is_left(folder: Path, tmp_path: Path) -> None:
-    """The command line is killed as soon as vLLM has spawned its engine: it cannot clean up itself."""
-    script = Path(__file__).parents[2] / "serve/serve.py"
-    log = tmp_path / "log"
-    words = [sys.executable, script, folder, "--port", "0", "--max-model-len", "128", "--log", log]
-    process = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+def test_the_script_of_a_killed_parent(folder: Path, tmp_path: Path) -> None:
+    """Without a key, over a folder whose tokenizer adds the start token as an export's does; then it is killed."""
+    adds = that_adds(folder, START, tmp_path / "adds")
+    script, output = Path(__file__).parents[2] / "serve/serve.py", tmp_path / "output"
+    words = [
+        sys.executable,
+        script,
+        adds,
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+        "--max-model-len",
+        "128",
+        "--log",
+        tmp_path / "log",
+    ]
+    clean = {name: value for name, value in os.environ.items() if name != VARIABLE} | {"OMP_NUM_THREADS": "1"}
+    with output.open("wb") as file:
+        process = subprocess.Popen(words, env=clean, stderr=file)
     try:
-        assert wait_until(lambda: log.exists() and "EngineCore" in log.read_text(errors="replace"), 300)
+        assert wait_until(lambda: " answers at " in output.read_text() or process.poll() is not None, 300)
+        base_url = output.read_text().partition(" answers at ")[2].split()[0]
+        checks = dict(run_checks(base_url, adds, TEXTS, START))
+        assert list(checks) == list(CHECKS["generate"]) and checks["start token"]["adds_start_token"]
+        assert client.models(base_url)[0]["root"] == str(adds), "without a key vLLM is as it is"
         (leader,) = children(process.pid)
         assert len(group(leader)) >= 2, "vLLM's engine is in the group that will be ended"
         process.kill()

@@ -16,7 +16,7 @@ from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.model.vectors import vectors_of
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
-from prealign_cpt.serving.identity import identify
+from prealign_cpt.serving.client import identify
 
 MOST_TOKENS = 512
 """Of each sentence, so many tokens are read."""

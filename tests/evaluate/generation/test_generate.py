@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from prealign_cpt.evaluate.generation.generate import end_ids, write
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError, UnavailableError
-from prealign_cpt.serving import transport
+from prealign_cpt.serving import client
 from tests.conftest import ENGLISH
 from tests.evaluate.served import ServedModel
 
@@ -94,7 +94,7 @@ def test_a_long_prompt_loses_its_beginning(base_folder: Path):
 
 
 def test_missing_answers_and_dead_servers_are_errors(base_folder: Path, monkeypatch):
-    monkeypatch.setattr(transport, "PAUSE", 0.01)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
     with ServedModel(base_folder, "missing", after=2) as server, pytest.raises(DataError, match=r"4 choices .* 3 came"):
         write(Subject(base_folder, url=server.base_url), PROMPTS, 4)
     with ServedModel(base_folder, "dies", after=2) as server, pytest.raises(UnavailableError):

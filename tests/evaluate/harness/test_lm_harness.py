@@ -16,7 +16,7 @@ from prealign_cpt.evaluate.harness.lm_harness import measure
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
 from prealign_cpt.run.errors import DataError, UnavailableError
-from prealign_cpt.serving import transport
+from prealign_cpt.serving import client
 from tests.conftest import ENGLISH, START, TARGET
 from tests.evaluate.local_tasks import bits_per_byte, hits, write_tasks
 from tests.evaluate.served import ServedModel
@@ -49,7 +49,7 @@ metric_list: [{{metric: acc}}]
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr(transport, "PAUSE", 0.01)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
     folder = write_tasks(tmp_path / "tasks", TEXTS, write=WRITE, elsewhere=ELSEWHERE)
     tasks = ("own_bpb", "own_choice", "own_write", "own_elsewhere")
     return Work(lm_eval_tasks=tasks, lm_eval_path=folder)

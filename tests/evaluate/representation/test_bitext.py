@@ -18,7 +18,7 @@ from prealign_cpt.evaluate.representation.mteb_named import measure as measure_n
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.work import NoDataError, Work
 from prealign_cpt.run.errors import DataError, UnavailableError
-from prealign_cpt.serving import transport
+from prealign_cpt.serving import client
 from tests.evaluate.served import ServedModel
 
 WORDS = ["house", "river", "dog", "water", "king", "garden", "book", "sea", "night", "city", "moon", "road", "bread"]
@@ -27,7 +27,7 @@ TRIPLES = list(itertools.permutations(WORDS, 3))[::40]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PAUSE", 0.01)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
 
 
 @pytest.fixture

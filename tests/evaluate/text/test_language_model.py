@@ -14,7 +14,7 @@ from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.evaluate.text.language_model import measure
 from prealign_cpt.evaluate.work import Work
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.serving import transport
+from prealign_cpt.serving import client
 from tests.conftest import ENGLISH, TARGET, make_model, make_tokenizer
 from tests.evaluate.served import ServedModel
 
@@ -97,7 +97,7 @@ def test_a_server_that_cannot_be_used_is_refused(base_folder: Path, work: Work, 
 def test_a_server_that_dies_scores_nothing(
     base_folder: Path, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(transport, "PAUSE", 0.01)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
     with ServedModel(base_folder) as server:
         url = server.base_url
     outcome = run_suite(Subject(base_folder, device="cpu", url=url), work, tmp_path / "out", ["language_model"])
