@@ -90,7 +90,7 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
         distills = align.objective == "distill"
         what = "distillation of the original tokenization" if distills else "contrast of a bilingual lexicon"
         told = f": {what}" if align.weight else ""
-        found.append(f"{align.steps} steps of alignment{told}.")
+        facts.append(f"{align.steps} steps of alignment{told}.")
     share = f", {data.english_share:.0%} of them English" if data.english_share else ""
     facts.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
     if recipe.codeswitch.ratio and data.english_share:

@@ -24,9 +24,11 @@ BASE, BEFORE, OURS = "base", "extended, before training", "ours"
 INITS = {"subword": "subword-mean", "mean": "all-at-the-mean"}
 """What the names of controls call some values of align.init; the others as they are."""
 
-_FREE_KEYS = (
-    *("name", "out", "evaluate.before_training", "train.composition_lr"),
-    *("train.steps", "train.eval_every", "train.save_every", "train.keep"),
+LANGUAGES = ("target", "english")
+
+MAY_DIFFER = (
+    *("name", "out", "evaluate.before_training", "train.composition_lr", "train.steps", "train.eval_every"),
+    *("train.save_every", "train.keep", "vocab.", "align.", "codeswitch.", "lexicon.", "serve."),
 )
 """Beginnings of recipe keys in which a control may differ: they are what it is the control of, or follow from it.
 Whether it read as much text is asked of its log."""
@@ -221,76 +223,7 @@ def _quotient(vocab: Document, key: str, size: str | None = None) -> Figure:
     return Absent(f"no text was measured for {key}") if vocab.number(size or key) == 0 else vocab.number(key)
 
 
-def _scores(document: Document, *keys: str) -> Scores:
-    arm = document.at(*keys)
-    if keys[:1] == ("arms",) and document.at("arms") == {}:
-        none = Absent("arms before CPT were not scored (recipe key evaluate.before_training)")
-        return Scores(none, none, none, none, none, none, none, none, {"target": none, "english": none})
-    # A second domain is optional in a recipe: one reason for all arms then, not one for each.
-    unscored = isinstance(arm, dict) and not {"general", "general_absent"} & arm.keys()
-
-    def number(*rest: str) -> Figure:
-        if unscored and rest[0] == "general":
-            return Absent("no text of another domain was scored")
-        return document.number(*keys, *rest)
-
-    return Scores(
-        target=number("test", "target_bpb"),
-        english=number("test", "english_bpb"),
-        general_target=number("general", "target_bpb"),
-        general_english=number("general", "english_bpb"),
-        valid_target=number("valid", "target_bpb"),
-        valid_english=number("valid", "english_bpb"),
-        retrieval=number("retrieval", "p1"),
-        words=number("retrieval", "words"),
-        windows={
-            language: _windows(document, (*keys, "test", "windows", language)) for language in ("target", "english")
-        },
-    )
-
-
-def _windows(document: Document, keys: tuple[str, ...]) -> NDArray[np.float64] | Absent:
-    found = document.at(*keys)
-    if isinstance(found, Absent):
-        return found
-    try:
-        windows = np.array(found, dtype=np.float64)
-        if windows.ndim == 2 and windows.shape[1] == 2 and len(windows) and np.isfinite(windows).all():
-            return windows
-    except (ValueError, TypeError):
-        pass
-    return Absent(f"{document.name}: {'.'.join(keys)} is no list of nats and bytes")
-
-
-def _stage(folder: Path, name: str, summary: Document) -> Stage:
-    if not folder.is_dir():
-        reason = Absent(f"stage {name} has not been done")
-        return Stage(reason, reason)
-    if (folder / NAME).is_file():
-        manifest = Document(f"{name}/{NAME}", read_manifest(folder))
-    else:
-        manifest = Document(f"{name}/{NAME}", Absent(f"{name}/{NAME} is not there"))
-    costs = [summary.number(key) if name == "cpt" else manifest.number("about", key) for key in ("seconds", "peak_mb")]
-    return Stage(*costs)
-
-
-def _recipe(run: Path) -> tuple[str | Absent, Document]:
-    path = run / "recipe.toml"
-    if not path.is_file():
-        absent = Absent("recipe.toml is not there")
-        return absent, Document("recipe.toml", absent)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return text, Document("recipe.toml", tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: not readable as TOML ({error}); start the run again to have it written") from error
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _differences(run: _Trained, control: _Trained) -> list[str]:
+def _differences(ours: Model, control: Model) -> list[str]:
     """Why a control's difference is not due to what it is the control of."""
     mine, theirs = dict(ours.recipe.leaves()), dict(control.recipe.leaves())
     changed = [

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.lexicon.pairs import read_pairs
-from prealign_cpt.run.errors import DataError
+from prealign_cpt.report.document import reading
 from prealign_cpt.serving.folder import EMBEDDINGS
 
 MOST_ENGLISH = 20_000

@@ -87,16 +87,7 @@ def test_text_table_is_aligned_and_complete(make: Make, tmp_path: Path) -> None:
     assert "+0.062 [" in lines[5] and "-0.018 [" in lines[6]
 
 
-def test_an_arm_that_was_not_scored_has_its_reason(make: Make) -> None:
-    run = make("run", 1.8)
-    report = read(run / "align/report.json")
-    report["arms"] = {}
-    write(run / "align/report.json", report)
-    reason = "- base; extended, before training: arms before CPT were not scored (recipe key evaluate.before_training)"
-    assert reason in text_table(collect(run)).splitlines()
-
-
-def test_a_run_without_a_second_domain_has_one_reason_for_it(make: Make) -> None:
+def test_models_and_texts_that_were_not_scored_have_one_reason(make: Make) -> None:
     run, control = make("run", 1.8), make("control", 1.9)
     for folder in (run, control):
         trained = read(folder / "eval/report.json")["models"]["trained"]

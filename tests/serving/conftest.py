@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prealign_cpt.export.tokenizer import save_tokenizer
+from prealign_cpt.export.folder import save_tokenizer
 from prealign_cpt.serving.key import VARIABLE
 from prealign_cpt.serving.server import Server
 from tests.conftest import make_tokenizer

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.cli import main
-from prealign_cpt.export.folder import save_tokenizer
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.parity import CHECKS, ROUNDING_FACTOR, check_parity, run_checks

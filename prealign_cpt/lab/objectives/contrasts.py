@@ -30,6 +30,7 @@ from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.reader import read_lines
 
 LEFT = 24
 """Most tokens of a sentence that are given before a word."""
