@@ -19,20 +19,20 @@ from prealign_cpt.align.build import INVITATION, build_align, join_align
 from prealign_cpt.align.init.subword import old_pieces
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.evaluate.scores import score_all
+from prealign_cpt.evaluate.stage import build_eval
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.inputs import base_digest, check_inputs, decisive, given_tokenizer, parallel_files, rows_files, values
 from prealign_cpt.lexicon.stage import build_lexicon, read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import held_out
-from prealign_cpt.model.load import choose_device, load_whole
+from prealign_cpt.model.load import choose_device
 from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe.file import as_dict
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.folder import ORDER, Run, changes, file_digests, folder_digest, say
-from prealign_cpt.run.manifest import atomic_write, sha256, verify
+from prealign_cpt.run.manifest import atomic_write, sha256
 from prealign_cpt.train.checkpoint import latest
 from prealign_cpt.train.failure import first_failure
 from prealign_cpt.train.loop import train
@@ -206,7 +206,15 @@ def finish(run: Run, device: torch.device, until: str) -> None:
             "texts": file_digests(recipe.evaluation_files() + recipe.question_files()),
         }
         | values(recipe, "evaluate", "base.start_token", "seed"),
-        lambda out: _fill_eval(recipe, export, folder / "lexicon", device, out),
+        lambda out: build_eval(
+            recipe,
+            resolve_base(recipe.base.model),
+            folder / "align",
+            export,
+            folder / "lexicon",
+            out,
+            device,
+        ),
     )
 
 
@@ -217,18 +225,6 @@ def _fill_lexicon(recipe: Recipe, path: Path, out: Path) -> None:
         f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
         f"dropped {report['dropped'] or 'none'}"
     )
-
-
-def _fill_eval(recipe: Recipe, export: Path, lexicon: Path, device: torch.device, out: Path) -> None:
-    verify(export)
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    model = load_whole(export, dtype).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
-    pairs, heldout = read_pairs(lexicon / "clean.tsv"), read_pairs(lexicon / "heldout.tsv")
-    scores = score_all(model.eval(), tokenizer, recipe, pairs, heldout)
-    atomic_write(out / "report.json", json.dumps({"scores": scores}, indent=1))
-    test = scores["test"]
-    say(f"eval: target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte")
 
 
 def _agree(recipe: Recipe, world: World) -> None:

@@ -17,13 +17,13 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from prealign_cpt.align.init import TextStatistics, calibrate, old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import check_stage, run_stage
 from prealign_cpt.data.codeswitch import token_texts
-from prealign_cpt.evaluate.scores import score_all, score_texts
 from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.model.bits import held_out, score
 from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import num_ids, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
-from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.run.signals import StoppedError
 from prealign_cpt.text.reader import read_documents
@@ -60,11 +60,7 @@ def build_align(
     model, base_tokenizer, tokenizer = _load(recipe, base, vocab, device)
     _check_finite(model)
     check_stage(recipe, model)
-    before = score_texts(model, base_tokenizer, recipe, ("valid",))
-    arms: dict[str, Any] = {}
-    if recipe.evaluate.before_training:
-        arms["base"] = before | score_all(model, base_tokenizer, recipe, train, heldout)
-        say(f"align: base: {_line(arms['base'])}")
+    before = _english_bits(model, base_tokenizer, recipe)
     num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
     new_ids = list(range(num_old, num_tokens))
     grow_rows(model, num_tokens, num_old)
@@ -94,16 +90,12 @@ def build_align(
     if recipe.align.steps and (new_ids or recipe.align.trains != "new_rows"):
         done = _train_together(model, tokenizer, base_tokenizer, train, recipe, curve.append, (base, vocab), world)
     changed = bool(new_ids or done["steps"])
-    after = score_texts(model, tokenizer, recipe, ("valid",)) if changed else before
-    if changed and recipe.evaluate.before_training:
-        arms["aligned"] = after | score_all(model, tokenizer, recipe, train, heldout)
-        say(f"align: extended, before training: {_line(arms['aligned'])}")
-    english = {when: scores["valid"]["english_bpb"] for when, scores in (("before", before), ("after", after))}
+    after = _english_bits(model, tokenizer, recipe) if changed else before
+    english = {"before": before, "after": after}
     report = {
         "new_tokens": len(new_ids),
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
         "calibration": calibration,
-        "arms": arms,
         "contrast": curve,
         "contrast_stage": done,
         "english_gate": english | {"limit": recipe.align.max_english_increase},
@@ -214,7 +206,9 @@ def _check_finite(model: PreTrainedModel) -> None:
             raise NumericError(f"base.model: {name} is not finite in rows {bad}; use another copy of the model")
 
 
-def _line(scores: dict[str, Any]) -> str:
-    test = scores["test"]
-    words = f", held-out words P@1 {scores['retrieval']['p1']:.3f}" if "retrieval" in scores else ""
-    return f"target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte{words}"
+def _english_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> float:
+    """Bits per byte of the English validation text."""
+    device = model.get_input_embeddings().weight.device
+    return round(
+        score(LanguageModelLoss(model), held_out(recipe, "valid", tokenizer)["english"], device).bits_per_byte, 4
+    )

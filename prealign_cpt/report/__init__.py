@@ -11,7 +11,7 @@ their weights         --rows-------> Rows       --+
 from collections.abc import Sequence
 from pathlib import Path
 
-from prealign_cpt.evaluate.compare import unique
+from prealign_cpt.evaluate.table import unique
 from prealign_cpt.report.collect import collect, recipe_name
 from prealign_cpt.report.evaluation import read_evaluation
 from prealign_cpt.report.page import page

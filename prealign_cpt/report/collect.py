@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prealign_cpt.evaluate.compare import unique
+from prealign_cpt.evaluate.table import unique
 from prealign_cpt.report.document import Absent, Document, Figure, flat, read_document
 from prealign_cpt.report.log import read_curve
 from prealign_cpt.report.record import BASE, BEFORE, OURS, Model, Point, Record, Scores, Stage

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prealign_cpt.evaluate.compare import FORMAT
-from prealign_cpt.evaluate.figures import Result, from_json
-from prealign_cpt.evaluate.results import Outcome, read_outcome
+from prealign_cpt.evaluate.figures import Outcome, Result, from_json, read_outcome
 from prealign_cpt.evaluate.suite import MEASURES
+from prealign_cpt.evaluate.table import FORMAT
 from prealign_cpt.report.owner import measured_from, named
 from prealign_cpt.run.errors import DataError, MissingInputError
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from html import escape
 
-from prealign_cpt.evaluate.figures import Absent, Figure, Result
-from prealign_cpt.evaluate.results import Outcome
+from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
 from prealign_cpt.evaluate.suite import MEASURES
 from prealign_cpt.report.bars import Bar, bars
 from prealign_cpt.report.evaluation import Evaluation

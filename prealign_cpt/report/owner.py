@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from prealign_cpt.evaluate.compare import unique
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
+from prealign_cpt.evaluate.table import unique
 from prealign_cpt.report.record import BASE
 from prealign_cpt.run.errors import DataError
 

@@ -60,19 +60,15 @@ def test_the_whole_stage(align: Any, base_folder: Path):
         assert torch.equal(value[: len(old[name])], old[name]), name
     found = report(out)
     assert found["new_tokens"] == NUM_NEW and found["rows"] == {"lexicon": NUM_NEW}
-    assert list(found["arms"]) == ["base", "aligned"]
-    assert found["arms"]["aligned"]["retrieval"]["words"] == 5
     assert len(found["contrast"]) == 3 and found["contrast_stage"]["target_tokens"] == 3 * 128
     rows = (out / "rows.tsv").read_text(encoding="utf-8").splitlines()
     assert rows[0] == "id\ttext\trow" and rows[1] == f"{num_old}\t' Haus'\tlexicon" and len(rows) == NUM_NEW + 1
 
 
-def test_plain_rows_and_no_arms(align: Any):
-    out = align(
-        "--align.init", "mean", "--align.calibrate", "0", "--align.steps", "0", "--evaluate.before_training", "false"
-    )
+def test_plain_rows(align: Any):
+    out = align("--align.init", "mean", "--align.calibrate", "0", "--align.steps", "0")
     found = report(out)
-    assert found["rows"] == {"mean": NUM_NEW} and found["arms"] == {} and found["contrast"] == []
+    assert found["rows"] == {"mean": NUM_NEW} and found["contrast"] == []
     table = AutoModelForCausalLM.from_pretrained(out).get_input_embeddings().weight
     torch.testing.assert_close(table[-NUM_NEW:], table[:-NUM_NEW].mean(dim=0).expand(NUM_NEW, -1))
 
@@ -122,17 +118,17 @@ def test_ids_with_holes(align: Any, tmp_path: Path):
 
 def test_the_english_gate(align: Any, monkeypatch: pytest.MonkeyPatch):
     bits = iter([2.0, 2.5])
-    monkeypatch.setattr(build, "score_texts", lambda *a: {"valid": {"english_bpb": next(bits)}})
+    monkeypatch.setattr(build, "_english_bits", lambda *a: next(bits))
     with pytest.raises(NumericError, match=r"2\.0 to 2\.5.*max_english_increase \(0\.4\)") as caught:
-        align("--align.max_english_increase", "0.4", "--evaluate.before_training", "false", "--align.steps", "0")
+        align("--align.max_english_increase", "0.4", "--align.steps", "0")
     assert caught.value.exit_code == 79
 
 
 def test_the_english_gate_stops_nan(align: Any, monkeypatch: pytest.MonkeyPatch):
     bits = iter([2.0, float("nan")])
-    monkeypatch.setattr(build, "score_texts", lambda *a: {"valid": {"english_bpb": next(bits)}})
+    monkeypatch.setattr(build, "_english_bits", lambda *a: next(bits))
     with pytest.raises(NumericError):
-        align("--evaluate.before_training", "false", "--align.steps", "0")
+        align("--align.steps", "0")
 
 
 @pytest.mark.parametrize(("name", "row"), [("model.embed_tokens.weight", 7), ("model.layers.1.mlp.up_proj.weight", 3)])

@@ -19,12 +19,11 @@ import pytest
 import uvicorn
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.canary import check_served
-from prealign_cpt.evaluate.generation.generate import write
-from prealign_cpt.evaluate.harness import lm_harness
-from prealign_cpt.evaluate.representation.embed import embed_served
+from prealign_cpt.evaluate import lm_harness
+from prealign_cpt.evaluate.data import EvaluationData
+from prealign_cpt.evaluate.sentences import embed_served
+from prealign_cpt.evaluate.served import check_served, write
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.work import Work
 from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.front import Front, connect
@@ -193,7 +192,7 @@ def test_lm_eval_gives_the_figures_of_a_plain_forward_pass(
     texts = [*TEXTS[:2], f"Before {START} after."]
     path = write_tasks(tmp_path / "tasks", texts)
     subject = Subject(folder, url=front, key=KEY)
-    found = lm_harness.measure(subject, Work(lm_eval_tasks=("own_bpb", "own_choice"), lm_eval_path=path))
+    found = lm_harness.measure(subject, EvaluationData(lm_eval_tasks=("own_bpb", "own_choice"), lm_eval_path=path))
     assert found["own_bpb/bits_per_byte"].value == pytest.approx(bits_per_byte(subject, texts), rel=1e-4)
     assert list(found["own_choice/acc"].items.values) == hits(subject)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from prealign_cpt.evaluate.transfer.questions import GROUPS
+from prealign_cpt.evaluate.data import GROUPS
 from prealign_cpt.run.errors import RecipeError
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"

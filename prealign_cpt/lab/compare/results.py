@@ -58,7 +58,7 @@ def scores(run: Path) -> dict[str, Any]:
     """
     path = run / "eval" / "report.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["scores"])
+        return dict(json.loads(path.read_text(encoding="utf-8"))["models"]["trained"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged; start {run.name} again with --redo eval") from error
 

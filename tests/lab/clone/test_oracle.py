@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from prealign_cpt.evaluate.transfer.clka import answer_ranks
-from prealign_cpt.evaluate.transfer.questions import read_questions
+from prealign_cpt.evaluate.clka import answer_ranks
+from prealign_cpt.evaluate.data import read_questions
 from prealign_cpt.lab.clone.oracle import oracle_rows
 from prealign_cpt.lab.clone.tokenizer import make_cloner, mirror_tokenizer
 from prealign_cpt.vocab.grow import encode, load_tokenizer

@@ -101,7 +101,7 @@ def test_a_grid_with_a_failing_arm(
     assert [p["set"] for p in own] == ["valid"] * (len(own) - 1) + ["test"]
     assert own[0]["step"] == own[0]["bytes"] == own[0]["flops"] == 0
     assert own[-1]["step"] == own[-2]["step"] == budget.steps and own[-1]["flops"] == budget.flops(budget.steps)
-    report = json.loads((runs / "tiny-base-s1" / "eval" / "report.json").read_text())["scores"]
+    report = json.loads((runs / "tiny-base-s1" / "eval" / "report.json").read_text())["models"]["trained"]
     assert own[-1]["target_bpb"] == report["test"]["target_bpb"]
     assert own[-1]["retrieval_heldout"] == report["retrieval"]["p1"]
     assert own[-1]["retrieval_seen"] == report["retrieval"]["seen_p1"]
