@@ -17,6 +17,7 @@ from prealign_cpt.evaluate.data import read_questions
 from prealign_cpt.lab.clone.build import oracle_rows
 from prealign_cpt.lab.clone.tokenizer import Cloner, make_cloner, mirror_tokenizer
 from prealign_cpt.model.load import grow_rows
+from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.model.vectors import encode_words, vectors_of
 from prealign_cpt.vocab.grow import load_tokenizer
 from tests.conftest import ENGLISH, PAIRS, make_model
@@ -51,7 +52,7 @@ def oracle(request, tmp_path_factory, base_folder: Path) -> Oracle:
     with torch.no_grad():
         grown.get_input_embeddings().weight[len(old) :] = rows["input"]
         grown.get_output_embeddings().weight[len(old) :] = rows["input" if request.param else "output"]
-    ids = encode(old, texts[0]), encode(new, cloner.text(texts[0]))
+    ids = encode_text(old, texts[0]), encode_text(new, cloner.text(texts[0]))
     return Oracle(base, grown, torch.tensor(originals), *ids, (old, new), cloner)
 
 
