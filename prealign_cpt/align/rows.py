@@ -22,7 +22,7 @@ from prealign_cpt.align.lexicon_rows import TextStatistics, lexicon_mixture
 from prealign_cpt.align.mixture import Mixture, old_pieces, subword_mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.schema import Align
-from prealign_cpt.run.errors import DataError, MissingInputError, NumericError
+from prealign_cpt.run.errors import DataError, MissingInputError
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,13 @@ def static_rows(
         align: `init` and `lexicon_weight`; nothing else of it is read.
         texts: the decoded new tokens in the order of their ids, a leading space included where the token has one.
         grown_tokenizer: the base tokenizer and the new tokens behind it.
-        input_VD, output_VD: fp32 [V, D], the rows of tokens that exist; `output_VD` None for a tied head.
+        input_VD, output_VD: fp32 [V, D], finite, the rows of tokens that exist; `output_VD` None for a tied head.
         statistics: of the training texts, for English word frequencies.
         rows_file: where `align.rows` lies; needed for "file".
 
     Raises:
         DataError, MissingInputError: the lexicon or the rows file cannot serve.
-        NumericError: an old row is not finite.
     """
-    for name, table in (("input", input_VD), ("output", output_VD)):
-        if table is not None and not table.isfinite().all():
-            bad = (~table.isfinite().all(dim=1)).nonzero().flatten()[:5].tolist()
-            raise NumericError(f"base.model: {name} rows {bad} are not finite; use another copy of the model")
     if not texts:
         empty = torch.empty(0, input_VD.shape[1])
         return StaticRows(empty, empty if output_VD is None else empty.clone(), [])

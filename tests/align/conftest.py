@@ -81,8 +81,9 @@ NOTHING = ("--align.weight", "0", "--align.anchor_tokens", "0", "--align.target_
 def recipe_with(path: Path, *flags: str) -> Recipe:
     """The tiny recipe, with parallel text beside it; a later flag wins."""
     for n, name in enumerate(("english", "target")):
-        side = "".join(pair[n] + "\n" for pair in SENTENCES)
-        (path.parent / f"parallel_{name}.txt").write_text(side, encoding="utf-8")
+        file = path.parent / f"parallel_{name}.txt"
+        if not file.exists():  # another rank may be reading it
+            file.write_text("".join(pair[n] + "\n" for pair in SENTENCES), encoding="utf-8")
     parallel = ("--text.parallel_english", "parallel_english.txt", "--text.parallel_target", "parallel_target.txt")
     return load_recipe(path, [*parallel, *flags])
 

@@ -12,7 +12,7 @@ from prealign_cpt.align.rows import StaticRows, old_tables, static_rows, write_r
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.recipe.schema import Align
-from prealign_cpt.run.errors import DataError, MissingInputError, NumericError, PrealignError
+from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.conftest import make_model, make_tokenizer
 from tests.vocab.conftest import TARGET, byte_level
@@ -100,13 +100,6 @@ def test_mean_rows(tokenizer, tables):
 def test_no_new_tokens(tokenizer, tables, init: str):
     rows = static_rows(Align(init=init, steps=0), [], tokenizer, tokenizer, [], *tables)
     assert rows.input_MD.shape == rows.output_MD.shape == (0, 6) and rows.provenance == []
-
-
-@pytest.mark.parametrize(("name", "which"), [("input", 0), ("output", 1)])
-def test_old_rows_that_are_not_finite(tokenizer, tables, name: str, which: int):
-    tables[which][[7, 9], 2] = torch.tensor([float("nan"), float("inf")])
-    with pytest.raises(NumericError, match=rf"base.model: {name} rows \[7, 9\] are not finite"):
-        rows_of("mean", tokenizer, tables)
 
 
 def test_text_like_a_special_token_is_text(tokenizer, tables):

@@ -10,7 +10,7 @@ Shapes: L layers, U units, D hidden size.
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,24 +83,8 @@ class Queue(Contrast):
         return names, torch.cat([vectors_LUD, earlier], dim=1)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A listed word in a document: its tokens are `ids[start:end]`.
-
-    Attributes:
-        source: as the lexicon spells it.
-        translations: each, and its token ids as it stands inside a sentence.
-        context: where its sentence, or the last LEFT tokens of it, begins.
-        before: name and span, counted from `context`, of each word between `context` and it. The name of a word that
-            the lexicon does not have is its token ids.
-    """
-
-    source: str
-    translations: tuple[tuple[str, tuple[int, ...]], ...]
-    start: int
-    end: int
-    context: int
-    before: tuple[tuple[str, tuple[int, int]], ...]
+Translation = tuple[str, tuple[int, ...]]
+"""A translation and its token ids, as it stands inside a sentence."""
 
 
 class ListedWords:
@@ -118,7 +102,7 @@ class ListedWords:
         self._words = Words(texts)
         self._ends_sentence = np.array([text.rstrip(" ")[-1:] in (".", "!", "?", "\n") for text in texts])
         self._source: dict[tuple[int, ...], str] = {}
-        self._translations: dict[tuple[int, ...], list[tuple[str, tuple[int, ...]]]] = {}
+        self._translations: dict[tuple[int, ...], list[Translation]] = {}
         for form in (lambda word: word), (lambda word: word[:1].upper() + word[1:]):
             sources = encode_words(tokenizer, [form(pair.source) for pair in pairs])
             targets = encode_words(tokenizer, [form(pair.target) for pair in pairs])
@@ -130,8 +114,11 @@ class ListedWords:
                     if translation not in known:
                         known.append(translation)
 
-    def find(self, ids: list[int]) -> Iterator[Listed]:
-        """The listed words of a document, front to back."""
+    def find(self, ids: list[int]) -> Iterator[tuple[Unit, list[Translation]]]:
+        """The listed words of a document, front to back, each behind the left of its sentence (at most LEFT tokens).
+
+        The sentence's other words are the unit's `others`, named as the lexicon spells them, or by their token ids.
+        """
         if not ids:
             return
         array = np.array(ids, dtype=np.int32)
@@ -140,17 +127,19 @@ class ListedWords:
         sentence = np.concatenate([[0], np.maximum.accumulate(behind)])
         spans = list(zip(words.starts.tolist(), words.ends(words.starts).tolist(), strict=True))
         for number, (start, end) in enumerate(spans):
-            translations = self._translations.get(tuple(ids[start:end]))
-            if not translations:
+            word = tuple(ids[start:end])
+            if word not in self._translations:
                 continue
-            context = max(int(sentence[start]), start - LEFT)
-            before = []
+            first = max(int(sentence[start]), start - LEFT)
+            others = []
             for s, e in reversed(spans[:number]):
-                if s < context:
+                if s < first:
                     break
-                key = tuple(ids[s:e])
-                before.append((self._source.get(key, str(key)), (s - context, e - context)))
-            yield Listed(self._source[tuple(ids[start:end])], tuple(translations), start, end, context, tuple(before))
+                other = tuple(ids[s:e])
+                others.append((ENGLISH + self._source.get(other, str(other)), (s - first, e - first)))
+            span = (start - first, end - first)
+            unit = Unit(ENGLISH + self._source[word], tuple(ids[first:end]), span, tuple(others))
+            yield unit, self._translations[word]
 
 
 def context_groups(documents: Iterable[list[int]], listed: ListedWords, wanted: int, seed: int) -> list[list[Group]]:
@@ -163,20 +152,17 @@ def context_groups(documents: Iterable[list[int]], listed: ListedWords, wanted: 
     chooser = random.Random(seed)
     count = 0
     for ids in documents:
-        for word in listed.find(ids):
-            if word.start == word.context or len(places.setdefault(word.source, [])) >= OCCURRENCES:
+        for unit, translations in listed.find(ids):
+            start = unit.span[0]
+            if start == 0 or len(places.setdefault(unit.name, [])) >= OCCURRENCES:
                 continue
-            target, new = word.translations[chooser.randrange(len(word.translations))]
-            left = tuple(ids[word.context : word.start])
-            others = tuple((ENGLISH + name, span) for name, span in word.before)
-            span = (len(left), word.end - word.context)
-            english = Unit(ENGLISH + word.source, tuple(ids[word.context : word.end]), span, others)
-            switched = Unit(TARGET + target, left + new, (len(left), len(left) + len(new)))
-            places[word.source].append(Group(english, (switched,)))
+            target, new = translations[chooser.randrange(len(translations))]
+            switched = Unit(TARGET + target, unit.ids[:start] + new, (start, start + len(new)))
+            places[unit.name].append(Group(unit, (switched,)))
             count += 1
         if count >= wanted:
             break
-    return [places[word] for word in sorted(places) if places[word]]
+    return [places[name] for name in sorted(places) if places[name]]
 
 
 def _sentences(

@@ -40,22 +40,23 @@ def listed(grown, movable) -> ListedWords:
 def test_listed_words_of_a_text(grown, num_old: int, movable):
     listed = ListedWords(grown, [*LEXICON, Pair("they", "Haus")], movable)
     (ids,) = encoded(grown, ["The moon. The big house, and a house's They near cold water"])
-    found = list(listed.find(ids))
-    assert [grown.decode(ids[w.start : w.end]) for w in found] == [" house", " They", " water"]
-    assert [w.source for w in found] == ["house", "they", "water"], "`cold` and `moon` have no new translation"
-    assert grown.decode(ids[found[0].context : found[0].end]) == " The big house"
-    assert found[0].translations == (("Haus", (num_old,)), ("Gebäude", (num_old + 1,)))
-    names = [[grown.decode(ids[w.context + s : w.context + e]) for _, (s, e) in w.before] for w in found]
-    assert names[0] == [" big", " The"] and names[2][:3] == [" cold", " near", " They"]
-    assert [name for name, _ in found[2].before][:3] == ["cold", str(tuple(encoded(grown, [" near"])[0])), "they"]
-    assert all(w.start - w.context <= LEFT for w in found)
+    units, translations = zip(*listed.find(ids), strict=True)
+    assert [grown.decode(u.ids[slice(*u.span)]) for u in units] == [" house", " They", " water"]
+    assert [u.name for u in units] == ["e:house", "e:they", "e:water"], "`cold` and `moon` have no new translation"
+    assert grown.decode(units[0].ids) == " The big house"
+    assert translations[0] == [("Haus", (num_old,)), ("Gebäude", (num_old + 1,))]
+    others = [[grown.decode(u.ids[slice(*span)]) for _, span in u.others] for u in units]
+    assert others[0] == [" big", " The"] and others[2][:3] == [" cold", " near", " They"]
+    near = str(tuple(encoded(grown, [" near"])[0]))
+    assert [name for name, _ in units[2].others][:3] == ["e:cold", "e:" + near, "e:they"]
+    assert all(u.span[0] <= LEFT for u in units)
     assert list(listed.find([])) == []
 
 
 def test_a_capital_letter_is_kept(grown):
     listed = ListedWords(grown, [Pair("they", "haus")], lambda ids: True)
     (ids,) = encoded(grown, ["so They and they"])
-    assert [grown.decode(w.translations[0][1]) for w in listed.find(ids)] == [" Haus", " haus"]
+    assert [grown.decode(translations[0][1]) for _, translations in listed.find(ids)] == [" Haus", " haus"]
 
 
 def test_words_in_context(grown, num_old: int, listed: ListedWords):
