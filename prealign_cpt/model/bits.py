@@ -71,14 +71,22 @@ def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list
 
 def batches(texts: list[str], tokenizer: PreTrainedTokenizerBase, start_id: int, batch_tokens: int) -> list[Batch]:
     """Windows to padded batches, sorted by length so that little is padded."""
-    sizes = ((place, len(text.encode())) for place, text in enumerate(texts))
-    rows = sorted(zip(encode_plain(tokenizer, texts), sizes, strict=True), key=lambda row: len(row[0]))
-    groups: list[list[_Row]] = [[]]
-    for row in rows:
-        if groups[-1] and (len(row[0]) + 1) * (len(groups[-1]) + 1) > batch_tokens:
-            groups.append([])
-        groups[-1].append(row)
-    return [_pad(group, start_id) for group in groups if group]
+    encoded = encode_plain(tokenizer, texts)
+    result = []
+    for group in chunks(encoded, batch_tokens):
+        inputs, mask = pad_words([encoded[i] for i in group], start_id)
+        sizes = [len(texts[i].encode()) for i in group]
+        result.append(
+            Batch(
+                inputs=inputs,
+                labels=inputs.masked_fill(~mask, IGNORED),
+                positions=torch.arange(inputs.shape[1]).expand(inputs.shape).contiguous(),
+                bytes=sum(sizes),
+                tokens=int(mask.sum()),
+                windows=tuple(zip(group, sizes, strict=True)),
+            )
+        )
+    return result
 
 
 def held_out(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Batch]]:
@@ -119,26 +127,6 @@ def score_windows(
             scores[place] = float(row.sum()), size
     model.train(was_training)
     return [scores[place] for place in sorted(scores)]
-
-
-_Row = tuple[list[int], tuple[int, int]]
-"""Token ids of a window; its place in the text and its bytes."""
-
-
-def _pad(group: list[_Row], start_id: int) -> Batch:
-    length = max(len(ids) for ids, _ in group) + 1
-    inputs = torch.full((len(group), length), start_id)
-    labels = torch.full((len(group), length), IGNORED)
-    for i, (ids, _) in enumerate(group):
-        inputs[i, 1 : len(ids) + 1] = labels[i, 1 : len(ids) + 1] = torch.tensor(ids)
-    return Batch(
-        inputs=inputs,
-        labels=labels,
-        positions=torch.arange(length).expand(len(group), length).contiguous(),
-        bytes=sum(size for _, (_, size) in group),
-        tokens=sum(len(ids) for ids, _ in group),
-        windows=tuple(window for _, window in group),
-    )
 
 
 def _cut(document: str, window_bytes: int) -> Iterator[str]:

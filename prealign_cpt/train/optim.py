@@ -101,7 +101,7 @@ class AdamW(torch.optim.Optimizer):
                 state = {name: local_shard(t) for name, t in self.state[p].items()}
                 tensors = [local_shard(p), local_shard(p.grad), state["exp_avg"], state["exp_avg_sq"]]
                 if "exp_avg_scale" in state:
-                    in_8bit.append((*tensors[:2], state))
+                    in_8bit.append((tensors[0], tensors[1], state))
                     continue
                 split = len(tensors[0]) if group["split"] is None else old_rows(p, group["split"])
                 old.append([t[:split] for t in tensors])

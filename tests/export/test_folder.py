@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,36 +13,10 @@ from prealign_cpt.export import Probe, build_export
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.file import load_recipe
-from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.serving.folder import check_servable
-from prealign_cpt.train import checkpoint
-from prealign_cpt.train.loop import token_nats
-from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import sharded
 from tests.conftest import START, make_model
+from tests.export.conftest import export, trained
 from tests.vocab.conftest import sentence_piece
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
-        yield world
-
-
-def _export(recipe: Recipe, align: Path, world: World) -> Path:
-    """The export of a checkpoint that holds what training starts from."""
-    tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
-    module = sharded(align, world, "fp32")
-    folder = align.parent / "cpt"
-    folder.mkdir()
-    step = checkpoint.write(
-        folder, 6, checkpoint.snapshot(module, make_optimizer(module, recipe.train)), {"inputs": {}}, world
-    )
-    probe = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
-    out = align.parent / "export"
-    out.mkdir()
-    build_export(recipe, align, step, Probe(probe, "cpu", torch.get_num_threads()), out)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +32,14 @@ def test_the_folder(recipe_file: Path, base: Path, world: World, tmp_path: Path)
     (align / "LICENSE").unlink()
     mask = os.umask(0o022)
     try:
-        out = _export(load_recipe(recipe_file, ["--base.model", str(base)]), align, world)
+        out = export(
+            load_recipe(recipe_file, ["--base.model", str(base)]),
+            align,
+            *trained(load_recipe(recipe_file, ["--base.model", str(base)]), align, world),
+        )
     finally:
         os.umask(mask)
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir()} - {"MANIFEST.json"}
     assert names == {
         "LICENSE", "README.md", "USE_POLICY.md", "config.json", "generation_config.json", "model.safetensors",
         "parity.json", "tokenizer.json", "tokenizer_config.json",
@@ -87,7 +64,11 @@ def test_a_document_s_end_stops_generation(recipe_file: Path, base: Path, world:
     model = make_model(len(tokenizer))
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(align)
-    out = _export(load_recipe(recipe_file, ["--base.end_token", START]), align, world)
+    out = export(
+        load_recipe(recipe_file, ["--base.end_token", START]),
+        align,
+        *trained(load_recipe(recipe_file, ["--base.end_token", START]), align, world),
+    )
     exported = AutoTokenizer.from_pretrained(out)
     assert GenerationConfig.from_pretrained(out).eos_token_id == [tokenizer.eos_token_id, 0]
     assert (exported.bos_token, exported.bos_token_id, exported.eos_token) == (START, 0, "<|im_end|>")
@@ -109,6 +90,6 @@ def test_a_sentencepiece_base_keeps_its_model_file(recipe_file: Path, world: Wor
     (tmp_path / "vocab").mkdir()
     shutil.copy(base / "tokenizer.model", tmp_path / "vocab")
     recipe = load_recipe(recipe_file, ["--base.model", str(base), "--base.start_token", "<s>"])
-    out = _export(recipe, align, world)
+    out = export(recipe, align, *trained(recipe, align, world))
     assert (out / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
     assert GenerationConfig.from_pretrained(out).eos_token_id == [0, 2, 1], "the config's, </s>, <s>"

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,13 @@ from prealign_cpt.export import Probe, build_export
 from prealign_cpt.export.gate import Comparison, check_weights, compare
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.world import World, process_group
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError, NumericError
-from prealign_cpt.run.manifest import new_folder, verify
-from prealign_cpt.train import checkpoint
-from prealign_cpt.train.loop import token_nats
-from prealign_cpt.train.optim import make_optimizer
-from prealign_cpt.train.shard import sharded
+from prealign_cpt.run.manifest import verify
 from tests.conftest import ENGLISH, TARGET, make_model
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
-        yield world
+from tests.export.conftest import export, trained
 
 
 @pytest.fixture
@@ -45,54 +35,30 @@ def align(tmp_path: Path, base_folder: Path) -> Path:
     return tmp_path / "align"
 
 
-def _trained(recipe: Recipe, align: Path, world: World, precision: Any = "fp32") -> tuple[Path, Probe]:
-    """A checkpoint of changed weights, and the trainer's own figures for it."""
-    tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
-    module = sharded(align, world, precision)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            local = parameter.to_local()
-            local += 0.02 * torch.randn(local.shape, generator=generator)
-    folder = align.parent / "cpt"
-    folder.mkdir()
-    optimizer = make_optimizer(module, recipe.train)
-    step = checkpoint.write(folder, 6, checkpoint.snapshot(module, optimizer), {"inputs": {}}, world)
-    nats = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
-    return step, Probe(nats, "cpu", torch.get_num_threads())
-
-
-def _export(recipe: Recipe, align: Path, step: Path, probe: Probe, accept: bool = False) -> Path:
-    target = align.parent / "export"
-    with new_folder(target, {}) as out:
-        build_export(recipe, align, step, probe, out, accept)
-    return target
-
-
 def test_the_export_gives_the_trainer_s_figures(recipe: Recipe, align: Path, world: World) -> None:
-    step, probe = _trained(recipe, align, world)
-    export = _export(recipe, align, step, probe)
-    verify(export)
-    parity = json.loads((export / "parity.json").read_text())
+    step, probe = trained(recipe, align, world)
+    exported = export(recipe, align, step, probe)
+    verify(exported)
+    parity = json.loads((exported / "parity.json").read_text())
     assert parity["tokens"] == sum(map(len, probe.nats.values()))
     assert parity["mean"] < 1e-5 and parity["faults"] == [] and parity["accepted"] is False
     old = AutoModelForCausalLM.from_pretrained(align).lm_head.weight
-    new = AutoModelForCausalLM.from_pretrained(export).lm_head.weight
+    new = AutoModelForCausalLM.from_pretrained(exported).lm_head.weight
     assert not torch.equal(old, new), "the export must hold the trained weights"
 
 
 def test_bf16_is_exported_as_bf16(recipe_file: Path, align: Path, world: World) -> None:
     recipe = load_recipe(recipe_file, ["--train.precision", "bf16"])
-    export = _export(recipe, align, *_trained(recipe, align, world, "bf16"))
-    assert AutoModelForCausalLM.from_pretrained(export).dtype == torch.bfloat16
-    parity = json.loads((export / "parity.json").read_text())
+    exported = export(recipe, align, *trained(recipe, align, world, "bf16"))
+    assert AutoModelForCausalLM.from_pretrained(exported).dtype == torch.bfloat16
+    parity = json.loads((exported / "parity.json").read_text())
     assert parity["mean"] <= parity["mean_bound"] and parity["rounding"] > 0
 
 
 def test_an_untied_head_is_exported(recipe: Recipe, align: Path, world: World) -> None:
     make_model(420, tied=False).save_pretrained(align)
-    export = _export(recipe, align, *_trained(recipe, align, world))
-    model = AutoModelForCausalLM.from_pretrained(export)
+    exported = export(recipe, align, *trained(recipe, align, world))
+    model = AutoModelForCausalLM.from_pretrained(exported)
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
 
@@ -103,56 +69,56 @@ def test_an_untied_head_is_exported(recipe: Recipe, align: Path, world: World) -
     ids=["one token", "all tokens", "nan"],
 )
 def test_other_figures_are_refused_and_kept_aside(recipe: Recipe, align: Path, world: World, tamper: Any) -> None:
-    step, probe = _trained(recipe, align, world)
+    step, probe = trained(recipe, align, world)
     probe.nats["english"] = tamper(probe.nats["english"])
     rejected = recipe.run / "export.rejected"
     recipe.run.mkdir(parents=True)
     with pytest.raises(NumericError, match=r"differs from the trained one by .*nats.*kept as .*--accept export"):
-        _export(recipe, align, step, probe)
+        export(recipe, align, step, probe)
     assert not (align.parent / "export").exists() and not list(align.parent.glob(".tmp-*"))
     assert (rejected / "model.safetensors").is_file()
     assert json.loads((rejected / "parity.json").read_text())["faults"]
-    export = _export(recipe, align, step, probe, accept=True)
-    assert json.loads((export / "parity.json").read_text())["accepted"] is True
+    exported = export(recipe, align, step, probe, accept=True)
+    assert json.loads((exported / "parity.json").read_text())["accepted"] is True
     assert not rejected.exists()
 
 
 def test_weights_that_are_not_those_of_the_probe_are_refused(recipe: Recipe, align: Path, world: World) -> None:
-    step, probe = _trained(recipe, align, world)
+    step, probe = trained(recipe, align, world)
     shutil.rmtree(align.parent / "cpt")
     model = AutoModelForCausalLM.from_pretrained(align)
     with torch.no_grad():
         model.model.norm.weight.mul_(1.1)
     model.save_pretrained(align)
-    step, _ = _trained(recipe, align, world)
+    step, _ = trained(recipe, align, world)
     recipe.run.mkdir(parents=True)
     with pytest.raises(NumericError, match="differs from the trained one"):
-        _export(recipe, align, step, probe)
+        export(recipe, align, step, probe)
 
 
 def test_one_bit_of_one_weight_is_found(recipe: Recipe, align: Path, world: World) -> None:
-    export = _export(recipe, align, *_trained(recipe, align, world))
-    masters = AutoModelForCausalLM.from_pretrained(export).state_dict()
-    assert check_weights(export, masters, torch.float32) == len(masters) - 1, "the tied head is written once"
+    exported = export(recipe, align, *trained(recipe, align, world))
+    masters = AutoModelForCausalLM.from_pretrained(exported).state_dict()
+    assert check_weights(exported, masters, torch.float32) == len(masters) - 1, "the tied head is written once"
     bits = masters["model.layers.1.mlp.up_proj.weight"].view(torch.int32)
     bits[3, 5] ^= 1
     with pytest.raises(DataError, match=r"model.layers.1.mlp.up_proj.weight is not what was trained"):
-        check_weights(export, masters, torch.float32)
+        check_weights(exported, masters, torch.float32)
 
 
 def test_a_tensor_that_was_not_written_is_found(recipe: Recipe, align: Path, world: World) -> None:
-    export = _export(recipe, align, *_trained(recipe, align, world))
-    masters = AutoModelForCausalLM.from_pretrained(export).state_dict()
+    exported = export(recipe, align, *trained(recipe, align, world))
+    masters = AutoModelForCausalLM.from_pretrained(exported).state_dict()
     masters["model.extra.weight"] = torch.zeros(3)
     with pytest.raises(DataError, match=r"model.extra.weight was not written"):
-        check_weights(export, masters, torch.float32)
+        check_weights(exported, masters, torch.float32)
 
 
 def test_more_rows_than_tokens_are_refused(recipe: Recipe, align: Path, world: World) -> None:
     make_model(432).save_pretrained(align)
-    step, probe = _trained(recipe, align, world)
+    step, probe = trained(recipe, align, world)
     with pytest.raises(DataError, match="432 rows, 420 tokens"):
-        _export(recipe, align, step, probe)
+        export(recipe, align, step, probe)
     assert not list(align.parent.glob("*export*"))
 
 

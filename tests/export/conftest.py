@@ -1,0 +1,49 @@
+"""What the tests of the export have in common: a trained checkpoint and its export."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from prealign_cpt.evaluate.scores import held_out
+from prealign_cpt.export import Probe, build_export
+from prealign_cpt.model.world import World, process_group
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.manifest import new_folder
+from prealign_cpt.train import checkpoint
+from prealign_cpt.train.loop import token_nats
+from prealign_cpt.train.optim import make_optimizer
+from prealign_cpt.train.shard import sharded
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        yield world
+
+
+def trained(recipe: Recipe, align: Path, world: World, precision: Any = "fp32") -> tuple[Path, Probe]:
+    """A checkpoint of changed weights beside `align`, and the trainer's own figures for it."""
+    tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
+    module = sharded(align, world, precision)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            local = parameter.to_local()
+            local += 0.02 * torch.randn(local.shape, generator=generator)
+    folder = align.parent / "cpt"
+    folder.mkdir()
+    state = checkpoint.snapshot(module, make_optimizer(module, recipe.train))
+    step = checkpoint.write(folder, 6, state, {"inputs": {}}, world)
+    nats = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
+    return step, Probe(nats, "cpu", torch.get_num_threads())
+
+
+def export(recipe: Recipe, align: Path, step: Path, probe: Probe, accept: bool = False) -> Path:
+    target = align.parent / "export"
+    with new_folder(target, {}) as out:
+        build_export(recipe, align, step, probe, out, accept)
+    return target
