@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.model.loss import IGNORED, LanguageModelLoss
 from prealign_cpt.model.tokens import encode_plain, start_token_id
+from prealign_cpt.model.vectors import chunks, pad_words
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.text.reader import read_documents
 

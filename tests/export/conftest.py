@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.scores import held_out
 from prealign_cpt.export import Probe, build_export
+from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.manifest import new_folder

@@ -9,9 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from prealign_cpt.export import Probe, build_export
-from prealign_cpt.model.bits import held_out
-from prealign_cpt.model.world import World, process_group
+from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.serving.folder import check_servable
 from tests.conftest import START, make_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.export import Probe, build_export
+from prealign_cpt.export import Probe
 from prealign_cpt.export.gate import Comparison, check_weights, compare
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.loss import LanguageModelLoss

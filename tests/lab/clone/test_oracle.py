@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.align.contrast import contrastive_loss, relations
-from prealign_cpt.data.pack import encode
 from prealign_cpt.evaluate.clka import answer_ranks
 from prealign_cpt.evaluate.data import read_questions
 from prealign_cpt.lab.clone.build import oracle_rows

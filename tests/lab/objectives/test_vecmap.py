@@ -117,5 +117,14 @@ def test_the_command_writes_rows_that_a_run_takes(
     rows = tmp_path / "rows.safetensors"
     assert main(["vecmap", str(recipe_file), str(rows)]) == 0, capsys.readouterr().err
     assert load_file(rows)["input"].shape == (30, 32)
-    flags = ["--align.init", "file", "--align.rows", str(rows), "--align.steps", "0", "--evaluate.arms", "false"]
+    flags = [
+        "--align.init",
+        "file",
+        "--align.rows",
+        str(rows),
+        "--align.steps",
+        "0",
+        "--evaluate.before_training",
+        "false",
+    ]
     assert main(["align", str(recipe_file), *flags]) == 0, capsys.readouterr().err
