@@ -20,7 +20,7 @@ from prealign_cpt.evaluate.figures import Absent, Figure, Result, from_json
 from prealign_cpt.evaluate.results import Outcome, read_outcome
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
 from prealign_cpt.evaluate.suite import MEASURES
-from prealign_cpt.report.charts import line_chart
+from prealign_cpt.report.charts import colour, line_chart
 from prealign_cpt.report.collect import BASE
 from prealign_cpt.report.document import reading
 from prealign_cpt.report.table import MISSING
@@ -96,13 +96,11 @@ def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
         measure: {figure: {labels.get(n, n): gap for n, gap in gaps.items()} for figure, gaps in by_figure.items()}
         for measure, by_figure in differences.items()
     }
-    outcomes = {
-        measure: {labels[name]: them[measure] for name, (_, them) in subjects.items() if measure in them}
-        for measure in MEASURES
-    }
-    return Evaluation(
-        list(labels.values()), {measure: them for measure, them in outcomes.items() if them}, renamed, cautions
-    )
+    outcomes: dict[str, dict[str, Outcome]] = {}
+    for name, (_, them) in subjects.items():
+        for measure, outcome in them.items():
+            outcomes.setdefault(measure, {})[labels[name]] = outcome
+    return Evaluation(list(labels.values()), outcomes, renamed, cautions)
 
 
 def _subject(folder: Path) -> tuple[Digests, dict[str, Outcome]] | None:
@@ -158,21 +156,19 @@ def _named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[d
     labels: list[str] = []
     lines: dict[int, str] = {}
     for number, (name, digests) in enumerate(subjects.items()):
-        owners = [run for run, export in exports.items() if export == digests]
-        if owners:
-            labels.append(name if name in owners else owners[0])
+        if owner := next((run for run, export in exports.items() if export == digests), ""):
+            labels.append(owner)
         elif extended := next((run for run, base in bases.items() if _digests(base) == digests), ""):
             labels.append(BASE)
             if not compared:
                 lines[number] = f"figures of the base of {extended}, not of {extended} itself"
         elif unknown:
             labels.append(f"{name} (not checked)")
-            what = "so nothing says whose figures these are; finish the run"
-            lines[number] = f"{', '.join(unknown)} has no export, {what}"
+            lines[number] = f"{', '.join(unknown)} has no export to say whose figures these are; finish the run"
         else:
             labels.append(f"{name} (another model)")
-            what = f"figures of another model than the export of {' or '.join(runs)}"
-            lines[number] = f"{what}; `prealign eval RUN` measures a run"
+            them = " or ".join(runs)
+            lines[number] = f"figures of another model than the export of {them}; `prealign eval RUN` measures a run"
     labels = unique(labels)
     return dict(zip(subjects, labels, strict=True)), tuple(f"{labels[n]}: {line}." for n, line in lines.items())
 
@@ -185,11 +181,7 @@ def _digests(folder: Path | None) -> Digests | None:
 
 
 def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> dict[str, Any]:
-    """What the section shows, for the template.
-
-    Args:
-        styles: colours of the page's models by name.
-    """
+    """What the section shows, for the template; `styles`: colours of the page's models by name."""
     taken = max((style or 0 for style in styles.values()), default=-1) + 1
     others = [name for name in evaluation.subjects if name not in styles]
     styles = {**styles, **{name: taken + number for number, name in enumerate(others)}}
@@ -199,20 +191,17 @@ def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> dict[s
         groups += [(caption, *_bars(results, name, styles)) for owner, name, caption in HEADLINES if owner == measure]
         for owner, name, caption in LAYERED:
             lines = [(one, _by_layer(result, name), styles[one]) for one, result in results.items()]
-            if owner == measure and (
-                chart := line_chart(caption, ("layer, 0 the embeddings", caption.rpartition(": ")[2]), lines)
-            ):
-                layers.append(chart)
+            if owner == measure:
+                layers.append(line_chart(caption, ("layer, 0 the embeddings", caption.rpartition(": ")[2]), lines))
         head, *rows = _table(results, evaluation.differences.get(measure))
-        title = (
-            f"{_readable(measure)}: {len(rows)} figures, {sum(outcome.seconds for outcome in outcomes.values()):.0f} s"
-        )
+        seconds = sum(outcome.seconds for outcome in outcomes.values())
+        title = f"{_readable(measure)}: {len(rows)} figures, {seconds:.0f} s"
         reasons = [f"{_readable(measure)}{line}" for line in _reasons(outcomes)]
         tables.append({"title": title, "head": head, "rows": rows, "open": measure in OPEN, "reasons": reasons})
     return {
         "cautions": evaluation.cautions,
         "groups": [group for group in groups if group[2]],
-        "layers": layers,
+        "layers": [chart for chart in layers if chart],
         "tables": tables,
         "unmeasured": [_readable(measure) for measure in MEASURES if measure not in evaluation.outcomes],
     }
@@ -224,7 +213,7 @@ def _bars(results: Mapping[str, Result], pattern: str, styles: Mapping[str, int 
     figure = next(names, pattern)
     base = next((one for result in results.values() if (one := result.get(f"base/{figure}"))), None)
     shown = [(BASE, None, base), *((name, styles[name], result.get(figure)) for name, result in results.items())]
-    bars = [(name, style, one) for name, style, one in shown if isinstance(one, Figure) and one.value >= 0]
+    bars = [(name, colour(style), one) for name, style, one in shown if isinstance(one, Figure) and one.value >= 0]
     return max((max(one.value, one.high or 0.0) for *_, one in bars), default=0.0) or 1.0, bars
 
 
@@ -263,18 +252,19 @@ def _table(results: Mapping[str, Result], gaps: Mapping[str, Result] | None) -> 
 
 def _reasons(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Why figures of a measure are absent: one line a reason, with the figures and the subjects that it leaves out."""
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for subject, outcome in outcomes.items():
-        absent: dict[str, list[str]] = {}
         for name, one in outcome.result.items():
             if isinstance(one, Absent):
-                absent.setdefault(one.reason, []).append(_readable(name))
-        for reason, names in absent.items():
-            failed = "failed: " if outcome.status == "failed" else ""
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            lines.setdefault(f": {failed}{', '.join(names[:6])}{more}: {reason}", []).append(subject)
-    whose = {line: "" if len(them) == len(outcomes) else f" of {', '.join(them)}" for line, them in lines.items()}
-    return [f"{whose[line]}{line}" for line in lines]
+                reason = f"failed: {one.reason}" if outcome.status == "failed" else one.reason
+                figures, subjects = lines.setdefault(reason, ({}, {}))
+                figures[_readable(name)] = subjects[subject] = None
+    told = []
+    for reason, (figures, subjects) in lines.items():
+        whose = "" if len(subjects) == len(outcomes) else f" of {', '.join(subjects)}"
+        more = f" and {len(figures) - 6} more" if len(figures) > 6 else ""
+        told.append(f"{whose}: {', '.join(list(figures)[:6])}{more}: {reason}")
+    return told
 
 
 def _readable(name: str) -> str:

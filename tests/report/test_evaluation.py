@@ -38,7 +38,7 @@ def shown(run: Path, evaluation: Path, others: tuple[Path, ...] = ()) -> str:
 def cells(page: str) -> list[str]:
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
-    return re.findall("<td>(.*?)</td>", row[1])
+    return re.findall("<td[^>]*>(.*?)</td>", row[1])
 
 
 def compare(folder: Path, first: Path | None = None, second: Path | None = None) -> Path:

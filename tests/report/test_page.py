@@ -20,7 +20,7 @@ def test_page_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     page = page_of(make("run", 1.812), add_controls(tmp_path))
     assert ("lang", "en") in page.attributes and "prefers-color-scheme" in page.text
     assert page.attributes.count(("role", "img")) == 4
-    texts = ("plain subword means on the same text (1.830): -0.018 [", "war das Wort", "1,234,567", "1 h 01 min")
+    texts = ("plain subword means on the same text (1.830): -0.018 [", "war das Wort", "1,234,567", "1:01:40")
     assert all(text in page.text for text in (*texts, "P@1 is over 40 words"))
     order = ["Held-out German: 1.812", "Test texts", "Learning curve", "Generated text", "Lexicon"]
     places = [page.text.index(text) for text in order]
@@ -43,7 +43,7 @@ def test_every_model_has_one_colour_and_the_base_its_level_in_both_curves(make: 
 
 def test_answers_stand_beside_each_other_and_say_how_they_ended(make: Make) -> None:
     page = page_of(make("run", 1.8)).source
-    cards = re.findall(r'<figure class="answer (\w+)"><figcaption>(.*?)</figcaption>\s*<div[^>]*>(.*?)</div>', page)
+    cards = re.findall(r'<figure class="answer (\w+)">\s*<figcaption>(.*?)\s*</figcaption><div[^>]*>(.*?)</div>', page)
     plain = [(style, re.sub("<[^>]*>", "", caption).strip(), text) for style, caption, text in cards]
     assert plain == [
         ("s0", "ours, greedy ended by itself", "war das Wort"),
@@ -118,7 +118,8 @@ def test_the_report_is_written_anew(make: Make) -> None:
 def test_everything_lies_inside_the_plot(points: list[tuple[float, float]]) -> None:
     chart = line_chart("shows", ("x", "y"), [("line", points, 0)], [("base", points[0][1] * 1.5, None)])
     assert chart is not None
-    places = [place for line in chart["lines"] for place in line["places"]]
+    pairs = [pair.split() for line in chart["lines"] for pair in line["path"].split("L")]
+    places = [(float(x), float(y)) for x, y in pairs]
     assert len(places) == len(points) + 2
     assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in places)
     assert line_chart("shows", ("x", "y"), [("line", [], 0)]) is None
