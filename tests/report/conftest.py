@@ -21,6 +21,8 @@ from prealign_cpt.run.folder import ORDER
 
 WINDOWS = 10
 
+Make = Callable[[str, float], Path]
+
 
 class Page(HTMLParser):
     """A page that is well-formed, needs no network and no script, and leaves out no level of headings."""
@@ -96,12 +98,17 @@ def write(path: Path, content: Any) -> None:
 
 
 def read(path: Path) -> Any:
-    """Strict JSON: NaN and Infinity are refused."""
+    """Strict JSON: `int` refuses NaN and Infinity."""
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=int)
 
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} in {path.name}")
 
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+def put(path: Path, *keys: str, value: Any) -> None:
+    """Change one value of a JSON file."""
+    content = part = read(path)
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    write(path, content)
 
 
 def log(target: float) -> str:
@@ -155,9 +162,15 @@ def recipe(run: Path, size: int = 100, init: str = "subword+lexicon", steps: int
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[[str, float], Path]:
+def make(tmp_path: Path) -> Make:
     """Make a finished run of some name and score."""
     return lambda name, final: fill(tmp_path / name, final)
+
+
+@pytest.fixture
+def run(make: Make) -> Path:
+    """A finished run that scores 1.8."""
+    return make("run", 1.8)
 
 
 def add_controls(folder: Path, base: float = 1.75, subword: float = 1.83) -> list[Path]:

@@ -3,7 +3,6 @@
 import itertools
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ import pytest
 from prealign_cpt.report.charts import BOTTOM, COLOURS, LEFT, RIGHT, TOP, line_chart, ticks
 from prealign_cpt.report.page import MOST_POINTS
 
-from .conftest import add_controls, page_of, read, write
-
-Make = Callable[[str, float], Path]
+from .conftest import Make, add_controls, page_of, put, write
 
 
 def test_page_of_a_finished_run(make: Make, tmp_path: Path) -> None:
@@ -68,8 +65,7 @@ def test_pages_of_unfinished_runs(make: Make) -> None:
 HOSTILE = "</pre></dd><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;{{ 7 * 7 }}"
 
 
-def test_hostile_text_stays_text(make: Make) -> None:
-    run = make("run", 1.8)
+def test_hostile_text_stays_text(run: Path) -> None:
     answer = {"language": HOSTILE, "prompt": HOSTILE, "greedy": {"text": HOSTILE, "finish_reason": HOSTILE}}
     write(run / "serve/result.json", {"parity": {HOSTILE: HOSTILE}, "answers": [answer, 7, {"language": "de"}]})
     write(run / "lexicon/report.json", {HOSTILE: HOSTILE})
@@ -80,8 +76,7 @@ def test_hostile_text_stays_text(make: Make) -> None:
     assert ("lang", "de") in page.attributes
 
 
-def test_parts_of_another_shape_do_not_break_the_page(make: Make) -> None:
-    run = make("run", 1.8)
+def test_parts_of_another_shape_do_not_break_the_page(run: Path) -> None:
     write(run / "serve/result.json", {"parity": [1], "answers": "text", "ends": 3})
     write(run / "data/report.json", {"target": 3, "english": {"words": 0, "switched": 0}})
     write(run / "align/report.json", {"contrast": [1, {"step": 1}, {"step": "x", "anchor": 1}], "rows": 5})
@@ -89,19 +84,16 @@ def test_parts_of_another_shape_do_not_break_the_page(make: Make) -> None:
     page_of(run)
 
 
-def test_long_logs_are_averaged(make: Make) -> None:
-    run = make("run", 1.8)
-    report = read(run / "align/report.json")
-    report["contrast"] = [{"step": step, "contrastive": 1.0, "anchor": 2.0} for step in range(1, 2501)]
-    write(run / "align/report.json", report)
+def test_long_logs_are_averaged(run: Path) -> None:
+    steps = [{"step": step, "contrastive": 1.0, "anchor": 2.0} for step in range(1, 2501)]
+    put(run / "align/report.json", "contrast", value=steps)
     page = page_of(run)
     assert "25 steps a point" in page.text
     curves = re.findall('class="line s0" d="M([^"]*)"', page.source)
     assert [one.count("L") + 1 for one in curves][-2:] == [MOST_POINTS, MOST_POINTS]
 
 
-def test_the_report_is_written_anew(make: Make) -> None:
-    run = make("run", 1.8)
+def test_the_report_is_written_anew(run: Path) -> None:
     page_of(run)
     write(run / "recipe.toml", 'name = "again"\nlanguage = "French"\n')
     assert "again: English to French" in page_of(run).text

@@ -1,6 +1,5 @@
 """Neighbours of the new rows."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.report.rows import Rows, read_rows
 from prealign_cpt.run.errors import DataError
 
-from .conftest import ROWS, add_model, write
-
-Make = Callable[[str, float], Path]
+from .conftest import ROWS, Make, add_model, write
 
 
 def test_a_new_row_is_nearest_to_the_english_row_that_it_copies(make: Make) -> None:

@@ -1,7 +1,6 @@
 """The table of a run and its controls, and what is said of differences."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from prealign_cpt.report.collect import collect
 from prealign_cpt.report.table import coverage, text_table, verdict
 from prealign_cpt.run.folder import ORDER
 
-from .conftest import add_controls, page_of, read, scores, windows, write
-
-Make = Callable[[str, float], Path]
+from .conftest import Make, add_controls, page_of, put, read, scores, windows, write
 
 TOP = {
     "labels", "models", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
@@ -67,8 +64,7 @@ def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
         assert place[key] is None and reason in place[f"{key}_absent"]
 
 
-def test_result_never_holds_nan(make: Make) -> None:
-    run = make("run", 1.8)
+def test_result_never_holds_nan(run: Path) -> None:
     write(run / "serve/result.json", '{"parity": {"max_logprob_difference": NaN, "tokens": 3}}')
     write(run / "metrics.jsonl", '{"step": 0, "tokens": 0, "valid": {"target_bpb": NaN, "english_bpb": Infinity}}\n')
     shown = page_of(run).source + write_report(run)
@@ -144,22 +140,17 @@ def test_controls_that_were_not_given_are_named_with_the_remedy(make: Make, tmp_
 
 def test_models_scored_on_other_windows_are_not_compared(make: Make, tmp_path: Path) -> None:
     run, (base, _) = make("run", 1.8), add_controls(tmp_path)
-    report = read(base / "eval/report.json")
-    report["models"]["trained"]["test"]["windows"]["target"] = windows(1.75, 0)[1:]
-    write(base / "eval/report.json", report)
+    put(base / "eval/report.json", "models", "trained", "test", "windows", "target", value=windows(1.75, 0)[1:])
     line = verdict(collect(run, [base]))[1]
     assert "ot compared with training the base" in line and "base, trained was scored on other text" in line
 
 
-def test_verdict_without_its_figures(make: Make) -> None:
-    run = make("run", 1.8)
+def test_verdict_without_its_figures(run: Path) -> None:
     write(run / "eval/report.json", {"models": {"trained": {"test": {"english_bpb": 1.1}}}})
     assert verdict(collect(run)) == ["No verdict: eval/report.json: models.trained has no test.target_bpb."]
 
 
 @pytest.mark.parametrize(("english", "word"), [(1.15, "gained"), (1.2001, "kept, not told apart"), (1.3, "lost")])
-def test_verdict_on_english(make: Make, english: float, word: str) -> None:
-    run = make("run", 1.8)
-    report = read(run / "eval/report.json")
-    write(run / "eval/report.json", {"models": report["models"] | {"trained": scores(1.8, english, 0.5)}})
+def test_verdict_on_english(run: Path, english: float, word: str) -> None:
+    put(run / "eval/report.json", "models", "trained", value=scores(1.8, english, 0.5))
     assert any(line.startswith(f"English {word}") for line in verdict(collect(run)))
