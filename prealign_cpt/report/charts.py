@@ -1,8 +1,7 @@
 """Where the parts of a line chart stand; page.html.j2 draws them as inline SVG, without a script.
 
-The view box is fixed and scales with its column; it is narrow, so that its 13 px letters stay readable on a phone.
-Colours are classes of the style sheet (`s0`, `s1` and so on), so that they follow its light or dark scheme; dashes tell
-the lines apart without colour.
+The view box scales with its column; it is narrow, so that its 13 px letters stay readable on a phone. Colours are
+classes of the style sheet (`s0` and so on), for its light and dark schemes; dashes tell lines apart without colour.
 """
 
 import math
@@ -29,7 +28,7 @@ def line_chart(
 
     Args:
         axes: what x and y are.
-        marks: a dot with a tool tip at every point; leave out for many points.
+        marks: whether every point has a dot with a tool tip.
     """
     lines = [line for line in lines if line[1]]
     if not lines:

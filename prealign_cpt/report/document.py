@@ -91,14 +91,8 @@ def read_recipe(run: Path) -> Document:
 
 @contextmanager
 def reading(path: Path, remedy: str = "") -> Iterator[None]:
-    """Whatever goes wrong with a file's content is the file's fault.
-
-    Args:
-        remedy: by default to do the stage again whose folder holds the file.
-
-    Raises:
-        DataError: the file cannot be read, or is not what it should be; it is named.
-    """
+    """Whatever goes wrong with a file's content is the file's fault: a `DataError` that names it and the remedy, by
+    default to do the stage again whose folder holds it."""
     try:
         yield
     except DataError:

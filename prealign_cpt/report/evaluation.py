@@ -78,8 +78,7 @@ def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
 
     Raises:
         MissingInputError: no such folder, or no result in it.
-        DataError: a result is damaged, or of another version of the format; or one subject's results are of several
-            models. It is named.
+        DataError: a result is damaged or of another version, or one subject's results are of several models.
     """
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder; give one that `prealign eval` wrote")
@@ -104,11 +103,7 @@ def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
 
 
 def _subject(folder: Path) -> tuple[Digests, dict[str, Outcome]] | None:
-    """The outcomes by measure, and the one model that they were made from; None if there is no outcome.
-
-    Raises:
-        DataError: they are damaged, were made from several models, or do not say from which.
-    """
+    """The one model that the outcomes were made from, and the outcomes by measure; None if there is no outcome."""
     outcomes: dict[str, Outcome] = {}
     models: dict[Digests, list[str]] = {}
     for measure in MEASURES:
@@ -145,10 +140,8 @@ def _comparison(path: Path) -> tuple[list[str], dict[str, dict[str, Result]]]:
 
 
 def _named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What to call the subjects, by the names of their folders; a line for each that is no run's.
-
-    The base beside a run needs no line: it is what the run is compared with.
-    """
+    """What to call the subjects, by the names of their folders; a line for each that is no run's, but for the base
+    beside its run, which is what the run is compared with."""
     exports = {name: _digests(run / "export") for name, run in runs.items()}
     bases = {name: base_folder(run) for name, run in runs.items() if (run / "recipe.toml").is_file()}
     unknown = [name for name, export in exports.items() if export is None]
@@ -259,12 +252,9 @@ def _reasons(outcomes: Mapping[str, Outcome]) -> list[str]:
                 reason = f"failed: {one.reason}" if outcome.status == "failed" else one.reason
                 figures, subjects = lines.setdefault(reason, ({}, {}))
                 figures[_readable(name)] = subjects[subject] = None
-    told = []
-    for reason, (figures, subjects) in lines.items():
-        whose = "" if len(subjects) == len(outcomes) else f" of {', '.join(subjects)}"
-        more = f" and {len(figures) - 6} more" if len(figures) > 6 else ""
-        told.append(f"{whose}: {', '.join(list(figures)[:6])}{more}: {reason}")
-    return told
+    whose = {reason: f" of {', '.join(who)}" if len(who) < len(outcomes) else "" for reason, (_, who) in lines.items()}
+    named = {reason: ", ".join([*figures][:6]) + ", ..." * (len(figures) > 6) for reason, (figures, _) in lines.items()}
+    return [f"{whose[reason]}: {named[reason]}: {reason}" for reason in lines]
 
 
 def _readable(name: str) -> str:

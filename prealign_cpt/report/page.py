@@ -32,12 +32,7 @@ MOST_POINTS = 100
 
 
 def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None) -> str:
-    """The whole document.
-
-    Args:
-        rows: the run's new rows.
-        evaluation: what `prealign eval` measured on its models.
-    """
+    """The whole document: a run, its new rows, and what `prealign eval` measured on its models."""
     documents, styles = record.documents, {model.name: model.style for model in record.models}
     answers = documents["serve"].at("answers")
     if not isinstance(answers, Absent):

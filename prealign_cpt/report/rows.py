@@ -63,11 +63,7 @@ class Rows(NamedTuple):
 
 
 def read_rows(run: Path) -> Rows | Absent:
-    """Read the rows of a run's newest model.
-
-    Raises:
-        DataError: a file is there but damaged; it is named.
-    """
+    """Read the rows of a run's newest model; a file that is there but damaged raises `DataError`."""
     folder = next((run / name for name in ("export", "align") if any((run / name).glob("*.safetensors"))), None)
     if folder is None:
         return Absent("neither export nor align holds a model")
