@@ -1,5 +1,6 @@
 """The table of a run and its controls, and what is said of differences."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -92,30 +93,18 @@ def test_models_and_texts_that_were_not_scored_have_one_reason(make: Make) -> No
     text = text_table(collect(run, [control]))
     assert f"- base; extended, before training: {UNSCORED}" in text.splitlines()
     assert text.count("no text of another domain was scored") == 1
-
-
-def test_a_control_with_another_training_is_pointed_out(make: Make) -> None:
-    run, control = make("run", 1.8), make("control", 1.9)
     write(control / "recipe.toml", 'language = "German"\n[train]\nlr = 3\n')
     assert "Caution: other rows, trained: its recipe also differs in" in write_report(run, [control])
-
-
-def numbers(sentence: str) -> list[float]:
-    """Difference, low, high at the end of a sentence."""
-    gap, low, high = sentence.rstrip(".]").rsplit(": ", 1)[1].replace("[", "").replace(",", "").split()
-    return [float(gap), float(low), float(high)]
 
 
 def test_every_comparison_has_its_interval(make: Make, tmp_path: Path) -> None:
     record = collect(make("run", 1.812), add_controls(tmp_path, base=1.75, subword=1.83))
     base, trained, subword, english, tokens = verdict(record)
-    assert base.startswith(
-        "Held-out German: 1.812 bits per byte, better than the base before training (2.986): -1.174 ["
-    )
+    assert base.startswith("Held-out German: 1.812 bits per byte, better than the base before training (2.986): -1.174")
     assert trained.startswith("Worse than training the base on the same text without new tokens (1.750): +0.062 [+")
     assert subword.startswith("Better than plain subword means on the same text (1.830): -0.018 [-")
     for sentence in (base, trained, subword):
-        gap, low, high = numbers(sentence)
+        gap, low, high = map(float, re.findall(r"[+-][\d.]+\d", sentence.rsplit(": ", 1)[1]))
         assert low < gap < high and high - low < 0.05, "the windows differ by 0.2 bits per byte, the models do not"
     assert english.startswith("English lost: 1.212 where the base has 1.200: +0.012 [+")
     assert tokens == "Tokens per word of German: 35% fewer, 2.00 where the base has 3.10."
