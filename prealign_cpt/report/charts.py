@@ -1,17 +1,15 @@
 """Where the parts of a line chart stand; page.html.j2 draws them as inline SVG, without a script.
 
-The view box is fixed and scales with its column; it is narrow, so that its 13 px letters stay readable on a phone.
-Colours are classes of the style sheet (`s0`, `s1` and so on), so that they follow its light or dark scheme; dashes tell
-the lines apart without colour.
+The view box scales with its column; it is narrow, so that its 13 px letters stay readable on a phone. Colours are
+classes of the style sheet (`s0` and so on), for its light and dark schemes; dashes tell lines apart without colour.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-WIDTH, HEIGHT = 410, 250
 LEFT, RIGHT, TOP, BOTTOM = 66, 392, 8, 204
-"""Edges of the plot in the view box; around it stand the labels of the axes."""
+"""Edges of the plot in the template's view box, 410 x 250; around it stand the labels of the axes."""
 
 COLOURS = 6
 """Styles that the page's style sheet knows."""
@@ -30,7 +28,7 @@ def line_chart(
 
     Args:
         axes: what x and y are.
-        marks: a dot with a tool tip at every point; leave out for many points.
+        marks: whether every point has a dot with a tool tip.
     """
     lines = [line for line in lines if line[1]]
     if not lines:
@@ -38,14 +36,10 @@ def line_chart(
     x_ticks = ticks([x for _, points, _ in lines for x, _ in points])
     y_ticks = ticks([y for _, points, _ in lines for _, y in points] + [y for _, y, _ in levels])
 
-    def x_at(x: float) -> float:
-        return round(LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (RIGHT - LEFT), 1)
-
-    def y_at(y: float) -> float:
-        return round(BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (BOTTOM - TOP), 1)
-
+    x_at, y_at = _scale(x_ticks, LEFT, RIGHT), _scale(y_ticks, BOTTOM, TOP)
     drawn = [("level", name, [(x_ticks[0], y), (x_ticks[-1], y)], style) for name, y, style in levels]
     drawn += [("line", name, list(points), style) for name, points, style in lines]
+    shown = {"line": int(marks), "level": 0}
     return {
         "title": title,
         "axes": axes,
@@ -53,12 +47,9 @@ def line_chart(
         "y_ticks": [(y_at(y), _tick(y, y_ticks)) for y in y_ticks],
         "lines": [
             {
-                "kind": kind,
-                "name": name,
-                "style": colour(style),
-                "places": [(x_at(x), y_at(y)) for x, y in points],
-                "tips": [f"{name}: {y:.3f} at {_short(x)}" for x, y in points] if marks and kind == "line" else [],
-                "last": points[-1][1],
+                **{"kind": kind, "name": name, "style": colour(style), "last": points[-1][1]},
+                "path": "L".join(f"{x_at(x)} {y_at(y)}" for x, y in points),
+                "dots": [(x_at(x), y_at(y), f"{name}: {y:.3f} at {_short(x)}") for x, y in points * shown[kind]],
             }
             for kind, name, points, style in drawn
         ],
@@ -80,6 +71,12 @@ def ticks(values: Sequence[float]) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, max(last, first + 1) + 1)]
+
+
+def _scale(all_ticks: list[float], start: int, end: int) -> Callable[[float], float]:
+    """Where in the view box a value stands, if the ticks go from start to end."""
+    low, high = all_ticks[0], all_ticks[-1]
+    return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
 
 
 def _tick(value: float, all_ticks: list[float]) -> str:

@@ -109,12 +109,7 @@ class Record:
 
 
 def collect(run: Path, controls: Sequence[Path] = (), others: Sequence[Path] = ()) -> Record:
-    """Read a run folder, those of its controls, and those of other runs beside it.
-
-    Raises:
-        MissingInputError: a folder is not there, or holds nothing of a run.
-        DataError: a file is there but damaged; it is named.
-    """
+    """Read a run folder, those of its controls, and those of other runs beside it. Raises as `write_report`."""
     ours = _trained(run, recipe_name(run) if others else OURS)
     beside = [replace(_trained(path, recipe_name(path)), kind="another run") for path in others]
     beside += [_trained(path) for path in controls]
@@ -145,11 +140,7 @@ def collect(run: Path, controls: Sequence[Path] = (), others: Sequence[Path] = (
 
 
 def recipe_name(run: Path) -> str:
-    """What a run calls itself.
-
-    Raises:
-        MissingInputError: the folder is not there, or holds nothing of a run.
-    """
+    """What a run calls itself; a folder that is not there, or holds nothing of a run, is a `MissingInputError`."""
     if not run.is_dir():
         raise MissingInputError(f"{run}: no such run folder; give the folder that `prealign run` made")
     if not any((run / name).exists() for name in (*ORDER, "serve", "metrics.jsonl", "recipe.toml")):

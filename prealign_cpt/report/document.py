@@ -37,12 +37,10 @@ class Document:
                 return value
             if not isinstance(value, dict):
                 return Absent(f"{self.name}: {'.'.join(keys[:depth])} has no keys")
-            reason = value.get(f"{key}_absent")
+            reason = value.get(f"{key}_absent", f"{self.name} has no {'.'.join(keys[: depth + 1])}")
             value = value.get(key)
             if value is None:
-                return Absent(
-                    reason if isinstance(reason, str) else f"{self.name} has no {'.'.join(keys[: depth + 1])}"
-                )
+                return Absent(str(reason))
         return value
 
     def number(self, *keys: str) -> Figure:
@@ -72,11 +70,7 @@ class Document:
 
 
 def read_document(run: Path, stage: str, file: str = "report.json", whose: str = "") -> Document:
-    """A stage's JSON object.
-
-    Raises:
-        DataError: the file is there but damaged.
-    """
+    """A stage's JSON object; a file that is there but damaged raises `DataError`."""
     name, path = f"{whose}{stage}/{file}", run / stage / file
     if not path.is_file():
         reason = f"{name} is not there" if (run / stage).is_dir() else f"{whose}stage {stage} has not been done"
@@ -86,11 +80,7 @@ def read_document(run: Path, stage: str, file: str = "report.json", whose: str =
 
 
 def read_recipe(run: Path) -> Document:
-    """A run's recipe, with defaults and flags.
-
-    Raises:
-        DataError: the file is there but damaged.
-    """
+    """A run's recipe, with defaults and flags; a file that is there but damaged raises `DataError`."""
     path = run / "recipe.toml"
     if not path.is_file():
         return Document("recipe.toml", Absent("recipe.toml is not there"))
@@ -101,14 +91,8 @@ def read_recipe(run: Path) -> Document:
 
 @contextmanager
 def reading(path: Path, remedy: str = "") -> Iterator[None]:
-    """Whatever goes wrong with a file's content is the file's fault.
-
-    Args:
-        remedy: by default to do the stage again whose folder holds the file.
-
-    Raises:
-        DataError: the file cannot be read, or is not what it should be; it is named.
-    """
+    """Whatever goes wrong with a file's content is the file's fault: a `DataError` that names it and the remedy, by
+    default to do the stage again whose folder holds it."""
     try:
         yield
     except DataError:
@@ -120,9 +104,8 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
 
 def loads(text: str) -> Any:
     """JSON with what is not finite read as null, so that no such number can reach a page."""
-    return json.loads(
-        text, parse_constant=lambda _: None, parse_float=lambda x: float(x) if math.isfinite(float(x)) else None
-    )
+    finite = {math.inf: None, -math.inf: None}
+    return json.loads(text, parse_constant=lambda _: None, parse_float=lambda x: finite.get(float(x), float(x)))
 
 
 def is_number(value: Any) -> bool:

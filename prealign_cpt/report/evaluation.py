@@ -77,8 +77,7 @@ def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
 
     Raises:
         MissingInputError: no such folder, or no result in it.
-        DataError: a result is damaged, or of another version of the format; or one subject's results are of several
-            models. It is named.
+        DataError: a result is damaged or of another version, or one subject's results are of several models.
     """
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder; give one that `prealign eval` wrote")
@@ -95,21 +94,15 @@ def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
         measure: {figure: {labels.get(n, n): gap for n, gap in gaps.items()} for figure, gaps in by_figure.items()}
         for measure, by_figure in differences.items()
     }
-    outcomes = {
-        measure: {labels[name]: them[measure] for name, (_, them) in subjects.items() if measure in them}
-        for measure in MEASURES
-    }
-    return Evaluation(
-        list(labels.values()), {measure: them for measure, them in outcomes.items() if them}, renamed, cautions
-    )
+    outcomes: dict[str, dict[str, Outcome]] = {}
+    for name, (_, them) in subjects.items():
+        for measure, outcome in them.items():
+            outcomes.setdefault(measure, {})[labels[name]] = outcome
+    return Evaluation(list(labels.values()), outcomes, renamed, cautions)
 
 
 def _subject(folder: Path) -> tuple[Digests, dict[str, Outcome]] | None:
-    """The outcomes by measure, and the one model that they were made from; None if there is no outcome.
-
-    Raises:
-        DataError: they are damaged, were made from several models, or do not say from which.
-    """
+    """The one model that the outcomes were made from, and the outcomes by measure; None if there is no outcome."""
     outcomes: dict[str, Outcome] = {}
     models: dict[Digests, list[str]] = {}
     for measure in MEASURES:
@@ -146,10 +139,8 @@ def _comparison(path: Path) -> tuple[list[str], dict[str, dict[str, Result]]]:
 
 
 def _named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What to call the subjects, by the names of their folders; a line for each that is no run's.
-
-    The base beside a run needs no line: it is what the run is compared with.
-    """
+    """What to call the subjects, by the names of their folders; a line for each that is no run's, but for the base
+    beside its run, which is what the run is compared with."""
     exports = {name: _digests(run / "export") for name, run in runs.items()}
     bases = {name: base_folder(run) for name, run in runs.items() if (run / "recipe.toml").is_file()}
     unknown = [name for name, export in exports.items() if export is None]
@@ -157,21 +148,19 @@ def _named(subjects: Mapping[str, Digests], runs: Mapping[str, Path]) -> tuple[d
     labels: list[str] = []
     lines: dict[int, str] = {}
     for number, (name, digests) in enumerate(subjects.items()):
-        owners = [run for run, export in exports.items() if export == digests]
-        if owners:
-            labels.append(name if name in owners else owners[0])
+        if owner := next((run for run, export in exports.items() if export == digests), ""):
+            labels.append(owner)
         elif extended := next((run for run, base in bases.items() if _digests(base) == digests), ""):
             labels.append(BASE)
             if not compared:
                 lines[number] = f"figures of the base of {extended}, not of {extended} itself"
         elif unknown:
             labels.append(f"{name} (not checked)")
-            what = "so nothing says whose figures these are; finish the run"
-            lines[number] = f"{', '.join(unknown)} has no export, {what}"
+            lines[number] = f"{', '.join(unknown)} has no export to say whose figures these are; finish the run"
         else:
             labels.append(f"{name} (another model)")
-            what = f"figures of another model than the export of {' or '.join(runs)}"
-            lines[number] = f"{what}; `prealign eval RUN` measures a run"
+            them = " or ".join(runs)
+            lines[number] = f"figures of another model than the export of {them}; `prealign eval RUN` measures a run"
     labels = unique(labels)
     return dict(zip(subjects, labels, strict=True)), tuple(f"{labels[n]}: {line}." for n, line in lines.items())
 
@@ -184,11 +173,7 @@ def _digests(folder: Path | None) -> Digests | None:
 
 
 def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> dict[str, Any]:
-    """What the section shows, for the template.
-
-    Args:
-        styles: colours of the page's models by name.
-    """
+    """What the section shows, for the template; `styles`: colours of the page's models by name."""
     taken = max((style or 0 for style in styles.values()), default=-1) + 1
     others = [name for name in evaluation.subjects if name not in styles]
     styles = {**styles, **{name: taken + number for number, name in enumerate(others)}}
@@ -198,20 +183,17 @@ def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> dict[s
         groups += [(caption, *_bars(results, name, styles)) for owner, name, caption in HEADLINES if owner == measure]
         for owner, name, caption in LAYERED:
             lines = [(one, _by_layer(result, name), styles[one]) for one, result in results.items()]
-            if owner == measure and (
-                chart := line_chart(caption, ("layer, 0 the embeddings", caption.rpartition(": ")[2]), lines)
-            ):
-                layers.append(chart)
+            if owner == measure:
+                layers.append(line_chart(caption, ("layer, 0 the embeddings", caption.rpartition(": ")[2]), lines))
         head, *rows = _table(results, evaluation.differences.get(measure))
-        title = (
-            f"{_readable(measure)}: {len(rows)} figures, {sum(outcome.seconds for outcome in outcomes.values()):.0f} s"
-        )
+        seconds = sum(outcome.seconds for outcome in outcomes.values())
+        title = f"{_readable(measure)}: {len(rows)} figures, {seconds:.0f} s"
         reasons = [f"{_readable(measure)}{line}" for line in _reasons(outcomes)]
         tables.append({"title": title, "head": head, "rows": rows, "open": measure in OPEN, "reasons": reasons})
     return {
         "cautions": evaluation.cautions,
         "groups": [group for group in groups if group[2]],
-        "layers": layers,
+        "layers": [chart for chart in layers if chart],
         "tables": tables,
         "unmeasured": [_readable(measure) for measure in MEASURES if measure not in evaluation.outcomes],
     }
@@ -223,7 +205,7 @@ def _bars(results: Mapping[str, Result], pattern: str, styles: Mapping[str, int 
     figure = next(names, pattern)
     base = next((one for result in results.values() if (one := result.get(f"base/{figure}"))), None)
     shown = [(BASE, None, base), *((name, styles[name], result.get(figure)) for name, result in results.items())]
-    bars = [(name, style, one) for name, style, one in shown if isinstance(one, Figure) and one.value >= 0]
+    bars = [(name, colour(style), one) for name, style, one in shown if isinstance(one, Figure) and one.value >= 0]
     return max((max(one.value, one.high or 0.0) for *_, one in bars), default=0.0) or 1.0, bars
 
 
@@ -262,18 +244,16 @@ def _table(results: Mapping[str, Result], gaps: Mapping[str, Result] | None) -> 
 
 def _reasons(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Why figures of a measure are absent: one line a reason, with the figures and the subjects that it leaves out."""
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for subject, outcome in outcomes.items():
-        absent: dict[str, list[str]] = {}
         for name, one in outcome.result.items():
             if isinstance(one, Absent):
-                absent.setdefault(one.reason, []).append(_readable(name))
-        for reason, names in absent.items():
-            failed = "failed: " if outcome.status == "failed" else ""
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            lines.setdefault(f": {failed}{', '.join(names[:6])}{more}: {reason}", []).append(subject)
-    whose = {line: "" if len(them) == len(outcomes) else f" of {', '.join(them)}" for line, them in lines.items()}
-    return [f"{whose[line]}{line}" for line in lines]
+                reason = f"failed: {one.reason}" if outcome.status == "failed" else one.reason
+                figures, subjects = lines.setdefault(reason, ({}, {}))
+                figures[_readable(name)] = subjects[subject] = None
+    whose = {reason: f" of {', '.join(who)}" if len(who) < len(outcomes) else "" for reason, (_, who) in lines.items()}
+    named = {reason: ", ".join([*figures][:6]) + ", ..." * (len(figures) > 6) for reason, (figures, _) in lines.items()}
+    return [f"{whose[reason]}: {named[reason]}: {reason}" for reason in lines]
 
 
 def _readable(name: str) -> str:

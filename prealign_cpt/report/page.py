@@ -8,7 +8,7 @@ Jinja2 escapes all that comes from a file of the run. What has not been done is 
 import importlib.metadata
 import platform
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 
 from prealign_cpt import __version__
 from prealign_cpt.evaluate.figures import Absent
-from prealign_cpt.report import charts, table
-from prealign_cpt.report.charts import Level, line_chart
+from prealign_cpt.report import table
+from prealign_cpt.report.charts import Level, colour, line_chart
 from prealign_cpt.report.collect import LANGUAGES, Record
 from prealign_cpt.report.document import Figure, is_number
 from prealign_cpt.report.evaluation import Evaluation, measured
@@ -32,47 +32,29 @@ MOST_POINTS = 100
 
 
 def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None) -> str:
-    """The whole document.
-
-    Args:
-        rows: the run's new rows.
-        evaluation: what `prealign eval` measured on its models.
-    """
+    """The whole document: a run, its new rows, and what `prealign eval` measured on its models."""
     documents, styles = record.documents, {model.name: model.style for model in record.models}
     answers = documents["serve"].at("answers")
     if not isinstance(answers, Absent):
         asked = [answer for answer in answers if isinstance(answer, dict)] if isinstance(answers, list) else []
         answers = asked or Absent("no prompt was asked")
+    opened = {"Learning curve": _learning(record), "Generated text": answers}
+    if evaluation:
+        opened["Evaluation"] = measured(evaluation, styles)
+    folded = {
+        "New tokens among English ones": rows,
+        "Alignment": documents["align"] if documents["align"].reason else _losses(record),
+        **{"Vocabulary": documents["vocab"], "Lexicon": documents["lexicon"], "Training data": documents["data"]},
+        **{"Time, memory, parity": record, "Recipe": record.ours.recipe},
+    }
     installed = {one.name: one.version for one in importlib.metadata.distributions()}
-    return (
-        ENVIRONMENT.get_template("page.html.j2")
-        .render(
-            record=record,
-            opened={
-                "Learning curve": _learning(record),
-                "Generated text": answers,
-                **({"Evaluation": measured(evaluation, styles)} if evaluation else {}),
-            },
-            folded={
-                "New tokens among English ones": rows,
-                "Alignment": documents["align"] if documents["align"].reason else _losses(record),
-                **{
-                    "Vocabulary": documents["vocab"],
-                    "Lexicon": documents["lexicon"],
-                    "Training data": documents["data"],
-                },
-                "Time, memory, parity": record,
-                "Recipe": record.ours.recipe,
-            },
-            versions=[
-                *(("prealign-cpt", __version__), ("Python", platform.python_version())),
-                *((name, installed[name]) for name in PACKAGES if name in installed),
-                ("platform", f"{platform.system()} {platform.machine()}"),
-            ],
-            now=datetime.now(UTC),
-        )
-        .lstrip()
-    )
+    versions = [("prealign-cpt", __version__), ("Python", platform.python_version())]
+    versions += [(name, installed[name]) for name in PACKAGES if name in installed]
+    versions += [("platform", f"{platform.system()} {platform.machine()}")]
+    template = ENVIRONMENT.get_template("page.html.j2")
+    return template.render(
+        record=record, opened=opened, folded=folded, versions=versions, now=datetime.now(UTC)
+    ).lstrip()
 
 
 def _show(value: Any, decimals: int | None = None) -> str:
@@ -87,11 +69,10 @@ def _show(value: Any, decimals: int | None = None) -> str:
 
 
 def _seconds(value: Figure) -> str:
-    """A time for people."""
-    if isinstance(value, Absent) or value < 100:
-        return table.MISSING if isinstance(value, Absent) else f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {seconds:02} s"
+    """A time for people: 2.5 s, 1:01:40."""
+    if isinstance(value, Absent):
+        return table.MISSING
+    return f"{value:.1f} s" if value < 100 else str(timedelta(seconds=round(value)))
 
 
 def _unbroken(line: str) -> Markup:
@@ -109,7 +90,7 @@ ENVIRONMENT = jinja2.Environment(
 )
 ENVIRONMENT.filters |= {"show": _show, "seconds": _seconds, "bpb": table.cell, "unbroken": _unbroken}
 ENVIRONMENT.tests["absent"] = lambda value: isinstance(getattr(value, "content", value), Absent)
-ENVIRONMENT.globals |= {"table": table, "charts": charts}
+ENVIRONMENT.globals |= {"table": table, "colour": colour}
 
 
 def _learning(record: Record) -> dict[str, Any] | Absent:
@@ -122,9 +103,7 @@ def _learning(record: Record) -> dict[str, Any] | Absent:
     drawn, lost = [], []
     for language, key in zip((record.language, "English"), LANGUAGES, strict=True):
         lines = [(model.name, model.line(key, by_text), model.style) for model in models]
-        levels: list[Level] = [
-            ("", line[-1][1], style) for _, line, style in lines if line and style != record.ours.style
-        ]
+        levels: list[Level] = [("", line[-1][1], style) for _, line, style in lines if line and style]
         level = record.base.scores.number("valid", f"{key}_bpb")
         if isinstance(level, Absent):
             lost.append(f"no level of the base in {language}: {level.reason}")

@@ -41,38 +41,29 @@ Neighbours = list[tuple[str, float]]
 
 
 class NewToken(NamedTuple):
-    """A new token and its nearest English tokens."""
+    """A new token, how its row was made before training ("" if not known), a translation in the lexicon ("" if it has
+    none), and the neighbours of its row now and before training (none if that row is not kept)."""
 
     text: str
     row: str
-    """How its row was made before training, such as "lexicon"; empty if not known."""
     meaning: str
-    """A translation in the lexicon; empty if it has none."""
     neighbours: Neighbours
     before: Neighbours
-    """Those of the row before training, among the base's; empty if that is not kept."""
 
 
 class Rows(NamedTuple):
-    """The new rows of one model among the English ones."""
+    """The new rows of one model, which is named by its folder in the run, among the English ones. Of pairs the first is
+    of English rows: tokens compared, median Euclidean length, mean cosine to the nearest English row but itself."""
 
     model: str
-    """Name of the folder in the run."""
     counts: tuple[int, int]
-    """English tokens compared, and new tokens."""
     lengths: tuple[float, float]
-    """Median Euclidean length of the English and of the new rows."""
     nearest: tuple[float, float]
-    """Mean cosine of a drawn English and of a drawn new row to the nearest English row other than itself."""
     listed: list[NewToken]
 
 
 def read_rows(run: Path) -> Rows | Absent:
-    """Read the rows of a run's newest model.
-
-    Raises:
-        DataError: a file is there but damaged; it is named.
-    """
+    """Read the rows of a run's newest model; a file that is there but damaged raises `DataError`."""
     folder = next((run / name for name in ("export", "align") if any((run / name).glob("*.safetensors"))), None)
     if folder is None:
         return Absent("neither export nor align holds a model")
@@ -100,7 +91,10 @@ def read_rows(run: Path) -> Rows | Absent:
     before_VD = None if folder.name == "align" else _embedding(run / "align")
     if before_VD is not None and before_VD.shape == embedding_VD.shape and before_VD.isfinite().all():
         before = _near(before_VD[list(english)].float(), before_VD[list(new)].float(), listed, texts)[1]
-    ids, origin, meaning = list(new), _column(run / "align/rows.tsv", "row"), _meanings(run)
+    lexicon = [path for path in (run / "lexicon/clean.tsv", run / "lexicon/heldout.tsv") if path.is_file()]
+    pairs = [pair for path in lexicon for pair in read_pairs(path)]
+    meaning = {pair.target.lower(): pair.source for pair in reversed(pairs)}  # the first of several
+    ids, origin = list(new), _column(run / "align/rows.tsv", "row")
     return Rows(
         model=folder.name,
         counts=(len(english), len(new)),
@@ -164,15 +158,6 @@ def _column(path: Path, name: str) -> dict[int, str]:
         head, *lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
         column = head.split("\t").index(name)
         return {int(line.split("\t")[0]): line.split("\t")[column] for line in lines}
-
-
-def _meanings(run: Path) -> dict[str, str]:
-    """The first English word of each translation in the lexicon, training entries and held-out ones."""
-    meanings: dict[str, str] = {}
-    for path in (run / "lexicon/clean.tsv", run / "lexicon/heldout.tsv"):
-        for pair in read_pairs(path) if path.is_file() else ():
-            meanings.setdefault(pair.target.lower(), pair.source)
-    return meanings
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -159,8 +159,6 @@ def _against(ours: Model, other: Model, what: str) -> str:
 
 def _english(record: Record) -> str:
     ours, base = (model.scores.number("test", "english_bpb") for model in (record.ours, record.base))
-    if isinstance(ours, Absent):
-        return f"English not measured ({ours.reason})."
     gap = less(record.ours, record.base, "english")
     if isinstance(gap, Absent):
         return f"English {cell(ours)}, not compared with the base ({gap.reason})."

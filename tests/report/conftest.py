@@ -21,6 +21,8 @@ from prealign_cpt.run.folder import ORDER
 
 WINDOWS = 10
 
+Make = Callable[[str, float], Path]
+
 
 class Page(HTMLParser):
     """A page that is well-formed, needs no network and no script, and leaves out no level of headings."""
@@ -96,21 +98,24 @@ def write(path: Path, content: Any) -> None:
 
 
 def read(path: Path) -> Any:
-    """Strict JSON: NaN and Infinity are refused."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} in {path.name}")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    """Strict JSON: `int` refuses NaN and Infinity."""
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=int)
 
 
-def log(target: float) -> str:
+def put(path: Path, *keys: str, value: Any) -> None:
+    """Change one value of a JSON file."""
+    content = part = read(path)
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    write(path, content)
+
+
+def log(target: float, tokens: int = 512) -> str:
     """A training log with three validations."""
-    lines: list[dict[str, Any]] = []
-    for step in range(5):
-        lines.append({"step": step, "tokens": step * 512, "loss": 3.0, "lr": 1e-3, "seconds": step * 2.0})
-        if step % 2 == 0:
-            lines[-1]["valid"] = {"target_bpb": target + 0.5 / (step + 1), "english_bpb": 1.2 + step / 1000}
+    lines: list[dict[str, Any]] = [{"step": step, "tokens": step * tokens, "loss": 3.0} for step in range(5)]
+    for step in (0, 2, 4):
+        lines[step]["valid"] = {"target_bpb": target + 0.5 / (step + 1), "english_bpb": 1.2 + step / 1000}
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
@@ -119,14 +124,9 @@ def fill(run: Path, final: float) -> Path:
     for stage in ORDER:
         about = {"stage": stage, "inputs": {}, "version": "0.1.0", "seconds": 2.5, "peak_mb": 300.0}
         write(run / stage / "MANIFEST.json", {"format": 1, "about": about, "files": {}})
-    write(
-        run / "align/report.json",
-        {
-            **{"rows": {"subword": 60, "lexicon": 40}, "new_tokens": 100},
-            "contrast": [{"step": step, "contrastive": 4.0 / step, "anchor": 2.5} for step in range(1, 8)],
-            "english_gate": {"before": 1.2, "after": 1.205, "limit": 0.02},
-        },
-    )
+    align = {"rows": {"subword": 60, "lexicon": 40}, "english_gate": {"before": 1.2, "after": 1.205, "limit": 0.02}}
+    contrast = [{"step": step, "contrastive": 4.0 / step, "anchor": 2.5} for step in range(1, 8)]
+    write(run / "align/report.json", align | {"contrast": contrast})
     models = {"base": (2.986, 1.2, 0.1), "aligned": (2.4, 1.208, 0.1), "trained": (final, 1.212, 0.5)}
     write(run / "eval/report.json", {"models": {name: scores(*figures) for name, figures in models.items()}})
     vocab = {"new_tokens": 100, "unreachable": 3, "fertility_before": 3.1, "fertility_after": 2.0}
@@ -142,8 +142,7 @@ def fill(run: Path, final: float) -> Path:
     }
     served = {"parity": {"max_logprob_difference": 2e-6, "tokens": 64}, "start_seconds": 30.5}
     write(run / "serve/result.json", served | {"ends": {"asked": 16, "stopped": 3}, "answers": [answer]})
-    recipe(run)
-    return run
+    return recipe(run)
 
 
 def recipe(run: Path, size: int = 100, init: str = "subword+lexicon", steps: int = 4, share: float = 0.25) -> Path:
@@ -155,21 +154,23 @@ def recipe(run: Path, size: int = 100, init: str = "subword+lexicon", steps: int
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[[str, float], Path]:
+def make(tmp_path: Path) -> Make:
     """Make a finished run of some name and score."""
     return lambda name, final: fill(tmp_path / name, final)
+
+
+@pytest.fixture
+def run(make: Make) -> Path:
+    """A finished run that scores 1.8."""
+    return make("run", 1.8)
 
 
 def add_controls(folder: Path, base: float = 1.75, subword: float = 1.83) -> list[Path]:
     """A base trained on the same text, which needs more tokens for it, and plain subword rows."""
     plain = recipe(fill(folder / "own-tokens", base), size=0)
-    vocab = read(plain / "vocab/report.json")
-    write(plain / "vocab/report.json", vocab | {"fertility_after": 3.1})
-    data = read(plain / "data/report.json")
-    write(plain / "data/report.json", data | {"target": data["target"] | {"bytes_per_token": 2.0}})
-    longer = [json.loads(line) for line in log(base).splitlines()]
-    longer[0]["valid"] = {"target_bpb": 2.996, "english_bpb": 1.21}
-    write(plain / "metrics.jsonl", "".join(json.dumps(e | {"tokens": e["step"] * 819}) + "\n" for e in longer))
+    put(plain / "vocab/report.json", "fertility_after", value=3.1)
+    put(plain / "data/report.json", "target", "bytes_per_token", value=2.0)
+    write(plain / "metrics.jsonl", log(base, tokens=819))
     return [plain, recipe(fill(folder / "subword", subword), init="subword")]
 
 
@@ -187,9 +188,8 @@ def add_model(run: Path, embedding: str = "model.embed_tokens.weight") -> Path:
     before = [(-1.0, -1.0, 0.3) if row is ROWS["house"] and n > 5 else row for n, row in enumerate(rows)]
     save_file({embedding: torch.tensor(before)}, run / "align/model.safetensors")
     write(export / "config.json", {"model_type": "tiny"})
-    Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, unk_token="<s>")).save(
-        str(export / "tokenizer.json")
-    )
+    tokenizer = Tokenizer(models.WordLevel({text: n for n, text in enumerate(texts)}, unk_token="<s>"))
+    tokenizer.save(str(export / "tokenizer.json"))
     write(run / "vocab/new_tokens.tsv", "id\ttext\tleft\tright\tcount\n6\t' Haus'\t1\t2\t9\n7\t' und'\t1\t2\t5\n")
     write(run / "align/rows.tsv", "id\ttext\trow\n6\t' Haus'\tlexicon\n7\t' und'\tsubword\n")
     write(run / "lexicon/clean.tsv", "# pairs\nhouse\tHaus\n")
@@ -209,10 +209,8 @@ def add_base(run: Path, folder: Path) -> Path:
 def add_evaluation(folder: Path, sentences: dict[str, float], model: Path | None, measure: str = "sentences") -> Path:
     """Results of one measure of a model folder (None: of one that is nowhere else) as `prealign eval` writes them, with
     figures by layer and one that is absent."""
-    figures: dict[str, Any] = {
-        name: {"value": value, "low": 0.4, "high": 0.5, "n": 7, "note": f"of {name}"}
-        for name, value in sentences.items()
-    }
+    interval = {"low": 0.4, "high": 0.5, "n": 7}
+    figures: dict[str, Any] = {name: {"value": x, "note": f"of {name}"} | interval for name, x in sentences.items()}
     figures |= {f"layer/{n}/mexa": {"value": n / 4, "n": 7} for n in range(3)}
     figures["anc"] = {"absent": "too few sentences"}
     made_from = {"model": "f" * 64, "tokenizer": "e" * 64}

@@ -5,14 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from prealign_cpt.report import write_report
 
-from .conftest import add_controls, add_evaluation, add_model
+from .conftest import Make, add_controls, add_evaluation, add_model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -55,7 +54,7 @@ def browse(page: Path, profile: Path) -> str:
 
 
 @pytest.fixture
-def page(make: Callable[[str, float], Path], tmp_path: Path) -> Path:
+def page(make: Make, tmp_path: Path) -> Path:
     run = add_model(make("run", 1.812))
     add_evaluation(
         run / "evaluation", {"mexa": 0.4321, "a figure with a long name / of many words": 0.5}, run / "export"

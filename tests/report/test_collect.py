@@ -1,7 +1,6 @@
 """A run's figures, read from its folders."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ from prealign_cpt.report.collect import collect
 from prealign_cpt.report.table import less
 from prealign_cpt.run.errors import DataError, MissingInputError
 
-from .conftest import add_controls, log, read, recipe, write
-
-Make = Callable[[str, float], Path]
+from .conftest import Make, add_controls, log, put, recipe, write
 
 TEST = ("test", "target_bpb")
 
@@ -24,9 +21,8 @@ def test_reads_every_model_and_stage(make: Make, tmp_path: Path) -> None:
         ("base", 2.986), ("extended, before training", 2.4), ("ours", 1.812),
         ("base, trained", 1.75), ("subword-mean rows, trained", 1.83),
     ]  # fmt: skip
-    assert [model.label for model in record.others] == [
-        "not extended: the base's own tokens, same text", "subword-mean rows, same text"
-    ]  # fmt: skip
+    labels = [model.label for model in record.others]
+    assert labels == ["not extended: the base's own tokens, same text", "subword-mean rows, same text"]
     assert len({model.style for model in (record.base, record.ours, *record.others)}) == 4
     assert record.language == "German" and record.name == "run"
     assert record.costs["vocab"]["seconds"] == 2.5
@@ -42,9 +38,8 @@ def test_a_run_that_does_not_extend_has_no_model_before_training(make: Make) -> 
 
 def test_controls_of_one_kind_keep_apart(make: Make) -> None:
     controls = [recipe(make(f"c{n}", 1.9), init="focus") for n in range(2)]
-    assert [c.name for c in collect(make("run", 1.8), controls).others] == [
-        "focus rows, trained", "focus rows, trained-2"
-    ]  # fmt: skip
+    names = [model.name for model in collect(make("run", 1.8), controls).others]
+    assert names == ["focus rows, trained", "focus rows, trained-2"]
 
 
 def test_text_read_counts_bytes_of_the_target_language(make: Make, tmp_path: Path) -> None:
@@ -53,47 +48,36 @@ def test_text_read_counts_bytes_of_the_target_language(make: Make, tmp_path: Pat
     assert record.others[0].curve[-1].text == pytest.approx(4 * 819 * 0.75 * 2.0), "more tokens for as much text"
 
 
-def test_the_last_line_of_a_repeated_step_wins(make: Make) -> None:
-    run = make("run", 1.8)
+def test_the_last_line_of_a_repeated_step_wins(run: Path) -> None:
     again = '{"step": 2, "tokens": 1024, "valid": {"target_bpb": 9.5, "english_bpb": 1.0}}\n'
     write(run / "metrics.jsonl", log(1.8) + '{"step": 3, "tok\n' + again)
     record = collect(run)
     assert [(point.step, point.target) for point in record.ours.curve][1] == (2, 9.5)
     assert len(record.ours.curve) == 3 and record.ours.broken_lines == 1
-
-
-def test_step_zero_needs_no_token_count(make: Make) -> None:
-    run = make("run", 1.8)
+    # Step 0 needs no count of tokens, any other does.
     write(run / "metrics.jsonl", '{"step": 0, "valid": {"target_bpb": 2.0}}\n{"step": 1, "valid": {"target_bpb": 1}}\n')
     assert [(point.tokens, point.target, point.english) for point in collect(run).ours.curve] == [(0, 2.0, None)]
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "null", "true", '"2"', "1" + "0" * 400])
-def test_what_is_not_a_finite_number_is_absent(make: Make, text: str) -> None:
-    run = make("run", 1.8)
-    write(
-        run / "eval/report.json", f'{{"models": {{"trained": {{"test": {{"target_bpb": {text}, "english_bpb": 1}}}}}}}}'
-    )
+def test_what_is_not_a_finite_number_is_absent(run: Path, text: str) -> None:
+    put(run / "eval/report.json", "models", "trained", "test", value={"target_bpb": "TEXT", "english_bpb": 1})
+    write(run / "eval/report.json", (run / "eval/report.json").read_text().replace('"TEXT"', text))
     target, english = (collect(run).ours.scores.number("test", f"{of}_bpb") for of in ("target", "english"))
     assert isinstance(target, Absent) and "test.target_bpb" in target.reason
     assert english == 1
 
 
-def test_a_reason_given_by_a_stage_is_kept(make: Make) -> None:
-    run = make("run", 1.8)
-    write(
-        run / "eval/report.json",
-        {"models": {"trained": {"retrieval": None, "retrieval_absent": "no held-out word is known"}}},
-    )
+def test_a_reason_given_by_a_stage_is_kept(run: Path) -> None:
+    trained = {"retrieval": None, "retrieval_absent": "no held-out word is known"}
+    write(run / "eval/report.json", {"models": {"trained": trained}})
     assert collect(run).ours.scores.number("retrieval", "p1") == Absent("no held-out word is known")
 
 
-def test_quotients_over_nothing_are_absent(make: Make) -> None:
-    run = make("run", 1.8)
+def test_quotients_over_nothing_are_absent(run: Path) -> None:
     write(run / "vocab/report.json", {"fertility_before": 0.0, "english_changed_share": 0.0, "english_lines": 0})
     record = collect(run)
-    assert isinstance(record.fertility["before"], Absent)
-    assert isinstance(record.english_changed, Absent)
+    assert isinstance(record.fertility["before"], Absent) and isinstance(record.english_changed, Absent)
     write(run / "vocab/report.json", {"english_changed_share": 0.0, "english_lines": 7})
     assert collect(run).english_changed == 0.0
 
@@ -109,26 +93,23 @@ def test_every_stage_may_be_absent(make: Make) -> None:
 
 
 def test_folders_that_are_no_runs(tmp_path: Path, make: Make) -> None:
-    with pytest.raises(MissingInputError, match="nowhere"):
-        collect(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingInputError, match="empty"):
-        collect(tmp_path / "empty")
+    for name in ("nowhere", "empty"):
+        with pytest.raises(MissingInputError, match=name):
+            collect(tmp_path / name)
     with pytest.raises(MissingInputError, match="nowhere"):
         collect(make("run", 1.8), [tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize("name", ["align/report.json", "cpt/summary.json", "vocab/MANIFEST.json", "recipe.toml"])
 @pytest.mark.parametrize("text", ["{", "[1,"])
-def test_damaged_files_are_named(make: Make, name: str, text: str) -> None:
-    run = make("run", 1.8)
+def test_damaged_files_are_named(run: Path, name: str, text: str) -> None:
     write(run / name, text)
     with pytest.raises(DataError, match=name):
         collect(run)
 
 
-def test_a_control_may_differ_only_in_what_it_controls(make: Make, tmp_path: Path) -> None:
-    run = make("run", 1.8)
+def test_a_control_may_differ_only_in_what_it_controls(run: Path, make: Make, tmp_path: Path) -> None:
     assert collect(run, add_controls(tmp_path)).cautions == ()
     control = recipe(make("control", 1.9), init="subword", steps=3, share=0.0)
     first, *others = collect(run, [control]).cautions
@@ -137,10 +118,7 @@ def test_a_control_may_differ_only_in_what_it_controls(make: Make, tmp_path: Pat
 
 
 @pytest.mark.parametrize("windows", [[], [[1.0]], [["x", 2]], 7, [[1.0, 2], [1.0]], [[None, 3]]])
-def test_windows_of_another_shape_are_absent(make: Make, windows: object) -> None:
-    run = make("run", 1.8)
-    report = read(run / "eval/report.json")
-    report["models"]["trained"]["test"]["windows"]["target"] = windows
-    write(run / "eval/report.json", report)
+def test_windows_of_another_shape_are_absent(run: Path, windows: object) -> None:
+    put(run / "eval/report.json", "models", "trained", "test", "windows", "target", value=windows)
     record = collect(run)
     assert isinstance(less(record.ours, record.base), Absent)

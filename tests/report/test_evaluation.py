@@ -1,7 +1,6 @@
 """The page on what `prealign eval` measured, shown as a run's only if it was made from the run's export."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ from prealign_cpt.report import write_report
 from prealign_cpt.report.evaluation import read_evaluation
 from prealign_cpt.run.errors import DataError, MissingInputError
 
-from .conftest import add_base, add_controls, add_evaluation, add_model, page_of, read, recipe, write
-
-Make = Callable[[str, float], Path]
+from .conftest import Make, add_base, add_controls, add_evaluation, add_model, page_of, put, read, recipe, write
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def shown(run: Path, evaluation: Path, others: tuple[Path, ...] = ()) -> str:
 def cells(page: str) -> list[str]:
     row = re.search(r'<tr><th scope="row">mexa</th>(.*?)</tr>', page)
     assert row is not None
-    return re.findall("<td>(.*?)</td>", row[1])
+    return re.findall("<td[^>]*>(.*?)</td>", row[1])
 
 
 def compare(folder: Path, first: Path | None = None, second: Path | None = None) -> Path:
@@ -89,9 +86,7 @@ def test_subjects_without_a_comparison_have_no_column_of_differences(run: Path) 
 
 def test_a_bound_just_below_zero_has_no_sign(run: Path) -> None:
     folder = add_evaluation(run / "evaluation", {"mexa": 0.0}, run / "export")
-    content = read(folder / "sentences.json")
-    content["figures"]["mexa"]["low"] = -1e-17
-    write(folder / "sentences.json", content)
+    put(folder / "sentences.json", "figures", "mexa", "low", value=-1e-17)
     assert cells(shown(run, folder))[0] == "0.000 [0.000, 0.500]"
 
 

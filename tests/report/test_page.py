@@ -3,7 +3,6 @@
 import itertools
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,14 @@ import pytest
 from prealign_cpt.report.charts import BOTTOM, COLOURS, LEFT, RIGHT, TOP, line_chart, ticks
 from prealign_cpt.report.page import MOST_POINTS
 
-from .conftest import add_controls, page_of, read, write
-
-Make = Callable[[str, float], Path]
+from .conftest import Make, add_controls, page_of, put, write
 
 
 def test_page_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     page = page_of(make("run", 1.812), add_controls(tmp_path))
     assert ("lang", "en") in page.attributes and "prefers-color-scheme" in page.text
     assert page.attributes.count(("role", "img")) == 4
-    texts = ("plain subword means on the same text (1.830): -0.018 [", "war das Wort", "1,234,567", "1 h 01 min")
+    texts = ("plain subword means on the same text (1.830): -0.018 [", "war das Wort", "1,234,567", "1:01:40")
     assert all(text in page.text for text in (*texts, "P@1 is over 40 words"))
     order = ["Held-out German: 1.812", "Test texts", "Learning curve", "Generated text", "Lexicon"]
     places = [page.text.index(text) for text in order]
@@ -43,7 +40,7 @@ def test_every_model_has_one_colour_and_the_base_its_level_in_both_curves(make: 
 
 def test_answers_stand_beside_each_other_and_say_how_they_ended(make: Make) -> None:
     page = page_of(make("run", 1.8)).source
-    cards = re.findall(r'<figure class="answer (\w+)"><figcaption>(.*?)</figcaption>\s*<div[^>]*>(.*?)</div>', page)
+    cards = re.findall(r'<figure class="answer (\w+)">\s*<figcaption>(.*?)\s*</figcaption><div[^>]*>(.*?)</div>', page)
     plain = [(style, re.sub("<[^>]*>", "", caption).strip(), text) for style, caption, text in cards]
     assert plain == [
         ("s0", "ours, greedy ended by itself", "war das Wort"),
@@ -68,20 +65,20 @@ def test_pages_of_unfinished_runs(make: Make) -> None:
 HOSTILE = "</pre></dd><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;{{ 7 * 7 }}"
 
 
-def test_hostile_text_stays_text(make: Make) -> None:
-    run = make("run", 1.8)
+def test_hostile_text_stays_text(run: Path) -> None:
     answer = {"language": HOSTILE, "prompt": HOSTILE, "greedy": {"text": HOSTILE, "finish_reason": HOSTILE}}
     write(run / "serve/result.json", {"parity": {HOSTILE: HOSTILE}, "answers": [answer, 7, {"language": "de"}]})
     write(run / "lexicon/report.json", {HOSTILE: HOSTILE})
     name = HOSTILE.replace('"', '\\"')
     write(run / "recipe.toml", f'name = "{name}"\nlanguage = "{name}"\n')
-    page = page_of(run)
+    page_of(run)
+    page = page_of(run)  # written anew
+    assert sorted(path.name for path in (run / "report").iterdir()) == ["index.html", "result.json"]
     assert page.text.count(HOSTILE) >= 5
     assert ("lang", "de") in page.attributes
 
 
-def test_parts_of_another_shape_do_not_break_the_page(make: Make) -> None:
-    run = make("run", 1.8)
+def test_parts_of_another_shape_do_not_break_the_page(run: Path) -> None:
     write(run / "serve/result.json", {"parity": [1], "answers": "text", "ends": 3})
     write(run / "data/report.json", {"target": 3, "english": {"words": 0, "switched": 0}})
     write(run / "align/report.json", {"contrast": [1, {"step": 1}, {"step": "x", "anchor": 1}], "rows": 5})
@@ -89,23 +86,13 @@ def test_parts_of_another_shape_do_not_break_the_page(make: Make) -> None:
     page_of(run)
 
 
-def test_long_logs_are_averaged(make: Make) -> None:
-    run = make("run", 1.8)
-    report = read(run / "align/report.json")
-    report["contrast"] = [{"step": step, "contrastive": 1.0, "anchor": 2.0} for step in range(1, 2501)]
-    write(run / "align/report.json", report)
+def test_long_logs_are_averaged(run: Path) -> None:
+    steps = [{"step": step, "contrastive": 1.0, "anchor": 2.0} for step in range(1, 2501)]
+    put(run / "align/report.json", "contrast", value=steps)
     page = page_of(run)
     assert "25 steps a point" in page.text
     curves = re.findall('class="line s0" d="M([^"]*)"', page.source)
     assert [one.count("L") + 1 for one in curves][-2:] == [MOST_POINTS, MOST_POINTS]
-
-
-def test_the_report_is_written_anew(make: Make) -> None:
-    run = make("run", 1.8)
-    page_of(run)
-    write(run / "recipe.toml", 'name = "again"\nlanguage = "French"\n')
-    assert "again: English to French" in page_of(run).text
-    assert sorted(path.name for path in (run / "report").iterdir()) == ["index.html", "result.json"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +105,8 @@ def test_the_report_is_written_anew(make: Make) -> None:
 def test_everything_lies_inside_the_plot(points: list[tuple[float, float]]) -> None:
     chart = line_chart("shows", ("x", "y"), [("line", points, 0)], [("base", points[0][1] * 1.5, None)])
     assert chart is not None
-    places = [place for line in chart["lines"] for place in line["places"]]
+    pairs = [pair.split() for line in chart["lines"] for pair in line["path"].split("L")]
+    places = [(float(x), float(y)) for x, y in pairs]
     assert len(places) == len(points) + 2
     assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in places)
     assert line_chart("shows", ("x", "y"), [("line", [], 0)]) is None
@@ -132,22 +120,20 @@ def test_ticks_enclose_the_values(ends: tuple[float, float]) -> None:
     assert all(a < b for a, b in itertools.pairwise(places))
 
 
-def contrast_ratio(one: str, other: str) -> float:
-    def luminance(colour: str) -> float:
-        digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
-        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
+def luminance(colour: str) -> float:
+    """Relative luminance of a colour of three or six hexadecimal digits (WCAG 2)."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    parts = [int(digits[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("scheme", [0, 1])
-def test_colours_can_be_read(make: Make, scheme: int) -> None:
-    blocks = re.findall(r":root\{([^}]*)\}", page_of(make("run", 1.8)).source)
-    colours = dict(re.findall(r"--(\w+):#(\w+)", blocks[scheme]))
-    for ink in ("text", "muted", *(f"c{n}" for n in range(COLOURS))):
-        assert contrast_ratio(colours[ink], colours["back"]) >= 4.5
-    for back in ("panel", "mark"):
-        assert contrast_ratio(colours["text"], colours[back]) >= 4.5
+def test_colours_can_be_read(run: Path) -> None:
+    light_and_dark = re.findall(r":root\{([^}]*)\}", page_of(run).source)
+    assert len(light_and_dark) == 2
+    for block in light_and_dark:
+        colours = dict(re.findall(r"--(\w+):#(\w+)", block))
+        pairs = [(ink, "back") for ink in ("text", "muted", *(f"c{n}" for n in range(COLOURS)))]
+        for ink, back in [*pairs, ("text", "panel"), ("text", "mark")]:
+            low, high = sorted(luminance(colours[name]) for name in (ink, back))
+            assert (high + 0.05) / (low + 0.05) >= 4.5

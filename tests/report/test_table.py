@@ -1,7 +1,7 @@
 """The table of a run and its controls, and what is said of differences."""
 
+import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,7 @@ from prealign_cpt.report.collect import collect
 from prealign_cpt.report.table import coverage, text_table, verdict
 from prealign_cpt.run.folder import ORDER
 
-from .conftest import add_controls, page_of, read, scores, windows, write
-
-Make = Callable[[str, float], Path]
+from .conftest import Make, add_controls, page_of, put, read, scores, windows, write
 
 TOP = {
     "labels", "models", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
@@ -67,8 +65,7 @@ def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
         assert place[key] is None and reason in place[f"{key}_absent"]
 
 
-def test_result_never_holds_nan(make: Make) -> None:
-    run = make("run", 1.8)
+def test_result_never_holds_nan(run: Path) -> None:
     write(run / "serve/result.json", '{"parity": {"max_logprob_difference": NaN, "tokens": 3}}')
     write(run / "metrics.jsonl", '{"step": 0, "tokens": 0, "valid": {"target_bpb": NaN, "english_bpb": Infinity}}\n')
     shown = page_of(run).source + write_report(run)
@@ -96,30 +93,18 @@ def test_models_and_texts_that_were_not_scored_have_one_reason(make: Make) -> No
     text = text_table(collect(run, [control]))
     assert f"- base; extended, before training: {UNSCORED}" in text.splitlines()
     assert text.count("no text of another domain was scored") == 1
-
-
-def test_a_control_with_another_training_is_pointed_out(make: Make) -> None:
-    run, control = make("run", 1.8), make("control", 1.9)
     write(control / "recipe.toml", 'language = "German"\n[train]\nlr = 3\n')
     assert "Caution: other rows, trained: its recipe also differs in" in write_report(run, [control])
-
-
-def numbers(sentence: str) -> list[float]:
-    """Difference, low, high at the end of a sentence."""
-    gap, low, high = sentence.rstrip(".]").rsplit(": ", 1)[1].replace("[", "").replace(",", "").split()
-    return [float(gap), float(low), float(high)]
 
 
 def test_every_comparison_has_its_interval(make: Make, tmp_path: Path) -> None:
     record = collect(make("run", 1.812), add_controls(tmp_path, base=1.75, subword=1.83))
     base, trained, subword, english, tokens = verdict(record)
-    assert base.startswith(
-        "Held-out German: 1.812 bits per byte, better than the base before training (2.986): -1.174 ["
-    )
+    assert base.startswith("Held-out German: 1.812 bits per byte, better than the base before training (2.986): -1.174")
     assert trained.startswith("Worse than training the base on the same text without new tokens (1.750): +0.062 [+")
     assert subword.startswith("Better than plain subword means on the same text (1.830): -0.018 [-")
     for sentence in (base, trained, subword):
-        gap, low, high = numbers(sentence)
+        gap, low, high = map(float, re.findall(r"[+-][\d.]+\d", sentence.rsplit(": ", 1)[1]))
         assert low < gap < high and high - low < 0.05, "the windows differ by 0.2 bits per byte, the models do not"
     assert english.startswith("English lost: 1.212 where the base has 1.200: +0.012 [+")
     assert tokens == "Tokens per word of German: 35% fewer, 2.00 where the base has 3.10."
@@ -144,22 +129,17 @@ def test_controls_that_were_not_given_are_named_with_the_remedy(make: Make, tmp_
 
 def test_models_scored_on_other_windows_are_not_compared(make: Make, tmp_path: Path) -> None:
     run, (base, _) = make("run", 1.8), add_controls(tmp_path)
-    report = read(base / "eval/report.json")
-    report["models"]["trained"]["test"]["windows"]["target"] = windows(1.75, 0)[1:]
-    write(base / "eval/report.json", report)
+    put(base / "eval/report.json", "models", "trained", "test", "windows", "target", value=windows(1.75, 0)[1:])
     line = verdict(collect(run, [base]))[1]
     assert "ot compared with training the base" in line and "base, trained was scored on other text" in line
 
 
-def test_verdict_without_its_figures(make: Make) -> None:
-    run = make("run", 1.8)
+def test_verdict_without_its_figures(run: Path) -> None:
     write(run / "eval/report.json", {"models": {"trained": {"test": {"english_bpb": 1.1}}}})
     assert verdict(collect(run)) == ["No verdict: eval/report.json: models.trained has no test.target_bpb."]
 
 
 @pytest.mark.parametrize(("english", "word"), [(1.15, "gained"), (1.2001, "kept, not told apart"), (1.3, "lost")])
-def test_verdict_on_english(make: Make, english: float, word: str) -> None:
-    run = make("run", 1.8)
-    report = read(run / "eval/report.json")
-    write(run / "eval/report.json", {"models": report["models"] | {"trained": scores(1.8, english, 0.5)}})
+def test_verdict_on_english(run: Path, english: float, word: str) -> None:
+    put(run / "eval/report.json", "models", "trained", value=scores(1.8, english, 0.5))
     assert any(line.startswith(f"English {word}") for line in verdict(collect(run)))
