@@ -19,7 +19,7 @@ from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, from_
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
 from prealign_cpt.evaluate.suite import MEASURES
 from prealign_cpt.evaluate.table import FORMAT, unique
-from prealign_cpt.report.charts import line_chart
+from prealign_cpt.report.charts import colour, line_chart
 from prealign_cpt.report.collect import BASE
 from prealign_cpt.report.document import reading
 from prealign_cpt.report.table import MISSING
