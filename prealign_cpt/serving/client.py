@@ -1,19 +1,9 @@
 """Ask a served model, and take only answers that can be trusted.
 
-    models(url), identify(url, folder)                   what is served; is it this folder?
-    answers(url, model, prompts, n=..., max_tokens=...)  texts, several for each prompt, and why they ended
-    complete, complete_many                              the texts alone, of one prompt or of many
-    sample_ids(url, model, ids, n=...)                   continuations as token ids
-    tokenize(url, model, text)                           the server's own token ids of a text
-    many_logprobs(url, model, sequences)                 log-probability of each id but the first
-    check_echo(url, model, ids)                          canary: are those log-probabilities where they belong?
-    embed(url, model, sequences, size=...)               [N, D] float32
-
-`base_url` is the OpenAI-compatible root, such as "http://127.0.0.1:8000/v1". Each function takes `key`, the server's
-API key; None takes PREALIGN_API_KEY from the environment. What does not arrive whole (no connection, a timeout, 5xx, a
-damaged body) is asked for again, RETRIES times; what is then missing, incomplete or not finite raises. Nothing is
-scored as zero. Scoring sends token ids, never text: for text vLLM adds special tokens by default, which shifts every
-log-probability.
+`base_url` is the OpenAI-compatible root, such as "http://127.0.0.1:8000/v1"; `key` is the server's API key, None takes
+PREALIGN_API_KEY from the environment. What does not arrive whole (no connection, a timeout, 5xx, a damaged body) is
+asked for again, RETRIES times; what is then missing, incomplete or not finite raises. Nothing is scored as zero.
+Scoring sends token ids, never text: for text vLLM adds special tokens by default, which shifts every log-probability.
 
 Raised by all:
     UnavailableError: no whole answer, or the server has no such model.
@@ -35,7 +25,7 @@ import numpy as np
 import openai
 
 from prealign_cpt.run.errors import DataError, RecipeError, UnavailableError
-from prealign_cpt.serving.folder import DIGEST_LENGTH, model_digest, pinned_digest
+from prealign_cpt.serving.folder import PINNED, model_digest, pinned_name
 from prealign_cpt.serving.key import VARIABLE
 
 Ids = Sequence[int]
@@ -70,19 +60,18 @@ def identify(base_url: str, folder: Path, *, key: str | None = None) -> tuple[st
     Raises:
         DataError: the server holds another model, or several and none with a digest.
     """
-    served = models(base_url, key=key)
-    expected = model_digest(folder)[:DIGEST_LENGTH]
-    digests = {str(model["id"]): pinned_digest(str(model["id"])) for model in served}
-    pinned = any(digests.values())
-    if pinned and expected not in digests.values():
+    names = {str(model["id"]): model for model in models(base_url, key=key)}
+    own = pinned_name("", model_digest(folder))
+    pinned = [name for name in names if PINNED.fullmatch(name)]
+    mine = [name for name in pinned or names if name.endswith(own) or not pinned]
+    if pinned and not mine:
         raise DataError(
-            f"{base_url}: serves {', '.join(sorted(digests))}, but the folder {folder} has the digest {expected}; "
+            f"{base_url}: serves {', '.join(sorted(names))}, but the folder {folder} has the digest {own[1:]}; "
             "another model stands behind this address: serve this folder, or name the one that is served"
         )
-    if not pinned and len(served) != 1:
-        raise DataError(f"{base_url}: serves {len(served)} models, parity is checked for one; serve the folder alone")
-    model = next(model for model in served if not pinned or digests[model["id"]] == expected)
-    return model["id"], pinned, int(model.get("max_model_len") or 2**31)
+    if len(mine) != 1:
+        raise DataError(f"{base_url}: serves {len(names)} models, parity is checked for one; serve the folder alone")
+    return mine[0], bool(pinned), int(names[mine[0]].get("max_model_len") or 2**31)
 
 
 def answers(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.serving.folder import Device, read_json
 from prealign_cpt.serving.key import VARIABLE
-from prealign_cpt.serving.launcher import PARENT
+from prealign_cpt.serving.launcher import GATEWAY, PARENT
 
 Task = Literal["generate", "embed"]
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -32,7 +32,7 @@ PARALLEL, PARALLEL_LENGTH, LEAST_CACHE = 8, 2048, 2**26
 sequence of full length fits in any case."""
 
 REFUSED_SETTINGS = frozenset(
-    {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PLUGINS", VARIABLE}
+    {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PLUGINS", VARIABLE, GATEWAY}
     | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_USE_RUST_FRONTEND", "VLLM_ALLOW_INSECURE_SERIALIZATION"}
 )
 """Variables that would open or close vLLM behind our back, and the key, which vLLM has no use for."""
@@ -65,16 +65,10 @@ class Options:
     """For keys and values, CPU only. None: derived from the model."""
 
     def __post_init__(self) -> None:
-        for name, known in {
-            "device": ("auto", "cpu", "cuda"),
-            "task": ("generate", "embed"),
-            "dtype": (None, *DTYPES),
-            "quantization": (None, *QUANTIZATIONS),
-            "pooling": POOLINGS,
-        }.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise RecipeError(f"{name}: {value!r} is unknown; choose {', '.join(filter(None, known))}")
+        known = {"dtype": (None, *DTYPES), "quantization": (None, *QUANTIZATIONS), "pooling": POOLINGS}
+        for name, values in known.items():
+            if (value := getattr(self, name)) not in values:
+                raise RecipeError(f"{name}: {value!r} is unknown; choose {', '.join(filter(None, values))}")
         if self.device == "auto":
             object.__setattr__(self, "device", _device())
         if min(self.tensor_parallel, self.data_parallel) < 1:
@@ -179,29 +173,16 @@ def _cache_bytes(config: dict[str, Any], length: int, bytes_per_value: int) -> i
     width = config.get("hidden_size") or config.get("n_embd") or 0
     head_dim = config.get("head_dim") or width // (config.get("num_attention_heads") or config.get("n_head") or 1)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 1
-    return int(
-        max(
-            LEAST_CACHE,
-            max(length, PARALLEL * min(length, PARALLEL_LENGTH)) * 2 * layers * heads * head_dim * bytes_per_value,
-        )
-    )
+    tokens = max(length, PARALLEL * min(length, PARALLEL_LENGTH))
+    return int(max(LEAST_CACHE, tokens * 2 * layers * heads * head_dim * bytes_per_value))
 
 
 def environment(device: Device) -> dict[str, str]:
     """This process's environment for vLLM: offline, without telemetry, without REFUSED_SETTINGS."""
     # --enforce-eager leaves some functions of vLLM to torch.compile: the first scored request would run a C++ compiler.
     eager = {"TORCHDYNAMO_DISABLE": "1"} if device == "cpu" else {}
-    return (
-        {key: value for key, value in os.environ.items() if key not in REFUSED_SETTINGS}
-        | eager
-        | {
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRANSFORMERS_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # children then pass through the launcher too
-            PARENT: str(os.getpid()),
-        }
-    )
+    kept = {key: value for key, value in os.environ.items() if key not in REFUSED_SETTINGS}
+    # Children that are spawned pass through the launcher too.
+    ours = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "TOKENIZERS_PARALLELISM": "false", PARENT: str(os.getpid())}
+    on = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS")
+    return kept | eager | ours | dict.fromkeys(on, "1")

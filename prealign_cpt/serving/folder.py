@@ -29,7 +29,7 @@ NOT_MODEL = frozenset({manifest.NAME, "parity.json"})
 """Files of such an ending that an export adds about itself; they are no part of the model's digest."""
 
 DIGEST_LENGTH = 12
-PINNED = re.compile(rf".+@([0-9a-f]{{{DIGEST_LENGTH}}})")
+PINNED = re.compile(rf".*@[0-9a-f]{{{DIGEST_LENGTH}}}")
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 HEADS = ("lm_head.weight",)
@@ -62,12 +62,6 @@ def model_digest(folder: Path) -> str:
 def pinned_name(name: str, digest: str) -> str:
     """The second name of a served model: a request that uses it is refused by every other model."""
     return f"{name}@{digest[:DIGEST_LENGTH]}"
-
-
-def pinned_digest(name: str) -> str | None:
-    """The digest in a pinned name, None if the name has none."""
-    found = PINNED.fullmatch(name)
-    return found[1] if found else None
 
 
 def _is_read(path: Path) -> bool:

@@ -94,48 +94,60 @@ class Gateway:
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
-        answer = _Answer(send, holds=route == MODELS)
+        started = False
+        held = b""
+
+        async def discreet(message: Message) -> None:
+            """Send on, but nothing of vLLM's failures, and of the models only what is MODEL_FIELDS."""
+            nonlocal started, held
+            if message["type"] == "http.response.start" and message["status"] >= 500:
+                raise RefusedError(503 if message["status"] == 503 else 502, FAILED)
+            if route == MODELS:
+                held += message.get("body", b"")
+            else:
+                started = True
+                await send(message)
+
         try:
-            await self.app({**scope, "headers": headers}, replay, answer)
+            await self.app({**scope, "headers": headers}, replay, discreet)
         except RefusedError:
             raise
         except Exception as error:
-            if answer.started:  # it cannot become an error any more: the connection is closed, and looks cut short
+            if started:  # it cannot become an error any more: the connection is closed, and looks cut short
                 raise
             logging.getLogger("uvicorn.error").exception(FAILED)
             raise RefusedError(502, FAILED) from error
         if route == MODELS:
-            data = [{name: model.get(name) for name in MODEL_FIELDS} for model in json.loads(answer.body)["data"]]
+            data = [{name: model.get(name) for name in MODEL_FIELDS} for model in json.loads(held)["data"]]
             await JSONResponse({"object": "list", "data": data})(scope, receive, send)
 
     def _knows_key(self, headers: list[tuple[bytes, bytes]]) -> bool:
         values = [value for name, value in headers if name == b"authorization"]
         scheme, _, given = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
         # Digests are of one length, so the time tells neither the key's length nor how much of it was right.
-        return hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self._expected) and (
-            scheme.lower() == b"bearer"
-        )
+        digest = hashlib.sha256(given.strip()).digest()
+        return hmac.compare_digest(digest, self._expected) and scheme.lower() == b"bearer"
 
     async def _content(self, request: Request) -> bytes:
         """The checked body, written anew."""
         raw = bytearray()
+        size = int(request.headers.get("content-length", 0))
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                if int(request.headers.get("content-length", 0)) > BODY_BYTES:
-                    raise RefusedError(413, f"the body has more than {BODY_BYTES} bytes")
-                async for chunk in request.stream():
+                chunks = request.stream()
+                while size <= BODY_BYTES and (chunk := await anext(chunks, b"")):
                     raw += chunk
-                    if len(raw) > BODY_BYTES:
-                        raise RefusedError(413, f"the body has more than {BODY_BYTES} bytes")
+                    size = max(size, len(raw))
         except TimeoutError as error:
             raise RefusedError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from error
+        if size > BODY_BYTES:
+            raise RefusedError(413, f"the body has more than {BODY_BYTES} bytes")
         try:
             body = json.loads(raw.decode())
-            content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
             check_body(body, self._num_tokens)
+            return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
             raise RefusedError(400, "the body is no JSON in UTF-8, or is nested too deeply") from error
-        return content
 
 
 def check_body(body: Any, num_tokens: int) -> None:
@@ -149,30 +161,24 @@ def check_body(body: Any, num_tokens: int) -> None:
     for name in REFUSED_FIELDS & body.keys():
         if body[name]:
             raise RefusedError(400, f"{name}: this field is not accepted here")
-    count = {}
-    for name in ("prompt", "input"):
-        value = body.get(name)
-        values = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
-        count[name] = len(values)
-        # vLLM would take "5" for 5 in a list of ids, so a list is of texts (or messages) or of integers.
-        for ids in values:
-            if isinstance(ids, list) and not all(isinstance(entry, dict) for entry in ids):
-                _check_ids(name, ids, num_tokens)
-    n = body.get("n", 1)
-    if n is not None and not (type(n) is int and n * count["prompt"] <= SEQUENCES and count["input"] <= INPUTS):
+    prompts, inputs = _rows(body.get("prompt")), _rows(body.get("input"))
+    n = 1 if body.get("n") is None else body["n"]
+    if type(n) is not int or n * len(prompts) > SEQUENCES or len(inputs) > INPUTS:
         raise RefusedError(400, f"at most {SEQUENCES} sequences (prompts times n, an integer) and {INPUTS} inputs")
-    for name in ID_FIELDS:
-        _check_ids(name, body.get(name) or [], num_tokens)
     bias = body.get("logit_bias")
-    if isinstance(bias, dict):
-        _check_ids("logit_bias", [int(key) if key.isdecimal() else key for key in bias], num_tokens)
+    bias = [int(key) if key.isdecimal() else key for key in bias] if isinstance(bias, dict) else None
+    rows = {"prompt": prompts, "input": inputs, "logit_bias": [bias]} | {name: [body.get(name)] for name in ID_FIELDS}
+    # A list is of ids, all of them integers: vLLM would take "5" for 5.
+    for name, ids in ((name, ids) for name, values in rows.items() for ids in values if isinstance(ids, list)):
+        for number in ids:
+            if not (type(number) is int and 0 <= number < num_tokens):
+                raise RefusedError(400, f"{name}: {str(number)[:20]!r} is no id from 0 to {num_tokens - 1}")
     _check_parts([body.get("messages"), body.get("input")])
 
 
-def _check_ids(name: str, ids: Any, num_tokens: int) -> None:
-    for number in ids if isinstance(ids, list) else [ids]:
-        if not (type(number) is int and 0 <= number < num_tokens):
-            raise RefusedError(400, f"{name}: {str(number)[:20]!r} is no id from 0 to {num_tokens - 1}")
+def _rows(value: Any) -> list[Any]:
+    """The texts, messages or lists of ids in a prompt or input that may be one or many."""
+    return value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
 
 
 def _check_parts(messages: Any) -> None:
@@ -184,25 +190,6 @@ def _check_parts(messages: Any) -> None:
             if not isinstance(kind, str) or kind not in TEXT_PARTS:
                 raise RefusedError(400, f"messages: a part of type {str(kind)[:40]!r} is not accepted, only text")
         _check_parts(message)
-
-
-class _Answer:
-    """An ASGI send that shows nothing of vLLM's failures, or holds the whole body back."""
-
-    def __init__(self, send: Send, holds: bool) -> None:
-        self._send = send
-        self._holds = holds
-        self.body = b""
-        self.started = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] >= 500:
-            raise RefusedError(503 if message["status"] == 503 else 502, FAILED)
-        if self._holds:
-            self.body += message.get("body", b"")
-        else:
-            self.started = True
-            await self._send(message)
 
 
 def _error(status: int, message: str) -> JSONResponse:

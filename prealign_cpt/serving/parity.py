@@ -17,7 +17,6 @@ Shapes: T tokens, V rows of the vocabulary, D width of the model.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +57,6 @@ TYPES = {"fp32": (torch.float32, torch.float64), "bf16": (torch.bfloat16, torch.
 """The type that a server computes in, and the one that counts as exact beside it."""
 
 Compute = Callable[[torch.nn.Module, list[int]], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class _Served:
-    """A served model, the folder that it should be, and how near its values must be to the folder's."""
-
-    base_url: str
-    model: str
-    """Name to ask for."""
-    key: str | None
-    folder: Path
-    dtype: str
-    tolerance: float
-
-    @property
-    def target(self) -> dict[str, Any]:
-        """What every function of the client wants."""
-        return {"base_url": self.base_url, "model": self.model, "key": self.key}
 
 
 def check_parity(
@@ -130,22 +111,28 @@ def run_checks(
     yield "round trip", {"texts": len(texts)}
 
     model, pinned, length = client.identify(base_url, folder, key=key)
-    served = _Served(base_url, model, key, folder, dtype, tolerance)
+    served: dict[str, Any] = {"base_url": base_url, "model": model, "key": key}
     yield "identity", {"model": model, "pinned": pinned}
 
     if task == "generate":
         # The server wants room for one more token, and the canary for its own.
-        beginnings = [_cut(tokenizer, text, length - 2) for text in texts]
-        beginnings = [text for text in beginnings if text]
-        for text in beginnings:
-            _check_tokenization(served, tokenizer, text)
+        beginnings = [beginning for text in texts if (beginning := _cut(tokenizer, text, length - 2))]
+        _check_tokens(served, tokenizer, beginnings, [])
         yield "tokenization", {"text_tokens": sum(len(_encode(tokenizer, text)) for text in beginnings)}
 
-        yield "start token", {"adds_start_token": _check_start(served, tokenizer, start, beginnings)}
+        added = tokenizer.encode("")
+        if added not in ([], [start]):
+            raise DataError(
+                f"{folder}: the tokenizer puts {tokenizer.convert_ids_to_tokens(added)} around a text, the start token "
+                f"is {tokenizer.convert_ids_to_tokens(start)!r}; correct post_processor in tokenizer.json, or give the "
+                "start token that it was trained with"
+            )
+        _check_tokens(served, tokenizer, beginnings, added, special=True)
+        yield "start token", {"adds_start_token": bool(added)}
 
         canary = [start, *(encoded[0] if encoded else range(num_tokens - 8, num_tokens))]
         canary = canary[: length - client.CANARY_LENGTH - 1]
-        yield "echo", {"echo_difference": client.check_echo(ids=canary, **served.target)}
+        yield "echo", {"echo_difference": client.check_echo(ids=canary, **served)}
 
     synthetic = [
         list(range(max(0, num_tokens - NUM_SYNTHETIC), num_tokens)),
@@ -155,14 +142,14 @@ def run_checks(
     sequences = [[start, *ids][: length - 1] for ids in [*encoded, *synthetic]]
     if task == "embed":
         # All in one request: answers that are not in the order of the inputs are far from the folder's vectors.
-        vectors_ND = client.embed(sequences=sequences, batch=len(sequences), **served.target)
+        vectors_ND = client.embed(sequences=sequences, batch=len(sequences), **served)
         values = [torch.from_numpy(vector).double() for vector in vectors_ND]
-        difference, figures = _compare(served, "embeddings", names, sequences, values, mean_vector)
+        difference, figures = _compare(folder, sequences, values, mean_vector, dtype, tolerance, names, base_url)
         yield "embeddings", {"vectors": len(values), "max_embedding_difference": difference, **figures}
         return
-    scores = [client.token_logprobs(ids=ids, **served.target) for ids in sequences]
+    scores = [client.token_logprobs(ids=ids, **served) for ids in sequences]
     values = [torch.tensor(score, dtype=torch.float64) for score in scores]
-    difference, figures = _compare(served, "log-probabilities", names, sequences, values, logprobs)
+    difference, figures = _compare(folder, sequences, values, logprobs, dtype, tolerance, names, base_url)
     yield "log-probabilities", {"tokens": sum(map(len, values)), "max_logprob_difference": difference, **figures}
 
     yield "sampling", _check_samples(served, tokenizer, start, length - 1)
@@ -200,41 +187,28 @@ def _cut(tokenizer: Any, text: str, length: int) -> str:
     return text
 
 
-def _check_tokenization(served: _Served, tokenizer: Any, text: str) -> None:
-    if client.tokenize(text=text, **served.target) != _encode(tokenizer, text):
-        raise DataError(
-            f"{served.base_url}: the server makes other ids than the folder's tokenizer of {_short(text)}; it holds "
-            "another tokenizer: serve this folder, and check tokenizer_class in its tokenizer_config.json"
-        )
-
-
-def _check_start(served: _Served, tokenizer: Any, start: int, texts: list[str]) -> bool:
-    """Check what clients get that send text and say nothing about special tokens; tell if it has the start token."""
-    added = tokenizer.encode("")
-    if added not in ([], [start]):
-        raise DataError(
-            f"{served.folder}: the tokenizer puts {tokenizer.convert_ids_to_tokens(added)} around a text, the start "
-            f"token is {tokenizer.convert_ids_to_tokens(start)!r}; correct post_processor in tokenizer.json, or give "
-            "the start token that it was trained with"
-        )
+def _check_tokens(
+    served: dict[str, Any], tokenizer: Any, texts: list[str], added: list[int], special: bool = False
+) -> None:
+    """The server's ids of each text are the folder's; with `special` for clients that say nothing about special tokens,
+    which get `added` before a text."""
     for text in texts:
-        if client.tokenize(text=text, special=True, **served.target) != [*added, *_encode(tokenizer, text)]:
+        if client.tokenize(text=text, special=special, **served) != [*added, *_encode(tokenizer, text)]:
+            what, where = ("special tokens", "post_processor in its tokenizer.json") if special else ("ids", "")
+            where = where or "tokenizer_class in its tokenizer_config.json"
             raise DataError(
-                f"{served.base_url}: the server puts other special tokens around {_short(text)} than the folder's "
-                "tokenizer; serve this folder, and check post_processor in its tokenizer.json"
+                f"{served['base_url']}: the server makes other {what} than the folder's tokenizer of {_short(text)}; "
+                f"it holds another tokenizer: serve this folder, and check {where}"
             )
-    return bool(added)
 
 
-def _check_samples(served: _Served, tokenizer: Any, start: int, longest: int) -> dict[str, Any]:
+def _check_samples(served: dict[str, Any], tokenizer: Any, start: int, longest: int) -> dict[str, Any]:
     known = set(tokenizer.get_vocab().values())
     length = min(SAMPLE_LENGTH, longest)
-    samples = client.sample_ids(
-        ids=[start], n=NUM_SAMPLES, max_tokens=length, temperature=client.HOT, seed=0, **served.target
-    )
+    samples = client.sample_ids(ids=[start], n=NUM_SAMPLES, max_tokens=length, temperature=client.HOT, seed=0, **served)
     for number in {number for ids in samples for number in ids} - known:
         raise DataError(
-            f"{served.base_url}: id {number} was sampled, which is none of the tokenizer's {len(known)}; the served "
+            f"{served['base_url']}: id {number} was sampled, which is none of the tokenizer's {len(known)}; the served "
             "model has rows without a token: export exactly one row for each token"
         )
     return {"sampled": sum(map(len, samples))}
@@ -260,12 +234,14 @@ def mean_vector(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 
 def _compare(
-    served: _Served,
-    what: str,
-    names: list[str],
+    folder: Path,
     sequences: list[list[int]],
     values: list[torch.Tensor],
     compute: Compute,
+    dtype: str,
+    tolerance: float,
+    names: list[str],
+    base_url: str,
 ) -> tuple[float, dict[str, float]]:
     """Compare what a server gave for `sequences` with what `compute` gives for the folder's model.
 
@@ -276,6 +252,7 @@ def _compare(
 
     Args:
         values: one float64 tensor for each sequence, of the shape that `compute` gives.
+        names, base_url: of the sequences and the server, for the message.
 
     Returns:
         The largest difference to transformers in the server's type. And as figures: `rounding`, the largest difference
@@ -287,28 +264,29 @@ def _compare(
     """
     from transformers import AutoModelForCausalLM
 
-    low, high = TYPES[served.dtype]
-    model = AutoModelForCausalLM.from_pretrained(served.folder, local_files_only=True, dtype=low).eval()
+    low, high = TYPES[dtype]
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=low).eval()
     exact = [compute(model, ids) for ids in sequences]
     difference, mean = _distance(values, exact)
-    excess, rounding, bound, mean_bound = difference, 0.0, served.tolerance, served.tolerance
-    if difference > served.tolerance:
+    excess, rounding, bound, mean_bound = difference, 0.0, tolerance, tolerance
+    if difference > tolerance:
         local, exact = exact, [compute(model.to(high), ids) for ids in sequences]
         rounding, mean_rounding = _distance(local, exact)
-        bound = max(bound, ROUNDING_FACTOR[served.dtype] * rounding)
+        bound = max(bound, ROUNDING_FACTOR[dtype] * rounding)
         mean_bound = max(mean_bound, MEAN_FACTOR * mean_rounding)
         excess, mean = _distance(values, exact)
     if excess <= bound and mean <= mean_bound:
         figures = {"rounding": rounding, "excess": excess, "bound": bound, "mean": mean, "mean_bound": mean_bound}
         return difference, figures
+    what = "embeddings" if compute is mean_vector else "log-probabilities"
     number = max(range(len(values)), key=lambda n: _distance(values[n : n + 1], exact[n : n + 1]))
     place = int(_gap(values[number], exact[number]).argmax())
     raise DataError(
-        f"{served.base_url}: {what} differ by {difference:.3g} (tolerance {served.tolerance:g}, rounding of "
-        f"{served.dtype} {rounding:.3g}) and on average by {mean:.3g} ({mean_bound:.3g} allowed), most in value "
-        f"{place + 1} of {names[number]}: {values[number][place]:.6f} served, {exact[number][place]:.6f} from the "
-        f"folder; the server holds other weights, pools otherwise, or computes in another type than {served.dtype}: "
-        "serve this folder, give --dtype as it is served, or a tolerance"
+        f"{base_url}: {what} differ by {difference:.3g} (tolerance {tolerance:g}, rounding of {dtype} {rounding:.3g}) "
+        f"and on average by {mean:.3g} ({mean_bound:.3g} allowed), most in value {place + 1} of {names[number]}: "
+        f"{values[number][place]:.6f} served, {exact[number][place]:.6f} from the folder; the server holds other "
+        f"weights, pools otherwise, or computes in another type than {dtype}: serve this folder, give --dtype as it is "
+        "served, or a tolerance"
     )
 
 

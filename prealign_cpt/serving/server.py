@@ -13,6 +13,7 @@ kernel ends the group (Linux).
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import shlex
@@ -24,12 +25,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import IO, Any, Literal
 
-from prealign_cpt.run import manifest
+from prealign_cpt.run import manifest, signals
 from prealign_cpt.run.errors import RecipeError, UnavailableError
 from prealign_cpt.serving.client import is_loopback
 from prealign_cpt.serving.command import Options, Task, check_plugin, command, environment
@@ -132,20 +132,18 @@ class Server:
         self.num_tokens = check_servable(self.folder, self.options.device)["num_tokens"]
         self.pinned = pinned_name(self.model, model_digest(self.folder))
         self.port = claim_port(self.host, self.port)
-        names, gateway = [self.model, self.pinned], self.key is not None
-        words = command(self.folder, self.options, names, port=self.port, host=self.host, gateway=gateway)
+        address: dict[str, Any] = {"host": self.host, "port": self.port, "gateway": self.key is not None}
+        words = command(self.folder, self.options, [self.model, self.pinned], **address)
         words += ["--shutdown-timeout", str(self.drain)]
-        print(shlex.join(words), file=sys.stderr, flush=True)
+        settings = environment(self.options.device)
+        if self.key is not None:
+            digest = hashlib.sha256(self.key.encode()).hexdigest()
+            settings[GATEWAY] = json.dumps({"key_sha256": digest, "num_tokens": self.num_tokens})
+        _say(shlex.join(words))
         try:
             with self._open_log() as file:
-                self.process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    env=environment(self.options.device) | self._settings(),
-                    start_new_session=True,
-                )
+                streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+                self.process = subprocess.Popen(words, env=settings, start_new_session=True, **streams)
             self._wait_until_ready()
             self._check_identity()
             self._ready = True
@@ -158,12 +156,6 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def _settings(self) -> dict[str, str]:
-        if self.key is None:
-            return {}
-        digest = hashlib.sha256(self.key.encode()).hexdigest()
-        return {GATEWAY: json.dumps({"key_sha256": digest, "num_tokens": self.num_tokens})}
 
     def _open_log(self) -> IO[bytes]:
         if self.log is None:
@@ -197,19 +189,15 @@ class Server:
                 )
             if self.start_seconds - shown >= PROGRESS_EVERY:
                 shown = self.start_seconds
-                last = self._tail(1).strip()
-                print(
-                    f"vLLM starts: {shown:.0f} s of at most {self.start_limit:.0f} s (log: {self.log}): {last[:120]}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                last = self._tail(1).strip()[:120]
+                _say(f"vLLM starts: {shown:.0f} s of at most {self.start_limit:.0f} s (log: {self.log}): {last}")
             time.sleep(0.5)
         self.start_seconds = time.monotonic() - start
 
     def _healthy(self) -> bool:
         try:
             return self._get("health")[0] == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def _get(self, path: str, key: str | None = None) -> tuple[int, bytes]:
@@ -230,18 +218,14 @@ class Server:
             models = json.loads(self._get("v1/models", self.key)[1])["data"]
             names = {model["id"] for model in models}
             self.max_model_len = int(models[0].get("max_model_len") or 0)
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, IndexError):
             names = set()
         if names != {self.model, self.pinned}:
             raise UnavailableError(f"port {self.port}: another server answers there; choose another port")
         if self.key is not None and self._get("v1/models")[0] != 401:
             raise UnavailableError("vLLM answers without the key, so it is stopped; install vLLM 0.32")
-        known = " with the key" if self.key else ""
-        print(
-            f"{self.model} ({self.options.task}) answers{known} at {self.base_url} after {self.start_seconds:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        key, seconds = " with the key" if self.key else "", self.start_seconds
+        _say(f"{self.model} ({self.options.task}) answers{key} at {self.base_url} after {seconds:.0f} s")
 
     def stop(self) -> None:
         """End vLLM and everything it started; does nothing if none runs."""
@@ -267,6 +251,10 @@ class Server:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2**14))
             lines = file.read().decode(errors="replace").splitlines()
         return "\n".join(f"  {line[:300]}" for line in lines[-num_lines:])
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def claim_port(host: str, port: int) -> int:
@@ -298,7 +286,7 @@ def serve(
     log: Path | None = None,
     **arguments: Any,
 ) -> int:
-    """Serve `folder` until SIGTERM or SIGINT. Call it from the main thread.
+    """Serve `folder` until a signal (run/signals.py), a second of which ends all at once.
 
     Args:
         task: both: two servers, embeddings at the next port.
@@ -318,7 +306,7 @@ def serve(
     if len(tasks) == 2 and arguments.get("memory_share") is None:
         arguments["memory_share"] = 0.45  # of each GPU, which both use
     try:
-        with _stop_on_signals(), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             servers = []
             for number, each in enumerate(tasks):
                 file = log.with_name(log.name + ".embed") if log and number else log
@@ -328,29 +316,6 @@ def serve(
                 for server in servers:
                     server.check_alive()
                 time.sleep(0.5)
-    except _StopRequest:
-        print("stopped", file=sys.stderr, flush=True)
+    except signals.StoppedError:
+        _say("stopped")
         return 0
-
-
-class _StopRequest(BaseException):
-    """SIGTERM or SIGINT arrived."""
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Raise _StopRequest at the first SIGTERM or SIGINT. Later ones are ignored: stopping takes a bounded time."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _StopRequest
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

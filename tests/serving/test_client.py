@@ -1,16 +1,14 @@
 """What the client takes of a good server, real or fake, and what it refuses of a bad one."""
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from openai.types import CompletionChoice
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from prealign_cpt.cli import main
 from prealign_cpt.run.errors import DataError, PrealignError, UnavailableError
@@ -70,16 +68,6 @@ def test_what_does_not_arrive_is_asked_for_again(fault: str, ask: Any) -> None:
         assert len(server.requests) == client.RETRIES + 1, "attempts are bounded"
 
 
-def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(client, "PAUSE", 0.5)
-    monkeypatch.setattr(client, "RETRIES", 6)
-    monkeypatch.setattr(time, "sleep", lambda seconds: pauses.append(seconds))
-    with pytest.raises(UnavailableError):
-        client.models(f"http://127.0.0.1:{free_port()}/v1")
-    assert pauses == [0.5, 1, 2, 4, 8, 8]
-
-
 def test_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TIMEOUT", 0.2)
     with Faulty("slow", seconds=1.0, times=1) as server:
@@ -87,14 +75,6 @@ def test_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRIES", 1)
     with Faulty("slow", seconds=1.0) as server, pytest.raises(UnavailableError, match=r"after 2 attempts: .*timed out"):
         score_ids(server.base_url)
-
-
-def test_dies_midway() -> None:
-    with Faulty("dies", after=2) as server:
-        first = [client.token_logprobs(server.base_url, "tiny", ids) for ids in (IDS, IDS[:2])]
-        with pytest.raises(UnavailableError, match="no usable answer"):
-            score_ids(server.base_url)
-    assert [len(values) for values in first] == [3, 1], "what was scored before is there"
 
 
 @pytest.mark.parametrize(
@@ -118,11 +98,6 @@ def test_what_is_wrong_is_refused_at_once(fault: str, ask: Any, message: str) ->
 @pytest.mark.parametrize("size", [4, 16])
 def test_vectors_of_another_size(size: int) -> None:
     with Faulty(size=size) as server, pytest.raises(DataError, match=rf"embedding 0 is \({size},\), \(8,\)"):
-        embed(server.base_url)
-
-
-def test_zero_vectors() -> None:
-    with Faulty(vector=lambda ids, size: [0.0] * size) as server, pytest.raises(DataError, match="zero or not finite"):
         embed(server.base_url)
 
 
@@ -246,11 +221,6 @@ def test_no_proxy_is_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None
         assert score_ids(server.base_url)
 
 
-def test_no_ids() -> None:
-    with pytest.raises(ValueError, match="no ids"):
-        client.token_logprobs("http://127.0.0.1:1/v1", "m", [])
-
-
 @pytest.mark.slow
 def test_completion(server: Server) -> None:
     text = client.complete(server.base_url, server.model, "Der Hund", max_tokens=8)
@@ -264,23 +234,6 @@ def test_sampling_is_seeded(server: Server) -> None:
     samples = client.sample_ids(server.base_url, server.model, [0], **arguments)
     assert [len(ids) for ids in samples] == [12, 12]
     assert samples == client.sample_ids(server.base_url, server.model, [0], **arguments)
-
-
-@pytest.mark.slow
-def test_logprobs_equal_transformers(server: Server, folder: Path) -> None:
-    ids = [0, *range(402, 300, -1)]
-    served = client.token_logprobs(server.base_url, server.model, ids)
-    row = torch.tensor([ids])
-    with torch.inference_mode():
-        logits = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(row).logits
-    local = logits[:, :-1].log_softmax(-1).gather(-1, row[:, 1:, None]).flatten()
-    assert len(served) == len(ids) - 1
-    torch.testing.assert_close(torch.tensor(served), local, atol=1e-5, rtol=0)
-
-
-@pytest.mark.slow
-def test_single_id_has_no_logprob(server: Server) -> None:
-    assert client.token_logprobs(server.base_url, server.model, [7]) == []
 
 
 @pytest.mark.slow
