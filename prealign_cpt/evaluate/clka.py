@@ -9,7 +9,7 @@ answered from text that happens to say the same in that language; they must have
     log p(candidate | prompt) - log p(candidate | neutral prompt)
 
 which takes out what the model thinks of a candidate without knowing who is asked about (pointwise mutual information).
-Shapes: B rows, T tokens, N learned positions, D hidden size, V vocabulary.
+Shapes: B rows, T tokens, D hidden size, V vocabulary.
 """
 
 import math
@@ -25,7 +25,6 @@ from prealign_cpt.evaluate.data import QUESTION_LANGUAGES, EvaluationData, Quest
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
 from prealign_cpt.evaluate.statistics import mean_of, share
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.model.loss import CHUNK
 from prealign_cpt.model.vectors import chunks, encode_words
 
 LEAK = 0.01
@@ -157,24 +156,10 @@ def _log_probabilities(
         hidden_BTD = model.base_model(
             input_ids=inputs_BT.to(device), position_ids=positions_BT.to(device), use_cache=False
         ).last_hidden_state
-        # Each position is needed for many candidates, but its logits only once.
-        places = sorted({(b, position) for b, r in enumerate(group) for position, *_ in wanted[r]})
-        at_place = {place: n for n, place in enumerate(places)}
-        b_N, t_N = (torch.tensor(column) for column in zip(*places, strict=True))
-        hidden_ND = hidden_BTD[b_N.to(device), t_N.to(device)]
-        asked = [
-            (at_place[b, position], token, p, c) for b, r in enumerate(group) for position, token, p, c in wanted[r]
-        ]
-        asked.sort()
-        done = 0
-        for first in range(0, len(places), CHUNK):
-            log_NV = (hidden_ND[first : first + CHUNK] @ head_VD.T).float().log_softmax(dim=-1)
-            end = done
-            while end < len(asked) and asked[end][0] < first + CHUNK:
-                end += 1
-            n_A, token_A = (torch.tensor([a[column] for a in asked[done:end]]) for column in (0, 1))
-            values = log_NV[(n_A - first).to(device), token_A.to(device)].cpu()
-            for (_, _, p, c), value in zip(asked[done:end], values, strict=True):
-                found[p][c] += value
-            done = end
+        for b, r in enumerate(group):
+            # Only the positions behind the prompt are asked, each of them for many candidates.
+            first = wanted[r][0][0]
+            log_TV = (hidden_BTD[b, first : len(rows[r]) + 1] @ head_VD.T).float().log_softmax(dim=-1).cpu()
+            for position, token, p, c in wanted[r]:
+                found[p][c] += log_TV[position - first, token]
     return found

@@ -1,17 +1,14 @@
 """What a measure gives: figures with 95 % intervals, or the reason why there is none; and their files.
 
-    Figure(value, low, high, n)  <-->  OUT/MEASURE.json  {"value": ..., "low": ..., ...}  and OUT/MEASURE.npz, the items
-    Absent(reason)               <-->                    {"absent": ...}
+    Figure(value, low, high, n, items)  <-->  OUT/MEASURE.json  {"value": ..., "low": ..., "items": ...}
+    Absent(reason)                      <-->                    {"absent": ...}
 
 A figure made from items keeps them, so that two models can be compared item by item (statistics.py).
 """
 
-import hashlib
-import io
 import json
 import math
-import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prealign_cpt.run.errors import DataError, NumericError
-from prealign_cpt.run.manifest import atomic_write, storage_error
+from prealign_cpt.run.manifest import atomic_write
 
 Array = NDArray[np.float64]
 
@@ -91,18 +88,22 @@ class Outcome:
     """Whether it was there from before."""
 
 
-def to_json(result: Result) -> dict[str, dict[str, Any]]:
+def to_json(result: Result, with_items: bool = False) -> dict[str, dict[str, Any]]:
     """A result as JSON; what is not known is left out."""
-    return {
-        name: {"absent": figure.reason}
-        if isinstance(figure, Absent)
-        else {key: value for key in _KINDS if (value := getattr(figure, key)) is not None and value != ""}
-        for name, figure in result.items()
-    }
+    content: dict[str, dict[str, Any]] = {}
+    for name, figure in result.items():
+        if isinstance(figure, Absent):
+            content[name] = {"absent": figure.reason}
+            continue
+        content[name] = {key: value for key in _KINDS if (value := getattr(figure, key)) is not None and value != ""}
+        if with_items and figure.items is not None:
+            parts = {key: getattr(figure.items, key) for key in ("values", "weights", "groups")}
+            content[name]["items"] = {key: part.tolist() for key, part in parts.items() if part is not None}
+    return content
 
 
 def from_json(content: Any, where: str) -> Result:
-    """The inverse of `to_json`, without the items.
+    """The inverse of `to_json`.
 
     Raises:
         DataError: `content` is not what `to_json` writes; `where` and the figure are named.
@@ -118,43 +119,25 @@ def read_outcome(out: Path, name: str, made_from: dict[str, Any] | None = None) 
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         if content["format"] != FORMAT or (made_from is not None and content["made_from"] != made_from):
             return None
-        result = from_json(content["figures"], str(out / f"{name}.json"))
         status, seconds = content["status"], float(content["seconds"])
         if status not in ("done", "absent", "failed"):
             return None
-        if content["items_sha256"]:
-            data = (out / f"{name}.npz").read_bytes()
-            if hashlib.sha256(data).hexdigest() != content["items_sha256"]:
-                return None
-            result = _with_items(result, data)
+        return Outcome(status, from_json(content["figures"], str(out / f"{name}.json")), seconds, kept=True)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
-    return Outcome(status, result, seconds, kept=True)
 
 
 def write_outcome(out: Path, name: str, outcome: Outcome, made_from: dict[str, Any]) -> None:
-    """Items first, then the file that names their hash: whatever is cut short is found out and done again."""
-    arrays: dict[str, Any] = {}
-    for figure, entry in outcome.result.items():
-        if isinstance(entry, Figure) and entry.items is not None:
-            parts = {key: getattr(entry.items, key) for key in ("values", "weights", "groups")}
-            arrays |= {f"{figure}|{key}": part for key, part in parts.items() if part is not None}
-    data = b""
-    if arrays:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        data = buffer.getvalue()
-        _write_bytes(out / f"{name}.npz", data)
+    """The whole file or nothing."""
     content = {
         "format": FORMAT,
         "measure": name,
         "status": outcome.status,
-        "figures": to_json(outcome.result),
-        "items_sha256": hashlib.sha256(data).hexdigest() if data else "",
+        "figures": to_json(outcome.result, with_items=True),
         "made_from": made_from,
         "seconds": outcome.seconds,
     }
-    atomic_write(out / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write(out / f"{name}.json", json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 _KINDS: dict[str, Any] = {
@@ -165,39 +148,13 @@ _KINDS: dict[str, Any] = {
 def _figure(entry: Any, where: str) -> Figure | Absent:
     if isinstance(entry, dict) and set(entry) == {"absent"} and isinstance(entry["absent"], str):
         return Absent(entry["absent"])
-    if (
-        not isinstance(entry, dict)
-        or "value" not in entry
-        or not set(entry) <= set(_KINDS)
-        or not all(isinstance(value, _KINDS[key]) and not isinstance(value, bool) for key, value in entry.items())
-        or not all(math.isfinite(value) for value in entry.values() if isinstance(value, float))
-    ):
-        raise DataError(f"{where}: not a figure; remove the file and evaluate again")
-    return Figure(**entry)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
-
-
-def _with_items(result: Result, data: bytes) -> Result:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return {
-            name: replace(
-                figure,
-                items=Items(
-                    arrays[f"{name}|values"],
-                    arrays[f"{name}|weights"],
-                    arrays[f"{name}|groups"] if f"{name}|groups" in arrays.files else None,
-                ),
-            )
-            if isinstance(figure, Figure) and f"{name}|values" in arrays.files
-            else figure
-            for name, figure in result.items()
-        }
+        items = entry.get("items")
+        plain = {key: value for key, value in entry.items() if key != "items"}
+        if any(isinstance(value, bool) or not isinstance(value, _KINDS[key]) for key, value in plain.items()):
+            raise TypeError("a value of another type")
+        groups = np.array(items["groups"]) if items and "groups" in items else None
+        arrays = Items(np.array(items["values"]), np.array(items["weights"]), groups) if items else None
+        return Figure(**plain, items=arrays)
+    except (AttributeError, KeyError, TypeError, NumericError) as error:
+        raise DataError(f"{where}: not a figure; remove the file and evaluate again") from error

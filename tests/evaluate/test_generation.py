@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("py3langid")
 pytest.importorskip("sacrebleu")
 
+from sacrebleu.metrics import CHRF
+
 from prealign_cpt.evaluate import generation
 from prealign_cpt.evaluate.confusion import main_script, script_of
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Absent, Figure
-from prealign_cpt.evaluate.generation import beginnings, measure, mixed_output
+from prealign_cpt.evaluate.generation import SHOTS, beginnings, chrf, examples, measure, mixed_output, prompt
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError
 from tests.conftest import ENGLISH, TARGET
@@ -57,7 +60,6 @@ def test_figures_of_known_answers(base_folder: Path, data: EvaluationData, monke
     assert "2 of 4 could be judged; identifier wrong on 0 of" in lpr.note
     assert found["lpr/english"].value == 0.0, "English prompts that are answered in German"
     assert found["coverage/english"].value == 0.5
-    assert found["wpr/target"] == Absent("both languages are written in one script")
     assert found["lid_error/target"].value == found["lid_error/english"].value == 0.0
     assert into[0].startswith("English: ") and into[0].endswith("\nGerman:") and into[0].count("English: ") == 5
     assert out_of[0].startswith("German: ") and out_of[0].endswith("\nEnglish:")
@@ -71,7 +73,7 @@ def test_what_is_absent_says_why(
 ):
     monkeypatch.setattr(generation, "write", Scripted())
     found = measure(Subject(base_folder), EvaluationData())
-    assert set(found) == {f"{kind}/{side}" for kind in ("lpr", "coverage", "wpr") for side in ("target", "english")} | {
+    assert set(found) == {f"{kind}/{side}" for kind in ("lpr", "coverage") for side in ("target", "english")} | {
         f"{kind}/{way}" for kind in ("chrf", "chrf_copy") for way in ("english_to_target", "target_to_english")
     }
     assert all(isinstance(one, Absent) and "no local data" in one.reason for one in found.values())
@@ -124,3 +126,47 @@ def test_letters_of_the_other_script(base_folder: Path, tmp_path: Path, monkeypa
     assert "no held-out target text has 16 tokens" in found("short", "english")["mixed/target"].reason
     with pytest.raises(NoDataError, match="mixed_prompts"):
         mixed_output(Subject(base_folder), EvaluationData())
+
+
+HYPOTHESES = ["the cat sat on mat", "a dog ran home", "nothing", ""]
+REFERENCES = ["the cat sat on the mat", "the dog ran home quickly", "they all went away", "he slept"]
+
+
+def test_chrf_says_how_it_was_computed():
+    found = chrf(HYPOTHESES, REFERENCES, "greedy")
+    assert found.value == CHRF(word_order=2).corpus_score(HYPOTHESES, [REFERENCES]).score and found.n == 4
+    assert found.note.startswith("greedy; ") and "chrF++ nrefs:1|" in found.note
+    assert "nw:2" in found.note and "version:" in found.note
+    assert chrf(REFERENCES, REFERENCES).value == pytest.approx(100)
+
+
+def test_the_interval_is_that_of_resampled_sentences():
+    """Percentiles of 200 draws are known to about a tenth of their distance."""
+    hypotheses, references = HYPOTHESES[:3] * 4, REFERENCES[:3] * 4
+    found = chrf(hypotheses, references)
+    drawn = [
+        CHRF(word_order=2).corpus_score([hypotheses[i] for i in rows], [[references[i] for i in rows]]).score
+        for rows in np.random.default_rng(0).integers(12, size=(200, 12))
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.high - found.low == pytest.approx(high - low, rel=0.25)
+    assert found.low < found.value < found.high and found.low == pytest.approx(low, abs=0.25 * (high - low))
+    assert "bs:1000|seed:12345" in found.note and found == chrf(hypotheses, references)
+
+
+def test_no_interval_is_made_up():
+    nothing = chrf([""] * 4, REFERENCES)
+    assert nothing.value == 0.0 and nothing.low is None
+    nearly = chrf([HYPOTHESES[0], "", "", ""], REFERENCES)  # a third of the draws have no match
+    assert nearly.value > 0 and nearly.low is nearly.high is None
+    assert nearly.note.startswith("no interval, since nothing matches in some draws; chrF++ nrefs:1|case")
+    assert "bs:" not in nearly.note
+
+
+def test_examples_are_never_scored():
+    pairs = [(f"sentence {i} " + "x" * (50 - i), f"Satz {i}") for i in range(24)]
+    shots, asked = examples(pairs)
+    assert len(shots) == SHOTS and len(asked) == 20 and not set(shots) & set(asked)
+    assert shots == pairs[20:], "the shortest of the last quarter"
+    assert prompt(shots[:1], "the sea", ("English", "German")).endswith("\n\nEnglish: the sea\nGerman:")
+    assert prompt([("a", "b")], "c", ("X", "Y")) == "X: a\nY: b\n\nX: c\nY:"
