@@ -10,13 +10,12 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-from prealign_cpt.evaluate.generation.generate import write
-from prealign_cpt.evaluate.harness import lm_harness
 from transformers import AutoTokenizer
 
+from prealign_cpt.evaluate import lm_harness
 from prealign_cpt.evaluate.data import EvaluationData
 from prealign_cpt.evaluate.sentences import embed_served
-from prealign_cpt.evaluate.served import check_served
+from prealign_cpt.evaluate.served import check_served, write
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client
