@@ -54,6 +54,8 @@ def test_one_subject_has_intervals_base_and_change(run: Path) -> None:
     assert cells(page) == ["0.300 [0.400, 0.500]", "0.450 [0.400, 0.500]", "+0.450* [0.400, 0.500]", "7", "of mexa"]
     assert "sentences: anc: too few sentences" in page
     assert "not measured: tokenizer" in page and 'class="caution"' not in page
+    put(run / "evaluation/sentences.json", "figures", "mexa", "low", value=-1e-17)
+    assert cells(shown(run, run / "evaluation"))[1] == "0.450 [0.000, 0.500]", "a bound just below zero has no sign"
 
 
 def test_main_figures_are_bars_with_whiskers_and_layers_a_line_in_the_models_own_colour(run: Path) -> None:
@@ -75,19 +77,9 @@ def test_several_subjects_have_paired_differences_by_the_runs_names(run: Path, m
     page = shown(run, compare(run / "e", run / "export", other / "export"), (other,))
     assert cells(page) == ["0.450 [0.400, 0.500]", "0.600 [0.400, 0.500]", "+0.150* [0.100, 0.200]", "7", "of mexa"]
     assert "other less mine" in page and "second (" not in page and ">second<" not in page
-
-
-def test_subjects_without_a_comparison_have_no_column_of_differences(run: Path) -> None:
-    folder = compare(run / "e", run / "export")
-    (folder / "comparison.json").unlink()
-    page = shown(run, folder)
-    assert "second (another model)" in page and " less ours" not in page
-
-
-def test_a_bound_just_below_zero_has_no_sign(run: Path) -> None:
-    folder = add_evaluation(run / "evaluation", {"mexa": 0.0}, run / "export")
-    put(folder / "sentences.json", "figures", "mexa", "low", value=-1e-17)
-    assert cells(shown(run, folder))[0] == "0.000 [0.000, 0.500]"
+    (run / "e/comparison.json").unlink()
+    page = shown(run, run / "e")
+    assert "second (another model)" in page and " less ours" not in page, "no comparison, no differences"
 
 
 def test_folders_without_results_and_damaged_ones(tmp_path: Path) -> None:
