@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ from prealign_cpt.align.calibrate import calibrate
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.align.stage import run_stage
-from prealign_cpt.evaluate.representation.retrieval import word_retrieval
-from prealign_cpt.evaluate.scores import score_texts
+from prealign_cpt.evaluate import words
+from prealign_cpt.evaluate.data import data_of
+from prealign_cpt.evaluate.figures import Figure
 from prealign_cpt.lab.compare.variants import read_grid, run_specs
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.bits import held_out, score
 from prealign_cpt.model.load import grow_rows
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import start_token_id, token_texts
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
@@ -39,7 +43,7 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     """One variant; `run` holds the lexicon and the grown tokenizer."""
     base = resolve_base(recipe.base.model)
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(run / "vocab")
-    train, heldout = (read_pairs(run / "lexicon" / f"{name}.tsv") for name in ("clean", "heldout"))
+    train = read_pairs(run / "lexicon" / "clean.tsv")
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
     grow_rows(model, len(new), len(old))
@@ -47,28 +51,38 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
     )
+
+    def bits() -> dict[str, float]:
+        return {
+            f"{language}_bpb": round(score(LanguageModelLoss(model), prepared).bits_per_byte, 4)
+            for language, prepared in held_out(recipe, "valid", new).items()
+        }
+
     started = time.process_time()
     texts, tables = token_texts(new)[len(old) :], old_tables(model, len(old))
     rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, old, new, train, *tables, statistics, rows_file)
     write_rows(model, len(old), rows)
     static_seconds = time.process_time() - started
-    scores = [score_texts(model, new, recipe, ("valid",))["valid"]]
+    scores = [bits()]
     start = start_token_id(new, recipe)
     read = calibrate(model, old, new, statistics.target_text, recipe.align.calibrate, start, recipe.seed)
-    scores.append(score_texts(model, new, recipe, ("valid",))["valid"])
+    scores.append(bits())
     curve: list[dict[str, float]] = []
     started = time.process_time()
     alone = World(0, 1, torch.device("cpu"), dist.HashStore())
     done = run_stage(model, new, old, train, recipe, curve.append, alone) if recipe.align.steps else {}
     seconds = time.process_time() - started
-    scores.append(score_texts(model, new, recipe, ("valid",))["valid"])
-    found = word_retrieval(model, new, train, heldout, start, recipe.seed)
+    scores.append(bits())
+    subject: Any = SimpleNamespace(model=model, tokenizer=new, start_token_id=start, run=None)
+    retrieved = words.measure(subject, data_of(recipe, run / "lexicon"))
+    p1 = {name: retrieved.get(f"english_to_target/{name}") for name in ("p1_csls", "p1_csls_seen")}
+    p1_heldout, p1_seen = (figure.value if isinstance(figure, Figure) else None for figure in p1.values())
     return {
         "target_bpb": [score["target_bpb"] for score in scores],
         "english_bpb": [score["english_bpb"] for score in scores],
-        "p1_heldout": found.p1 if found else None,
-        "p1_seen": found.seen_p1 if found else None,
+        "p1_heldout": p1_heldout,
+        "p1_seen": p1_seen,
         "target_bytes": read["target_bytes"] + done.get("target_bytes", 0),
         "cpu_s": [round(static_seconds, 1), round(seconds, 1)],
         "losses": [{k: round(v, 3) for k, v in row.items()} for row in curve[:: max(1, len(curve) // 4)]],

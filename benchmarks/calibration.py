@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prealign_cpt.align.calibrate import calibrate
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
-from prealign_cpt.evaluate.scores import score_texts
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.bits import held_out, score
 from prealign_cpt.model.load import grow_rows
+from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import start_token_id, token_texts
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.text.reader import read_documents
@@ -42,8 +43,11 @@ def main(recipe_path: str, *flags: str) -> None:
     for strength in STRENGTHS:
         write_rows(model, len(old), rows)
         done = calibrate(model, old, new, statistics.target_text, strength, start, recipe.seed)
-        score = score_texts(model, new, recipe, ("valid",))["valid"]
-        print(json.dumps({"init": recipe.align.init, "strength": strength, **score, **done}), flush=True)
+        bits = {
+            f"{language}_bpb": round(score(LanguageModelLoss(model), prepared).bits_per_byte, 4)
+            for language, prepared in held_out(recipe, "valid", new).items()
+        }
+        print(json.dumps({"init": recipe.align.init, "strength": strength, **bits, **done}), flush=True)
 
 
 if __name__ == "__main__":

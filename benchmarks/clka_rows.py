@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.transfer.clka import QUESTIONS, score_facts
-from prealign_cpt.evaluate.transfer.questions import read_questions
+from prealign_cpt.evaluate.clka import answer_ranks
+from prealign_cpt.evaluate.data import QUESTIONS, read_questions
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe.file import load_recipe
@@ -37,8 +37,8 @@ def main(clone: str, *runs: str) -> None:
                 table.copy_(before)
                 if number in which:
                     table[list(new)] = before[list(original)]
-            groups = score_facts(model, tokenizer, questions, start)["groups"]
-            accuracy = {group: figures["accuracy"] for group, figures in groups.items()}
+            ranks = answer_ranks(model, tokenizer, questions, start)
+            accuracy = {"/".join(key): round(some.count(0.0) / len(some), 4) for key, some in sorted(ranks.items())}
             print(json.dumps({"run": run.name, "replaced": name, **accuracy}), flush=True)
 
 

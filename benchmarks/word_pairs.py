@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.representation.cosine import centred, nearest
+from prealign_cpt.evaluate.cosine import centred, nearest
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.vectors import encode_words, vectors_of

@@ -1,14 +1,13 @@
-"""What a model can do: measures on local files, each with its interval, on one subject or several.
+"""What a model can do: measures on local files, each figure with its interval, on one subject or several.
 
-    command --> compare --> suite --MEASURES--> the rooms: measure(subject, work) --> figures --> results, table
-                 subject: the model, and its servers      work: the data (read.py has their formats)
+command --> suite --MEASURES--> measure(subject, data) --> statistics --> figures (files) --> table
+stage (the eval stage of a run): the preset "quick" of the same suite on base, aligned and trained model
 
-    text             tokenizer, bits per byte, patterns in context
-    representation   are words and sentences of both languages near each other? lexicon induction, MEXA, bitext, mteb
-    transfer         is what was learned in one language known in the other? zero-shot, CLKA, the mixed matrix
-    generation       is the right language written, and well? language confusion, translation
-    harness          lm-evaluation-harness on the served model
+tokenizer, language_model, icl      tokens, bits per byte, patterns in context
+words, sentences, mteb_tasks        are words and sentences of both languages near each other?
+transfer, clka                      is what was learned in one language known in the other?
+generation                          is the right language written (confusion), and well?
+lm_harness                          lm-evaluation-harness on the served model
 
-A room imports from this folder, and from a room above it in this list. Training uses bits.py (bits per byte) and
-scores.py (a stage's figures) alone.
+subject: the model, and its servers (served)      data: the evaluation data and their formats
 """

@@ -1,24 +1,23 @@
-"""The command line of `prealign eval SUBJECT...`: flags in, subjects and work out."""
+"""The command line of `prealign eval SUBJECT...`: flags in, subjects and evaluation data out."""
 
 import argparse
 from pathlib import Path
 
-from prealign_cpt.evaluate.compare import evaluate, unique
-from prealign_cpt.evaluate.read import read_prompts
+from prealign_cpt.evaluate.data import data_from, read_prompts
+from prealign_cpt.evaluate.stage import recipe_of
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import MEASURES
-from prealign_cpt.evaluate.work import work_from
+from prealign_cpt.evaluate.suite import MEASURES, PRESETS, chosen
+from prealign_cpt.evaluate.table import evaluate, unique
+from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.serving.key import VARIABLE, read_key
 
 FILES = {
     "parallel": "`english TAB target` lines, or a folder with one file a language",
-    "lexicon_train": "lexicon entries on which a layer is chosen",
+    "lexicon_train": "lexicon entries that the model may have seen",
     "lexicon_heldout": "lexicon entries to look up",
     "classes_train": "English `label TAB text` lines",
     "classes_test": "target `label TAB text` lines",
-    "nli_train": "English `label TAB premise TAB hypothesis` lines",
-    "nli_test": "the same with the target's premise and hypothesis in two more columns",
     "lm_eval_path": "folder with lm-eval tasks of your own (YAML)",
     "facts": "questions about invented facts, or the folder of `prealign clone --facts`",
 }
@@ -33,11 +32,12 @@ def main(arguments: list[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     urls, embeddings = options.url or [], options.embeddings_url or []
-    for flag, given in (("--url", urls), ("--embeddings-url", embeddings)):
-        if given and len(given) != len(options.subjects):
-            raise RecipeError(f"{flag}: given {len(given)} times for {len(options.subjects)} subjects; once for each")
+    for flag, values in (("--url", urls), ("--embeddings-url", embeddings)):
+        if values and len(values) != len(options.subjects):
+            raise RecipeError(f"{flag}: given {len(values)} times for {len(options.subjects)} subjects; once for each")
     if options.run_name and len(options.subjects) > 1:
         raise RecipeError("--name: is for one subject; several are named after their folders")
+    measures = chosen(options.preset, options.only.split(",") if options.only else ())
     key = read_key(options.key_file) or ""
     subjects = [
         Subject(
@@ -53,28 +53,25 @@ def main(arguments: list[str]) -> int:
         )
         for i, path in enumerate(options.subjects)
     ]
-    given = {name: value for name in FILES if (value := getattr(options, name)) is not None}
+    flags = {name: value for name in FILES if (value := getattr(options, name)) is not None}
     for name in TEXTS:
         if paths := getattr(options, name):
             stems = unique(path.stem for path in paths)
-            given[name] = tuple(zip(stems if len(stems) > 1 else ["text"], paths, strict=True))
-    for name in TEXTS:
+            flags[name] = tuple(zip(stems if len(stems) > 1 else ["text"], paths, strict=True))
         if path := getattr(options, f"prompts_{name}"):
-            given[f"prompts_{name}"] = read_prompts(path)
+            flags[f"prompts_{name}"] = read_prompts(path)
     for name in ("languages", "lm_eval_tasks", "mteb_tasks"):
         if text := getattr(options, name):
-            given[name] = tuple(part.strip() for part in text.split(","))
-    if "languages" in given and len(given["languages"]) != 2:
+            flags[name] = tuple(part.strip() for part in text.split(","))
+    if "languages" in flags and len(flags["languages"]) != 2:
         raise RecipeError(f"--languages {options.languages}: give two names, such as eng_Latn,deu_Latn")
-    for name in ("language", "code", "max_items", "window_bytes", "seed"):
+    for name in ("language", "code", "max_items", "max_bytes", "window_bytes", "seed"):
         if (value := getattr(options, name)) is not None:
-            given[name] = value
-    work = work_from(options.work, subjects[0].run, given)
-    out = options.out
-    if out is None:
-        run = subjects[0].run
-        out = run / "evaluation" if run is not None and len(subjects) == 1 else Path("evaluation")
-    return evaluate(subjects, work, out, options.only.split(",") if options.only else None)
+            flags[name] = value
+    run = subjects[0].run
+    recipe = load_recipe(options.recipe) if options.recipe else recipe_of(run) if run else None
+    out = options.out or (run / "evaluation" if run is not None and len(subjects) == 1 else Path("evaluation"))
+    return evaluate(subjects, data_from(recipe, run, flags), out, measures)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,10 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("subjects", type=Path, nargs="+", metavar="SUBJECT", help="a run folder or a Hugging Face folder")
-    add("--work", type=Path, metavar="RECIPE", help="take the held-out files and settings of this recipe")
+    add("--preset", choices=tuple(PRESETS), default="full", help="quick: what a run's own eval stage measures")
+    add("--recipe", type=Path, help="take the evaluation data of this recipe; by default the first run's own")
     add("--out", type=Path, help="folder of the results; RUN/evaluation for one run, else ./evaluation")
     add("--only", metavar="A,B", help=f"measures to run, of {', '.join(MEASURES)}")
-    add("--base", type=Path, help="the model before it was extended; by default the run's own")
+    add("--base", help="the model before it was extended, a folder or a name; by default the run's own")
     add("--name", dest="run_name", default="", help="the subject's name in tables")
     add("--url", action="append", help="root of the server that generates, once for each subject")
     add("--embeddings-url", action="append", help="root of the server that embeds, once for each subject")
@@ -104,10 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--mteb", dest="mteb_tasks", metavar="TASKS", help="tasks of mteb, with commas")
     add("--language", help="name of the target language, such as German")
     add("--code", help="its code, such as deu_Latn")
-    add("--max-items", type=int, help="most pairs, words or windows of each kind (1000)")
-    add("--window-bytes", type=int, help="longest piece of text that is scored in one go (1024)")
+    add("--max-items", type=int, help="most pairs, words, texts or rows of each kind (1000)")
+    add("--max-bytes", type=int, help="so many bytes of each held-out text are scored (the recipe's, or 100000)")
+    add("--window-bytes", type=int, help="longest piece of text that is scored in one go (the recipe's, or 1024)")
     add("--seed", type=int)
     add("--start-token", default="", help="stands before every text; by default the run's, else the tokenizer's BOS")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="auto: fp32 on a CPU, bf16 on a GPU")
+    add(
+        "--dtype",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: a run's own precision; else fp32 on a CPU, bf16 on a GPU",
+    )
     return parser

@@ -1,36 +1,40 @@
-"""What a measure gives: figures with 95 % intervals, or the reason why there is none; and their JSON.
+"""What a measure gives: figures with 95 % intervals, or the reason why there is none; and their files.
 
-    per-item scores [N] --bootstrap, share--> Figure(value, low, high, n)  <-->  {"value": ..., "low": ..., ...}
-                                              Absent(reason)               <-->  {"absent": ...}
+    Figure(value, low, high, n)  <-->  OUT/MEASURE.json  {"value": ..., "low": ..., ...}  and OUT/MEASURE.npz, the items
+    Absent(reason)               <-->                    {"absent": ...}
 
-A figure made from items keeps them, so that two models can be compared item by item (compare.py).
-Shapes: N items, R rounds of the bootstrap.
+A figure made from items keeps them, so that two models can be compared item by item (statistics.py).
 """
 
+import hashlib
+import io
+import json
 import math
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prealign_cpt.run.errors import DataError, NumericError
+from prealign_cpt.run.manifest import atomic_write, storage_error
 
 Array = NDArray[np.float64]
 
-ROUNDS = 1000
-"""Of the bootstrap, where nothing else is said."""
-
-Z = 1.959964
-"""Of a standard normal variable 95 % lie within so many deviations."""
+FORMAT = 1
+"""Version of the result files; another one is done again."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """The scores that a figure is the weighted mean of, in the order of the data."""
+    """The scores that a figure is the weighted mean of, [N] each, in the order of the data."""
 
     values: Array
     weights: Array
+    groups: NDArray[np.int64] | None = None
+    """Items of one group, windows of one document say, are not independent: intervals are over groups."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,22 @@ class Figure:
     high: float | None = None
     n: int | None = None
     note: str = ""
+    p: float | None = None
+    """Of a difference between shares: the exact test's, by which `clear` goes; otherwise the interval says it."""
     items: Items | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("value", "low", "high"):
+        for name in ("value", "low", "high", "p"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise NumericError(f"a figure's {name} is {number}: the model's outputs or the data are not finite")
+
+    @property
+    def clear(self) -> bool:
+        """Whether a difference is told from 0 at 95 %."""
+        if self.p is not None:
+            return self.p < 0.05
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -66,94 +79,25 @@ Result = dict[str, Figure | Absent]
 """What a measure returns, by the figures' names."""
 
 
-def bootstrap(
-    per_item: np.ndarray, weights: np.ndarray | None = None, seed: int = 0, rounds: int = ROUNDS, note: str = ""
-) -> Figure:
-    """The weighted mean of items and its percentile interval over resampled items (Efron 1979).
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one measure."""
 
-    A ratio of sums is such a mean too: sum(a) / sum(b) is the mean of a / b with the weights b.
-
-    Args:
-        per_item: scores, [N], N > 0. Items should be independent: documents or windows, not tokens.
-        weights: not negative, [N], with a sum above 0; None: equal.
-    """
-    items = as_items(per_item, weights)
-    drawn = resampled_means(items, draws(len(items.values), seed, rounds))
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(items.values) > 1 else (None, None)
-    return Figure(mean(items), _number(low), _number(high), len(items.values), note, items)
-
-
-def share(hits: np.ndarray, note: str = "") -> Figure:
-    """A share of hits with Wilson's interval (Wilson 1927), which stays honest where all items hit or none does.
-
-    Args:
-        hits: bool or 0/1, [N], N > 0.
-    """
-    items = as_items(hits, None)
-    n, p = len(items.values), mean(items)
-    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    return Figure(p, min(p, middle - half), max(p, middle + half), n, note, items)
-
-
-def difference(figure: Figure, other: Figure, seed: int = 0, rounds: int = ROUNDS) -> Figure | Absent:
-    """`figure` less `other` on the same items, both resampled by the same draws (paired bootstrap, Koehn 2004).
-
-    The interval says how much the difference hangs on the choice of items; a training seed is not in it.
-    """
-    if figure.items is None or other.items is None:
-        return Absent("not made from items, so nothing can be paired")
-    n = len(figure.items.values)
-    if n != len(other.items.values):
-        return Absent(f"{n} items here, {len(other.items.values)} there: not the same ones")
-    drawn = draws(n, seed, rounds)
-    gaps = resampled_means(figure.items, drawn) - resampled_means(other.items, drawn)
-    low, high = np.quantile(gaps, [0.025, 0.975]) if n > 1 else (None, None)
-    return Figure(mean(figure.items) - mean(other.items), _number(low), _number(high), n)
-
-
-def as_items(per_item: np.ndarray, weights: np.ndarray | None) -> Items:
-    """Items as float64.
-
-    Raises:
-        NumericError: one is not finite.
-    """
-    values = np.asarray(per_item, dtype=np.float64)
-    own = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
-    assert values.ndim == 1 and values.shape == own.shape and len(values) and own.min() >= 0 and own.sum() > 0
-    if not (np.isfinite(values).all() and np.isfinite(own).all()):
-        raise NumericError("an item's score is not finite: the model's outputs or the data are not")
-    return Items(values, own)
-
-
-def mean(items: Items) -> float:
-    """The weighted mean."""
-    return float((items.values * items.weights).sum() / items.weights.sum())
-
-
-def draws(num_items: int, seed: int, rounds: int) -> list[NDArray[np.int64]]:
-    """For each round the drawn items, [R] arrays of [N]; the same for equal arguments."""
-    random = np.random.default_rng(seed)
-    return [random.integers(num_items, size=num_items) for _ in range(rounds)]
-
-
-def resampled_means(items: Items, drawn: list[NDArray[np.int64]]) -> Array:
-    """The weighted mean of each round, [R]; a round in which all weights are 0 counts as the whole."""
-    sums = np.array([[(items.values[i] * items.weights[i]).sum(), items.weights[i].sum()] for i in drawn])
-    return np.where(sums[:, 1] > 0, sums[:, 0] / np.maximum(sums[:, 1], 1e-300), mean(items))
+    status: Literal["done", "absent", "failed"]
+    """"absent": there was nothing to measure with. "failed": there was, and it did not work."""
+    result: Result
+    seconds: float
+    kept: bool
+    """Whether it was there from before."""
 
 
 def to_json(result: Result) -> dict[str, dict[str, Any]]:
     """A result as JSON; what is not known is left out."""
     return {
-        name: {"absent": one.reason}
-        if isinstance(one, Absent)
-        else {
-            key: value
-            for key in ("value", "low", "high", "n", "note")
-            if (value := getattr(one, key)) is not None and value != ""
-        }
-        for name, one in result.items()
+        name: {"absent": figure.reason}
+        if isinstance(figure, Absent)
+        else {key: value for key in _KINDS if (value := getattr(figure, key)) is not None and value != ""}
+        for name, figure in result.items()
     }
 
 
@@ -165,23 +109,95 @@ def from_json(content: Any, where: str) -> Result:
     """
     if not isinstance(content, dict):
         raise DataError(f"{where}: no figures in it; remove it and evaluate again")
-    return {name: _read(one, f"{where}: {name}") for name, one in content.items()}
+    return {name: _figure(entry, f"{where}: {name}") for name, entry in content.items()}
 
 
-def _read(one: Any, where: str) -> Figure | Absent:
-    kinds: dict[str, Any] = {"value": (int, float), "low": (int, float), "high": (int, float), "n": int, "note": str}
-    if isinstance(one, dict) and set(one) == {"absent"} and isinstance(one["absent"], str):
-        return Absent(one["absent"])
+def read_outcome(out: Path, name: str, made_from: dict[str, Any] | None = None) -> Outcome | None:
+    """A measure's outcome with its items; None if it is not there, damaged, or was made from something else."""
+    try:
+        content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        if content["format"] != FORMAT or (made_from is not None and content["made_from"] != made_from):
+            return None
+        result = from_json(content["figures"], str(out / f"{name}.json"))
+        status, seconds = content["status"], float(content["seconds"])
+        if status not in ("done", "absent", "failed"):
+            return None
+        if content["items_sha256"]:
+            data = (out / f"{name}.npz").read_bytes()
+            if hashlib.sha256(data).hexdigest() != content["items_sha256"]:
+                return None
+            result = _with_items(result, data)
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+    return Outcome(status, result, seconds, kept=True)
+
+
+def write_outcome(out: Path, name: str, outcome: Outcome, made_from: dict[str, Any]) -> None:
+    """Items first, then the file that names their hash: whatever is cut short is found out and done again."""
+    arrays: dict[str, Any] = {}
+    for figure, entry in outcome.result.items():
+        if isinstance(entry, Figure) and entry.items is not None:
+            parts = {key: getattr(entry.items, key) for key in ("values", "weights", "groups")}
+            arrays |= {f"{figure}|{key}": part for key, part in parts.items() if part is not None}
+    data = b""
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        data = buffer.getvalue()
+        _write_bytes(out / f"{name}.npz", data)
+    content = {
+        "format": FORMAT,
+        "measure": name,
+        "status": outcome.status,
+        "figures": to_json(outcome.result),
+        "items_sha256": hashlib.sha256(data).hexdigest() if data else "",
+        "made_from": made_from,
+        "seconds": outcome.seconds,
+    }
+    atomic_write(out / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+_KINDS: dict[str, Any] = {
+    "value": (int, float), "low": (int, float), "high": (int, float), "p": (int, float), "n": int, "note": str,
+}  # fmt: skip
+
+
+def _figure(entry: Any, where: str) -> Figure | Absent:
+    if isinstance(entry, dict) and set(entry) == {"absent"} and isinstance(entry["absent"], str):
+        return Absent(entry["absent"])
     if (
-        not isinstance(one, dict)
-        or "value" not in one
-        or not set(one) <= set(kinds)
-        or not all(isinstance(value, kinds[key]) and not isinstance(value, bool) for key, value in one.items())
-        or not all(math.isfinite(one[key]) for key in ("value", "low", "high") if key in one)
+        not isinstance(entry, dict)
+        or "value" not in entry
+        or not set(entry) <= set(_KINDS)
+        or not all(isinstance(value, _KINDS[key]) and not isinstance(value, bool) for key, value in entry.items())
+        or not all(math.isfinite(value) for value in entry.values() if isinstance(value, float))
     ):
         raise DataError(f"{where}: not a figure; remove the file and evaluate again")
-    return Figure(**one)
+    return Figure(**entry)
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _write_bytes(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def _with_items(result: Result, data: bytes) -> Result:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return {
+            name: replace(
+                figure,
+                items=Items(
+                    arrays[f"{name}|values"],
+                    arrays[f"{name}|weights"],
+                    arrays[f"{name}|groups"] if f"{name}|groups" in arrays.files else None,
+                ),
+            )
+            if isinstance(figure, Figure) and f"{name}|values" in arrays.files
+            else figure
+            for name, figure in result.items()
+        }

@@ -1,6 +1,6 @@
 """The measures, in order, on one subject; each result is a file as soon as it is there.
 
-    Subject + Work --MEASURES--> out/tokenizer.json  out/language_model.json + .npz  ...
+    Subject + EvaluationData --MEASURES--> out/tokenizer.json  out/language_model.json + .npz  ...
 
 A result carries what it was made from: digests of model, tokenizer and data, options, versions. A second start keeps
 what was made from the same and does the rest; damaged files are done again. One process at a time works in a folder.
@@ -8,48 +8,53 @@ what was made from the same and does the rest; damaged files are done again. One
 
 import fcntl
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import huggingface_hub.constants
 from tqdm import tqdm
 
 from prealign_cpt import __version__
-from prealign_cpt.evaluate.figures import Absent, Result
-from prealign_cpt.evaluate.results import Outcome, read_outcome, write_outcome
-from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.evaluate.data import EvaluationData, NoDataError
+from prealign_cpt.evaluate.figures import Absent, Outcome, Result, read_outcome, write_outcome
+from prealign_cpt.evaluate.subject import Subject, offline
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import BusyError, PrealignError, RecipeError
 from prealign_cpt.run.manifest import storage_error
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`measure(subject, work)` of a module, imported when it is first called, and what its result depends on."""
+    """A function of (subject, data), "module.name", imported when first called, and what its result depends on."""
 
-    module: str
+    function: str
     reads: tuple[str, ...] = ()
-    """Fields of `Work` beside `max_items`, `seed` and `window_bytes`."""
+    """Fields of `EvaluationData` beside `max_items`, `max_bytes`, `seed` and `window_bytes`."""
     base: bool = False
     """Whether the base model is measured beside it."""
     served: bool = False
     """Whether the subject's servers are asked."""
     libraries: tuple[str, ...] = ()
     """Distributions whose versions matter beside `LIBRARIES`."""
+    needs: str = ""
+    """A distribution without which there is nothing to measure."""
 
-    def __call__(self, subject: Subject, work: Work) -> Result:
-        result: Result = import_module(f"prealign_cpt.evaluate.{self.module}").measure(subject, work)
+    def __call__(self, subject: Subject, data: EvaluationData) -> Result:
+        if self.needs and find_spec(self.needs.replace("-", "_")) is None:
+            raise NoDataError(f'{self.needs} is not installed: pip install "prealign-cpt[eval]"')
+        module, _, name = self.function.partition(".")
+        result: Result = getattr(import_module(f"prealign_cpt.evaluate.{module}"), name)(subject, data)
+        if self.base and subject.base_reason:
+            result["base"] = Absent(subject.base_reason)
         return result
 
 
@@ -57,59 +62,71 @@ TEXTS = ("target", "english")
 PARALLEL = ("parallel", "languages")
 LEXICON = ("lexicon_train", "lexicon_heldout")
 
-MEASURES: dict[str, Callable[[Subject, Work], Result]] = {
-    "tokenizer": Measure("text.tokenizer", (*TEXTS, *PARALLEL), base=True),
-    "language_model": Measure("text.language_model", (*TEXTS, *PARALLEL), base=True, served=True),
-    "icl": Measure("text.icl", base=True),
-    "words": Measure("representation.words", (*LEXICON, *TEXTS)),
-    "sentences": Measure("representation.sentences", PARALLEL),
-    "bitext": Measure("representation.bitext", (*PARALLEL, "code", "language"), served=True, libraries=("mteb",)),
-    "transfer": Measure("transfer.zero_shot", ("classes_train", "classes_test")),
-    "clka": Measure("transfer.clka", ("facts",)),
-    "mixed": Measure("transfer.mixed_matrix", ("nli_train", "nli_test", *PARALLEL)),
+MEASURES: dict[str, Callable[[Subject, EvaluationData], Result]] = {
+    "tokenizer": Measure("tokenizer.measure", (*TEXTS, *PARALLEL), base=True),
+    "language_model": Measure("language_model.measure", (*TEXTS, *PARALLEL), base=True, served=True),
+    "icl": Measure("icl.measure", base=True),
+    "words": Measure("words.measure", (*LEXICON, *TEXTS)),
+    "sentences": Measure("sentences.measure", PARALLEL),
+    "bitext": Measure("sentences.bitext", PARALLEL, served=True),
+    "transfer": Measure("transfer.measure", ("classes_train", "classes_test")),
+    "clka": Measure("clka.measure", ("facts",)),
+    "mixed_output": Measure("generation.mixed_output", (*TEXTS, "mixed_prompts"), served=True),
     "generation": Measure(
-        "generation.generation",
+        "generation.measure",
         (*TEXTS, *PARALLEL, "prompts_target", "prompts_english", "code", "language"),
         served=True,
         libraries=("py3langid", "sacrebleu"),
     ),
-    "lm_eval": Measure("harness.lm_harness", ("lm_eval_tasks", "lm_eval_path"), served=True, libraries=("lm-eval",)),
-    "mteb": Measure("representation.mteb_named", ("mteb_tasks",), served=True, libraries=("mteb",)),
+    "lm_eval": Measure("lm_harness.measure", ("lm_eval_tasks", "lm_eval_path"), served=True, needs="lm-eval"),
+    "mteb": Measure("mteb_tasks.measure", ("mteb_tasks",), served=True, needs="mteb"),
 }
 """All measures by name, in the order in which they run."""
 
+PRESETS: dict[str, tuple[str, ...]] = {
+    "quick": ("language_model", "words", "transfer", "clka", "mixed_output"),
+    "full": tuple(MEASURES),
+}
+"""Measures by preset. "quick" is what a run's own eval stage scores; the figures of both are the same."""
 
-def run_suite(subject: Subject, work: Work, out: Path, only: list[str] | None = None) -> dict[str, Outcome]:
-    """Run the measures and write what becomes of each (results.py).
+
+def chosen(preset: str, only: Sequence[str] = ()) -> list[str]:
+    """Names of the measures of a preset, or those that are named, in their order.
+
+    Raises:
+        RecipeError: `only` names a measure that does not exist.
+    """
+    if strange := sorted(set(only) - set(MEASURES)):
+        raise RecipeError(f"--only: {', '.join(strange)}: no such measure; there are {', '.join(MEASURES)}")
+    return [name for name in MEASURES if name in (only or PRESETS[preset])]
+
+
+def run_suite(subject: Subject, data: EvaluationData, out: Path, names: Sequence[str]) -> dict[str, Outcome]:
+    """Run measures and write what becomes of each (figures.py).
 
     A measure that ends in an error of this project's gives an absent figure with its message; the others go on.
 
     Raises:
-        RecipeError: `only` names a measure that does not exist.
         BusyError: another evaluation works in `out`, or this one was asked to stop.
         StorageError: a result cannot be written.
     """
-    strange = sorted(set(only or ()) - set(MEASURES))
-    if strange:
-        raise RecipeError(f"--only: {', '.join(strange)}: no such measure; there are {', '.join(MEASURES)}")
-    found: dict[str, Outcome] = {}
-    with _locked(out), _offline():
-        chosen = [name for name in MEASURES if not only or name in only]
-        bar = tqdm(chosen, desc=subject.name, unit="measure", disable=None)
+    outcomes: dict[str, Outcome] = {}
+    with _locked(out), offline():
+        bar = tqdm(names, desc=subject.name, unit="measure", disable=None)
         for name in bar:
             bar.set_postfix_str(name)
             signals.check()
             measure = MEASURES[name]
-            made_from = _made_from(name, measure, subject, work)
+            made_from = _made_from(name, measure, subject, data)
             kept = read_outcome(out, name, made_from)
             if kept is not None and kept.status != "failed":
-                found[name] = kept
+                outcomes[name] = kept
                 _tell(subject, name, f"{kept.status} before, kept")
                 continue
-            found[name] = outcome = _outcome(name, measure, subject, work)
+            outcomes[name] = outcome = _outcome(name, measure, subject, data)
             write_outcome(out, name, outcome, made_from)
             _tell(subject, name, f"{outcome.status}, {outcome.seconds:.0f} s")
-    return found
+    return outcomes
 
 
 def _tell(subject: Subject, name: str, text: str) -> None:
@@ -117,12 +134,14 @@ def _tell(subject: Subject, name: str, text: str) -> None:
     tqdm.write(f"[prealign] {subject.name}: {name}: {text}", file=sys.stderr)
 
 
-def _outcome(name: str, measure: Callable[[Subject, Work], Result], subject: Subject, work: Work) -> Outcome:
+def _outcome(
+    name: str, measure: Callable[[Subject, EvaluationData], Result], subject: Subject, data: EvaluationData
+) -> Outcome:
     clock = time.monotonic()
     status: Literal["done", "absent", "failed"]
     try:
-        result = measure(subject, work)
-        status = "absent" if all(isinstance(one, Absent) for one in result.values()) else "done"
+        result = measure(subject, data)
+        status = "absent" if all(isinstance(figure, Absent) for figure in result.values()) else "done"
     except signals.StoppedError:
         raise
     except NoDataError as error:
@@ -132,24 +151,27 @@ def _outcome(name: str, measure: Callable[[Subject, Work], Result], subject: Sub
     return Outcome(status, result, round(time.monotonic() - clock, 2), kept=False)
 
 
-def _made_from(name: str, measure: Callable[[Subject, Work], Result], subject: Subject, work: Work) -> dict[str, Any]:
+def _made_from(
+    name: str, measure: Callable[[Subject, EvaluationData], Result], subject: Subject, data: EvaluationData
+) -> dict[str, Any]:
     """All that decides a result, as JSON has it."""
     about = measure if isinstance(measure, Measure) else Measure(name)
-    found: dict[str, Any] = {
+    libraries = [lib for lib in (*LIBRARIES, *about.libraries, about.needs) if lib]
+    content: dict[str, Any] = {
         "model": subject.model_digest,
         "tokenizer": subject.tokenizer_digest,
         "start_token": subject.start_token,
         "dtype": str(subject.dtype).removeprefix("torch."),
-        "data": work.digests(about.reads),
-        "options": {"max_items": work.max_items, "seed": work.seed, "window_bytes": work.window_bytes},
-        "versions": {"prealign_cpt": __version__} | {lib: _version(lib) for lib in (*LIBRARIES, *about.libraries)},
+        "data": data.digests(about.reads),
+        "options": {key: getattr(data, key) for key in ("max_items", "max_bytes", "seed", "window_bytes")},
+        "versions": {"prealign_cpt": __version__} | {lib: _version(lib) for lib in libraries},
     }
     if about.base:
         base = subject.base_subject
-        found["base"] = [base.model_digest, base.tokenizer_digest] if base else None
+        content["base"] = [base.model_digest, base.tokenizer_digest] if base else None
     if about.served:
-        found["servers"] = [subject.url, subject.embeddings_url]
-    plain: dict[str, Any] = json.loads(json.dumps(found))
+        content["servers"] = [subject.url, subject.embeddings_url]
+    plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
 
 
@@ -173,20 +195,3 @@ def _locked(out: Path) -> Iterator[None]:
         except OSError as error:
             raise BusyError(f"{out}: another evaluation works here; wait for it, or choose another --out") from error
         yield
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """No library may fetch anything inside this block."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-    before = {name: os.environ.get(name) for name in names}
-    # The library reads the variable once, when it is imported, which was long ago.
-    constant = huggingface_hub.constants.HF_HUB_OFFLINE
-    os.environ |= dict.fromkeys(names, "1")
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = constant
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

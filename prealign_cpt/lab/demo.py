@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.generation.generate import write
+from prealign_cpt.evaluate.served import write
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.lab.compare.budget import plan
 from prealign_cpt.lab.compare.variants import BASE, SUBWORD, as_flags

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prealign_cpt.evaluate.compare import unique
 from prealign_cpt.evaluate.figures import Absent
+from prealign_cpt.evaluate.table import unique
 from prealign_cpt.report.document import Document, Figure, is_number, loads, read_document, read_recipe, reading
 from prealign_cpt.run.errors import MissingInputError
 from prealign_cpt.run.folder import ORDER

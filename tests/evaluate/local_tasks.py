@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from prealign_cpt.evaluate.canary import logprobs_of
+from prealign_cpt.evaluate.served import logprobs_of
 from prealign_cpt.evaluate.subject import Subject
 
 QUESTIONS = [("The old house stands near the", ["river", "moon", "book"], 0), ("A small", ["garden", "dog"], 1)]

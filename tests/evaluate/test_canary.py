@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prealign_cpt.evaluate import canary
-from prealign_cpt.evaluate.canary import check_served, compare
+from prealign_cpt.evaluate import served
+from prealign_cpt.evaluate.served import check_served, compare
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client
@@ -76,9 +76,9 @@ def test_a_server_in_bf16_passes_and_more_than_its_rounding_does_not(base_folder
         server.model.bfloat16()
         subject = subject_at(base_folder, server)
         found = check_served(subject)
-        rounding = canary._rounding(subject, canary.canary_ids(subject))
-        assert canary.TOLERANCE < found.difference <= canary.ROUNDING_FACTOR * rounding
-        monkeypatch.setattr(canary, "ROUNDING_FACTOR", 0.5)
+        rounding = served._rounding(subject, served.canary_ids(subject))
+        assert served.TOLERANCE < found.difference <= served.ROUNDING_FACTOR * rounding
+        monkeypatch.setattr(served, "ROUNDING_FACTOR", 0.5)
         with pytest.raises(DataError, match="what bf16 explains"):
             check_served(subject)
 

@@ -6,28 +6,26 @@ import math
 import numpy as np
 import pytest
 
-from prealign_cpt.evaluate.figures import Absent, Figure, bootstrap, difference, from_json, share, to_json
+from prealign_cpt.evaluate.figures import Absent, Figure, from_json, to_json
+from prealign_cpt.evaluate.statistics import difference, mean_of, share
 from prealign_cpt.run.errors import DataError, NumericError
 
 
 def test_the_mean_of_ratios_by_weight_is_the_ratio_of_sums():
     nats, sizes = np.array([3.0, 10.0, 2.0]), np.array([1.0, 4.0, 1.0])
-    figure = bootstrap(nats / sizes, sizes)
-    assert figure.value == pytest.approx(15 / 6)
-    assert 2.0 <= figure.low <= figure.value <= figure.high <= 3.0
-    assert figure.n == 3
+    figure = mean_of(nats / sizes, sizes)
+    assert figure.value == pytest.approx(15 / 6) and figure.low < figure.value < figure.high and figure.n == 3
 
 
 def test_the_interval_is_as_wide_as_the_normal_one():
     scores = np.random.default_rng(1).normal(5.0, 2.0, size=400)
-    figure = bootstrap(scores)
+    figure = mean_of(scores)
     half = 1.96 * scores.std() / math.sqrt(len(scores))
-    assert figure.high - figure.low == pytest.approx(2 * half, rel=0.1)
-    assert bootstrap(scores) == figure, "the same seed, the same interval"
+    assert figure.high - figure.low == pytest.approx(2 * half, rel=0.01)
 
 
 def test_one_item_has_no_interval():
-    assert bootstrap(np.array([0.5])) == Figure(0.5, n=1)
+    assert mean_of(np.array([0.5])) == Figure(0.5, n=1)
 
 
 def test_wilson_by_hand():
@@ -40,11 +38,11 @@ def test_wilson_by_hand():
 
 def test_pairing_takes_out_what_is_common():
     hard = np.random.default_rng(2).normal(size=50)
-    one, other = bootstrap(hard + 0.1), bootstrap(hard)
+    one, other = mean_of(hard + 0.1), mean_of(hard)
     gap = difference(one, other)
     assert one.low < other.high, "the intervals overlap"
     assert (gap.value, gap.low, gap.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert isinstance(difference(one, bootstrap(hard[:49])), Absent)
+    assert isinstance(difference(one, mean_of(hard[:49])), Absent)
     assert isinstance(difference(one, Figure(0.3)), Absent)
 
 
@@ -53,7 +51,7 @@ def test_a_figure_is_finite(bad: float):
     with pytest.raises(NumericError, match="not finite"):
         Figure(bad)
     with pytest.raises(NumericError, match="not finite"):
-        bootstrap(np.array([1.0, bad]))
+        mean_of(np.array([1.0, bad]))
 
 
 def test_json_there_and_back():
@@ -65,7 +63,7 @@ def test_json_there_and_back():
 
 @pytest.mark.parametrize(
     "content",
-    [[], {"a": {}}, {"a": {"value": "1"}}, {"a": {"value": True}}, {"a": {"value": 1.0, "p": 1}}, {"a": {"absent": 3}},
+    [[], {"a": {}}, {"a": {"value": "1"}}, {"a": {"value": True}}, {"a": {"value": 1.0, "q": 1}}, {"a": {"absent": 3}},
      {"a": {"value": math.nan}}],
 )  # fmt: skip
 def test_other_json_is_refused(content: object):

@@ -11,37 +11,39 @@ import numpy as np
 import pytest
 
 from prealign_cpt.evaluate import suite
-from prealign_cpt.evaluate.figures import Absent, Figure, Result, bootstrap
-from prealign_cpt.evaluate.results import Outcome
+from prealign_cpt.evaluate.data import EvaluationData, NoDataError
+from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
+from prealign_cpt.evaluate.statistics import mean_of
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import Measure, run_suite
-from prealign_cpt.evaluate.work import NoDataError, Work
+from prealign_cpt.evaluate.suite import Measure, chosen, run_suite
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import BusyError, NumericError, RecipeError
+
+BOTH = ("first", "second")
 
 
 class Counted(Measure):
     """A measure of the tests' own, which counts its calls."""
 
     calls: list[str] = []  # noqa: RUF012
-    work: dict[str, Callable[[], Result]] = {}  # noqa: RUF012
+    results: dict[str, Callable[[], Result]] = {}  # noqa: RUF012
 
-    def __call__(self, subject: Subject, work: Work) -> Result:
-        self.calls.append(self.module)
-        return self.work[self.module]()
+    def __call__(self, subject: Subject, data: EvaluationData) -> Result:
+        self.calls.append(self.function)
+        return self.results[self.function]()
 
 
 @pytest.fixture
 def measures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Result]]:
     Counted.calls = []
-    Counted.work = {
-        "first": lambda: {"a": bootstrap(np.array([1.0, 2.0, 3.0])), "b": Absent("not today")},
+    Counted.results = {
+        "first": lambda: {"a": mean_of(np.array([1.0, 2.0, 3.0])), "b": Absent("not today")},
         "second": lambda: {"c": Figure(2.0)},
     }
     monkeypatch.setattr(
         suite, "MEASURES", {"first": Counted("first", ("parallel",)), "second": Counted("second", base=True)}
     )
-    return Counted.work
+    return Counted.results
 
 
 @pytest.fixture
@@ -54,12 +56,12 @@ def statuses(found: dict[str, Outcome]) -> list[str]:
 
 
 def test_results_lie_there_and_are_kept(tmp_path: Path, subject: Subject, measures: object):
-    found = run_suite(subject, Work(), tmp_path)
+    found = run_suite(subject, EvaluationData(), tmp_path, BOTH)
     content = json.loads((tmp_path / "first.json").read_text())
     assert content["figures"]["b"] == {"absent": "not today"}
     assert content["made_from"]["model"] == subject.model_digest
     assert {"torch", "prealign_cpt"} <= set(content["made_from"]["versions"])
-    again = run_suite(subject, Work(), tmp_path)
+    again = run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert Counted.calls == ["first", "second"]
     assert all(outcome.kept for outcome in again.values())
     figure, before = again["first"].result["a"], found["first"].result["a"]
@@ -70,26 +72,26 @@ def test_results_lie_there_and_are_kept(tmp_path: Path, subject: Subject, measur
 def test_only_what_depends_on_a_change_is_done_again(tmp_path: Path, subject: Subject, measures: object):
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("a\tb\n")
-    run_suite(subject, Work(parallel=pairs), tmp_path / "out")
+    run_suite(subject, EvaluationData(parallel=pairs), tmp_path / "out", BOTH)
     pairs.write_text("a\tc\n")
-    run_suite(subject, Work(parallel=pairs), tmp_path / "out")
+    run_suite(subject, EvaluationData(parallel=pairs), tmp_path / "out", BOTH)
     assert Counted.calls == ["first", "second", "first"], "the second does not read it"
-    run_suite(subject, Work(parallel=pairs, max_items=3), tmp_path / "out")
+    run_suite(subject, EvaluationData(parallel=pairs, max_items=3), tmp_path / "out", BOTH)
     assert Counted.calls[3:] == ["first", "second"]
     with_base = Subject(subject.folder, device="cpu", base=subject.folder)
-    run_suite(with_base, Work(parallel=pairs, max_items=3), tmp_path / "out")
+    run_suite(with_base, EvaluationData(parallel=pairs, max_items=3), tmp_path / "out", BOTH)
     assert Counted.calls[5:] == ["second"], "only it measures the base"
 
 
 @pytest.mark.parametrize("name", ["first.json", "first.npz"])
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"{}" + data])
 def test_a_damaged_file_is_done_again(tmp_path: Path, subject: Subject, measures: object, name: str, damage: Callable):
-    run_suite(subject, Work(), tmp_path)
+    run_suite(subject, EvaluationData(), tmp_path, BOTH)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(damage(whole))
-    run_suite(subject, Work(), tmp_path)
+    run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert Counted.calls == ["first", "second", "first"]
-    run_suite(subject, Work(), tmp_path)
+    run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert len(Counted.calls) == 3
 
 
@@ -98,11 +100,13 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path, subject: Subject, 
         raise NumericError("the logits are not finite")
 
     whole, measures["first"] = measures["first"], fails
-    found = run_suite(subject, Work(), tmp_path)
+    found = run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert statuses(found) == ["failed", "done"]
     assert found["first"].result == {"first": Absent("the logits are not finite")}
     measures["first"] = whole
-    assert statuses(run_suite(subject, Work(), tmp_path)) == ["done", "done"], "what failed is tried again"
+    assert statuses(run_suite(subject, EvaluationData(), tmp_path, BOTH)) == ["done", "done"], (
+        "what failed is tried again"
+    )
 
 
 def test_missing_data_are_no_failure(tmp_path: Path, subject: Subject, measures: dict):
@@ -111,7 +115,7 @@ def test_missing_data_are_no_failure(tmp_path: Path, subject: Subject, measures:
 
     measures["first"] = lacks
     measures["second"] = lambda: {"c": Absent("nothing"), "d": Absent("nothing")}
-    assert statuses(run_suite(subject, Work(), tmp_path)) == ["absent", "absent"]
+    assert statuses(run_suite(subject, EvaluationData(), tmp_path, BOTH)) == ["absent", "absent"]
 
 
 def test_a_stop_stops(tmp_path: Path, subject: Subject, measures: dict):
@@ -120,29 +124,30 @@ def test_a_stop_stops(tmp_path: Path, subject: Subject, measures: dict):
 
     measures["second"] = stopped
     with pytest.raises(signals.StoppedError):
-        run_suite(subject, Work(), tmp_path)
+        run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert (tmp_path / "first.json").exists() and not (tmp_path / "second.json").exists()
 
 
 def test_a_fault_of_the_program_is_not_swallowed(tmp_path: Path, subject: Subject, measures: dict):
     measures["first"] = lambda: {"a": 1 / 0}
     with pytest.raises(ZeroDivisionError):
-        run_suite(subject, Work(), tmp_path)
+        run_suite(subject, EvaluationData(), tmp_path, BOTH)
 
 
 def test_one_evaluation_at_a_time(tmp_path: Path, subject: Subject, measures: object):
     with (tmp_path / "eval.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BusyError, match="another evaluation works here"):
-            run_suite(subject, Work(), tmp_path)
+            run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert BusyError.exit_code == 75 and Counted.calls == []
-    run_suite(subject, Work(), tmp_path)
+    run_suite(subject, EvaluationData(), tmp_path, BOTH)
 
 
 def test_only_and_unknown_names(tmp_path: Path, subject: Subject, measures: object):
-    assert list(run_suite(subject, Work(), tmp_path, ["second"])) == ["second"]
+    assert list(run_suite(subject, EvaluationData(), tmp_path, ["second"])) == ["second"]
+    assert chosen("full", ["second"]) == ["second"]
     with pytest.raises(RecipeError, match="third: no such measure; there are first, second"):
-        run_suite(subject, Work(), tmp_path, ["third"])
+        chosen("full", ["third"])
 
 
 def test_no_library_may_fetch_anything(
@@ -157,6 +162,6 @@ def test_no_library_may_fetch_anything(
         return {}
 
     measures["first"] = looks
-    run_suite(subject, Work(), tmp_path)
+    run_suite(subject, EvaluationData(), tmp_path, BOTH)
     assert seen == [("1", True)]
     assert "HF_HUB_OFFLINE" not in os.environ and huggingface_hub.constants.HF_HUB_OFFLINE is False

@@ -12,12 +12,11 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
-from prealign_cpt.evaluate.canary import check_served
-from prealign_cpt.evaluate.generation.generate import write
-from prealign_cpt.evaluate.harness import lm_harness
-from prealign_cpt.evaluate.representation.embed import embed_served
+from prealign_cpt.evaluate import lm_harness
+from prealign_cpt.evaluate.data import EvaluationData
+from prealign_cpt.evaluate.sentences import embed_served
+from prealign_cpt.evaluate.served import check_served, write
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.work import Work
 from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client
 from prealign_cpt.serving.parity import CHECKS, mean_vector, run_checks
@@ -155,7 +154,7 @@ def test_lm_eval_gives_the_figures_of_a_plain_forward_pass(
     texts = [*TEXTS[:2], f"Before {START} after."]
     path = write_tasks(tmp_path / "tasks", texts)
     subject = Subject(folder, url=server.base_url, key=KEY)
-    figures = lm_harness.measure(subject, Work(lm_eval_tasks=("own_bpb", "own_choice"), lm_eval_path=path))
+    figures = lm_harness.measure(subject, EvaluationData(lm_eval_tasks=("own_bpb", "own_choice"), lm_eval_path=path))
     assert figures["own_bpb/bits_per_byte"].value == pytest.approx(bits_per_byte(subject, texts), rel=1e-4)
     assert list(figures["own_choice/acc"].items.values) == hits(subject)
 

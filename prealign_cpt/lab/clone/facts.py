@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prealign_cpt.evaluate.transfer.questions import GROUPS
+from prealign_cpt.evaluate.data import GROUPS
 from prealign_cpt.run.errors import RecipeError
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"

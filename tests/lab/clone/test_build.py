@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.cli import main, run_recipe
-from prealign_cpt.evaluate.read import read_labelled
+from prealign_cpt.evaluate.data import read_labelled
 from prealign_cpt.lab.clone.build import CloneOptions, build_clone
 from prealign_cpt.lab.clone.tokenizer import make_cloner
 from prealign_cpt.lexicon.pairs import read_pairs

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from prealign_cpt.evaluate.transfer.questions import GROUPS
+from prealign_cpt.evaluate.data import GROUPS
 from prealign_cpt.lab.clone.facts import RELATIONS, invent, questions, statements
 from prealign_cpt.run.errors import RecipeError
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.align.contrast import contrastive_loss, relations
-from prealign_cpt.evaluate.transfer.clka import answer_ranks
-from prealign_cpt.evaluate.transfer.questions import read_questions
+from prealign_cpt.evaluate.clka import answer_ranks
+from prealign_cpt.evaluate.data import read_questions
 from prealign_cpt.lab.clone.build import oracle_rows
 from prealign_cpt.lab.clone.tokenizer import Cloner, make_cloner, mirror_tokenizer
 from prealign_cpt.model.load import grow_rows

@@ -1,0 +1,241 @@
+"""What a served model says, believed only after a canary; and text that a model writes, served or here.
+
+    ids --served, echo--> log-probabilities [T]  ~=  those of the local model [T]                     check_served
+    prompts [N] --start token + ids--> greedy continuations [N]                                       write
+
+Servers exist that ignore `echo`, shift its values by one, put a token in front, or serve another model under the same
+name; all of them give figures that look sound. The canary's request is the one that the evaluation harness makes.
+Shapes: B prompts of a batch, T tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel
+
+from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.run import signals
+from prealign_cpt.run.errors import DataError
+from prealign_cpt.serving import client
+from prealign_cpt.serving.client import ask, identify
+
+TEXT = "The old house stands near the river, and the water is cold."
+LAST_ROWS = 3
+"""Ids from the end of the vocabulary, where an extension puts its new tokens, come after the text."""
+
+TOLERANCE = 1e-2
+"""Nats for one token, for a server in fp32."""
+
+ROUNDING_FACTOR = 4
+"""A server in bf16 may differ by so many times what bf16 changes in the local model."""
+
+BATCH = 16
+"""Prompts that are continued together."""
+
+REPLACEMENT = "\ufffd"
+"""What stands for bytes that are no whole character."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that has passed."""
+
+    name: str
+    """To ask for."""
+    length: int
+    """Ids that it takes at most, with what it generates."""
+    difference: float
+    """Largest difference of a log-probability to the local model's, in nats."""
+
+
+def check_served(subject: Subject) -> Served:
+    """Compare the model at `subject.url` with the local one.
+
+    Raises:
+        DataError: the values are absent, shifted, of another model or of other tokens; the message says which.
+        UnavailableError: no answer.
+    """
+    name, _, length = identify(subject.url, subject.folder, key=subject.key or None)
+    ids = canary_ids(subject)
+    answer = ask(
+        subject.url,
+        lambda openai: openai.completions.create(
+            model=name, prompt=[ids], max_tokens=1, echo=True, logprobs=1, temperature=0.0, seed=1234
+        ),
+        subject.key or None,
+    )
+    choices = answer.choices or []
+    logprobs = choices[0].logprobs if len(choices) == 1 else None
+    local = logprobs_of(subject.model, ids)
+    difference = compare(None if logprobs is None else logprobs.token_logprobs, local, subject.url)
+    if difference > TOLERANCE:
+        bound = max(TOLERANCE, ROUNDING_FACTOR * _rounding(subject, ids))
+        if difference > bound:
+            raise DataError(
+                f"{subject.url}: log-probabilities differ from {subject.folder}'s by {difference:.3g} nats; "
+                f"{bound:.3g} is what bf16 explains: the server holds another model; serve this folder"
+            )
+    return Served(name, length, difference)
+
+
+def canary_ids(subject: Subject) -> list[int]:
+    """Start token, a sentence, and the last rows of the vocabulary."""
+    rows = subject.model.get_input_embeddings().weight.shape[0]
+    return [subject.start_token_id, *subject.encode([TEXT])[0], *range(max(0, rows - LAST_ROWS), rows)]
+
+
+def compare(values: list[Any] | None, local: list[float], where: str) -> float:
+    """Largest absolute difference of served values to the local ones.
+
+    Args:
+        values: as the server gave them: one for each of the T ids, the first None, and one for the generated token.
+        local: of each id but the first, [T - 1].
+
+    Raises:
+        DataError: values are missing, not finite, or those of other positions.
+    """
+    num_ids = len(local) + 1
+    fault = ""
+    if values is None:
+        fault = "answers without log-probabilities"
+    elif len(values) == 1:
+        fault = "gives log-probabilities for the generated token alone, it ignores `echo`"
+    elif len(values) == num_ids + 2:
+        fault = "one more token was scored than was sent, so it puts a start token in front"
+    elif len(values) != num_ids + 1:
+        fault = f"{num_ids} ids were sent and one asked for, {len(values)} values came"
+    elif not all(isinstance(value, float | int) and math.isfinite(value) for value in values[1:num_ids]):
+        fault = "a log-probability of the prompt is missing or not finite"
+    else:
+        scored = values[1:num_ids]
+        difference = _largest(scored, local)
+        # The first value belongs to no token; a server that gives one there has usually moved all of them.
+        moved = [(values[:num_ids], local)] if values[0] is not None else []
+        moved += [(scored[1:], local)] if len(scored) > 3 else []
+        if difference <= TOLERANCE or all(_largest(*pair) > TOLERANCE for pair in moved):
+            return difference
+        fault = "log-probabilities are shifted by one token"
+    raise DataError(f"{where}: {fault}: its scores would be wrong; serve the folder with `prealign serve`")
+
+
+@torch.no_grad()
+def logprobs_of(model: PreTrainedModel, ids: list[int]) -> list[float]:
+    """Log-probability of each id but the first under a local model, fp32."""
+    row = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+    logits = model(input_ids=row, use_cache=False).logits[0, :-1].float()
+    values: list[float] = logits.log_softmax(dim=-1).gather(1, row[0, 1:, None])[:, 0].tolist()
+    return values
+
+
+def write(
+    subject: Subject, prompts: Sequence[str], max_tokens: int, stop: str | None = None, seed: int = 0, label: str = ""
+) -> list[str]:
+    """What the model writes after each prompt, greedily and in their order, up to `stop`, which is left out, or to the
+    end.
+
+    Locally and served the same tokens end a text (`end_ids`). Long prompts lose their beginning, so that `max_tokens`
+    have room in the model's context.
+
+    Args:
+        label: for the progress bar.
+
+    Raises:
+        DataError, UnavailableError: the server's, and if it holds another model (see `check_served`).
+    """
+    served = check_served(subject) if subject.url else None
+    room = int(getattr(subject.model.config, "max_position_embeddings", 2048)) - max_tokens - 1
+    if served:
+        room = min(room, served.length - max_tokens - 1)
+    if room < 1:
+        raise DataError(
+            f"{subject.url or subject.folder}: the context is too short for {max_tokens} tokens and a prompt"
+        )
+    rows = [[subject.start_token_id, *ids[-room:]] for ids in subject.encode(prompts)]
+    # Rows of like length share a batch; greedy answers do not depend on the order.
+    ends = end_ids(subject)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    written = [""] * len(rows)
+    for first in tqdm(range(0, len(order), BATCH), desc=label, disable=not label, leave=False):
+        signals.check()
+        group = order[first : first + BATCH]
+        some = [rows[i] for i in group]
+        if served:
+            texts = client.complete_many(
+                subject.url,
+                served.name,
+                some,
+                max_tokens=max_tokens,
+                seed=seed,
+                stop=[stop] if stop else None,
+                stop_token_ids=ends,
+                key=subject.key or None,
+            )
+        else:
+            texts = _write_here(subject, some, max_tokens, stop, ends)
+        for i, text in zip(group, texts, strict=True):
+            # A stream of text, as servers make it, holds back a character whose bytes are not all there.
+            written[i] = (text.split(stop)[0] if stop else text).rstrip(REPLACEMENT)
+    return written
+
+
+def end_ids(subject: Subject) -> list[int]:
+    """Ids that end a text: the end tokens of the tokenizer, the configuration and the generation configuration, and
+    the start token, after which another document would begin. A server would know the first of them only."""
+    model = subject.model
+    found = {subject.start_token_id}
+    for source in (subject.tokenizer, model.config, model.generation_config):
+        ids: list[int] | int | None = getattr(source, "eos_token_id", None)
+        found |= set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+    return sorted(found)
+
+
+@torch.no_grad()
+def _write_here(
+    subject: Subject, rows: list[list[int]], max_tokens: int, stop: str | None, ends: list[int]
+) -> list[str]:
+    """Greedy continuations of rows of token ids, padded on the left."""
+    length = max(map(len, rows))
+    inputs_BT = torch.full((len(rows), length), subject.start_token_id)
+    mask_BT = torch.zeros_like(inputs_BT)
+    for b, ids in enumerate(rows):
+        inputs_BT[b, length - len(ids) :] = torch.tensor(ids)
+        mask_BT[b, length - len(ids) :] = 1
+    tokenizer = subject.tokenizer
+    # A configuration of its own: the folder's may sample, or forbid repetition.
+    settings = GenerationConfig(
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=subject.start_token_id,
+        stop_strings=[stop] if stop else None,
+    )
+    output_BT = subject.model.generate(
+        inputs_BT.to(subject.device),
+        attention_mask=mask_BT.to(subject.device),
+        generation_config=settings,
+        **({"tokenizer": tokenizer} if stop else {}),
+    )
+    texts = []
+    for ids, row in zip(rows, output_BT[:, length:].tolist(), strict=True):
+        # Decoded behind its prompt: alone, a SentencePiece tokenizer would drop the space that it begins with.
+        both = [ids, [*ids, *takewhile(lambda i: i not in ends, row)]]
+        before, text = tokenizer.batch_decode(both, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts.append(text[len(before) :])
+    return texts
+
+
+def _rounding(subject: Subject, ids: list[int]) -> float:
+    """How far bf16 moves this model's values: the largest difference between it and fp32."""
+    other = torch.bfloat16 if subject.dtype == torch.float32 else torch.float32
+    model = load_whole(subject.folder, other).to(subject.device).eval()
+    return _largest(logprobs_of(subject.model, ids), logprobs_of(model, ids))
+
+
+def _largest(left: list[float], right: list[float]) -> float:
+    return max(abs(one - other) for one, other in zip(left, right, strict=False))
