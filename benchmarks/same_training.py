@@ -34,7 +34,7 @@ def train(code: Path, recipe: Path, out: Path, flags: list[str]) -> list[tuple[i
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """All tensors of the newest checkpoint of a run, optimizer state included."""
-    newest = max(out.glob("*/cpt/step-*"))
+    newest = max(out.glob("*/*/step-*"))
     content: dict[str, torch.Tensor] = {}
     _load_state_dict(content, dcp.FileSystemReader(newest), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     flat, rest = {}, [("", content)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PARTS = {
     "prepare": ("lexicon", "vocab", "data", "init"),
     "align": ("align",),
-    "train": ("cpt",),
+    "train": ("train",),
     "export": ("export",),
     "eval": ("eval",),
 }
@@ -113,7 +113,7 @@ def is_done(run: Run, recipe: Recipe, part: str, skip: tuple[str, ...] = ()) -> 
         if not all(_is_made(recipe, earlier) for earlier in READS[stage].stages):
             return False
         made_from = _inputs(stage, recipe, run.digests)
-        if not (_is_trained(run, recipe, made_from) if stage == "cpt" else run.has(stage, made_from)):
+        if not (_is_trained(run, recipe, made_from) if stage == "train" else run.has(stage, made_from)):
             return False
     return True
 
@@ -224,14 +224,14 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         return
     if run is not None:
         run.start()
-    made_from, settings = _from_rank_0(_inputs("cpt", recipe, run.digests) if run else {}), recipe.train
-    align, folder = recipe.run / "align", recipe.run / "cpt"
+    made_from, settings = _from_rank_0(_inputs("train", recipe, run.digests) if run else {}), recipe.train
+    align, folder = recipe.run / "align", recipe.run / "train"
     folder.mkdir(exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     mixture = read_mixture(recipe, recipe.run / "data")
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
-        say(f"cpt: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
+        say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
     module = sharded(
         align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas
     )
@@ -245,7 +245,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     )  # fmt: skip
     if world.rank == 0:
         atomic_write(folder / "summary.json", json.dumps({**result, "inputs": made_from}, indent=1))
-        say(f"cpt: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
+        say(f"train: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
 
 
 def _export(run: Run, recipe: Recipe) -> None:
@@ -255,7 +255,7 @@ def _export(run: Run, recipe: Recipe) -> None:
     summary = _summary(recipe)
     assert summary is not None
     made_from = _inputs("export", recipe, run.digests)
-    step = latest(run.folder / "cpt", summary["inputs"])
+    step = latest(run.folder / "train", summary["inputs"])
     if step != _last_checkpoint(recipe):
         raise _unsound(recipe)
     probe, align, accepted = Probe(**summary["probe"]), run.folder / "align", "export" in run.accept
@@ -288,42 +288,42 @@ def _inputs(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
     """What a stage is to be made from."""
     folders = {name: recipe.run / name for name in ORDER}
     if stage == "export":
-        folders["cpt"] = _last_checkpoint(recipe)
-        if not (folders["cpt"] / MANIFEST).is_file():
+        folders["train"] = _last_checkpoint(recipe)
+        if not (folders["train"] / MANIFEST).is_file():
             raise _unsound(recipe)
     return inputs(stage, recipe, digests, folders)
 
 
 def _is_trained(run: Run, recipe: Recipe, made_from: dict[str, Any]) -> bool:
-    folder, summary = recipe.run / "cpt", _summary(recipe)
+    folder, summary = recipe.run / "train", _summary(recipe)
     checkpoints = sorted(folder.glob(f"step-{'[0-9]' * 10}/{MANIFEST}"))
     if summary is not None:
-        run.check_inputs(folder, summary["inputs"], made_from, "cpt")
+        run.check_inputs(folder, summary["inputs"], made_from, "train")
     elif checkpoints:
         run.check_inputs(
-            checkpoints[-1].parent, read_manifest(checkpoints[-1].parent)["about"]["inputs"], made_from, "cpt"
+            checkpoints[-1].parent, read_manifest(checkpoints[-1].parent)["about"]["inputs"], made_from, "train"
         )
     if summary is None or summary["inputs"] != made_from:
         return False
-    run.say_once("cpt: done before, kept")
+    run.say_once("train: done before, kept")
     return True
 
 
 def _is_made(recipe: Recipe, stage: str) -> bool:
-    return _summary(recipe) is not None if stage == "cpt" else (recipe.run / stage).is_dir()
+    return _summary(recipe) is not None if stage == "train" else (recipe.run / stage).is_dir()
 
 
 def _last_checkpoint(recipe: Recipe) -> Path:
-    return recipe.run / "cpt" / f"step-{recipe.train.steps:010}"
+    return recipe.run / "train" / f"step-{recipe.train.steps:010}"
 
 
 def _unsound(recipe: Recipe) -> MissingInputError:
-    return MissingInputError(f"{recipe.run / 'cpt'}: the last checkpoint is not sound; start again with --redo cpt")
+    return MissingInputError(f"{recipe.run / 'train'}: the last checkpoint is not sound; start again with --redo train")
 
 
 def _summary(recipe: Recipe) -> dict[str, Any] | None:
     """What the finished training says of itself; None before."""
-    path = recipe.run / "cpt" / "summary.json"
+    path = recipe.run / "train" / "summary.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 

@@ -51,14 +51,14 @@ READS = {
         (*TEXTS, "text.parallel_target", "text.parallel_english"),
         ("lexicon", "init"),
     ),
-    "cpt": Reads(
+    "train": Reads(
         (
             *(f"train.{key.name}" for key in dataclasses.fields(Train) if key.name not in FREE),
             *("data.english_share", "codeswitch", "base.start_token", "seed"),
         ),
         stages=("align", "data"),
     ),
-    "export": Reads(stages=("cpt", "align")),
+    "export": Reads(stages=("train", "align")),
     "eval": Reads(
         ("evaluate", "base.start_token", "seed"),
         (

@@ -1,6 +1,6 @@
 """What is in a run folder, and whether it is sound: `prealign verify RUN`.
 
-    RUN/{stages, cpt/step-...}/MANIFEST.json  -->  a line for each folder, and whether one is damaged
+    RUN/{stages, train/step-...}/MANIFEST.json  -->  a line for each folder, and whether one is damaged
 
 Damaged is: a file that is not as it was written, or missing; a stage without a manifest; a checkpoint whose description
 asks torch to run something; an export that is of none of the checkpoints that are there.
@@ -34,8 +34,8 @@ def inspect(run: Path) -> list[Finding]:
     Raises:
         RecipeError: there is none.
     """
-    stages = {run / name for name in ORDER if name != "cpt" and (run / name).is_dir()}
-    saved = {path for path in (run / "cpt").glob(f"step-{'[0-9]' * 10}") if path.is_dir()}
+    stages = {run / name for name in ORDER if name != "train" and (run / name).is_dir()}
+    saved = {path for path in (run / "train").glob(f"step-{'[0-9]' * 10}") if path.is_dir()}
     written = {path.parent for path in run.rglob(NAME) if not path.relative_to(run).parts[0].startswith(ASIDE)}
     folders = sorted(written | stages | saved)
     if not folders:
@@ -87,7 +87,7 @@ def _checkpoint(folder: Path, about: dict[str, Any], newest: bool) -> str:
 
 
 def _export(about: dict[str, Any], steps: list[Path]) -> str:
-    made_from = about.get("inputs", {}).get("cpt")
+    made_from = about.get("inputs", {}).get("train")
     for step in reversed(steps):
         if (step / NAME).is_file() and folder_digest(step) == made_from:
             return f"made from {step.name}" + (f", not from {steps[-1].name}" if step != steps[-1] else "")

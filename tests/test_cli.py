@@ -244,7 +244,7 @@ def test_a_full_disk_is_storage_s_fault(
     lines = [line for line in done.stderr.splitlines() if line.startswith("prealign: ")]
     assert len(lines) == 1 and ("File too large" in lines[0] or "saving failed" in lines[0]), done.stderr
     assert "Traceback" not in done.stderr
-    assert [name for name in _left(recipe_file) if name != "cpt"] == kept
+    assert [name for name in _left(recipe_file) if name != "train"] == kept
     assert not list((recipe_file.parent / "runs").rglob(".tmp-*"))
     assert not list((recipe_file.parent / "runs").rglob("step-*"))
     if stage == "align":

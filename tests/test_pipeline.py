@@ -82,13 +82,13 @@ def test_every_stage_appears_and_verifies(run: Path, first: subprocess.Completed
     for stage in ORDER:
         assert (run / stage).is_dir(), stage
         assert f"{stage}: done" in first.stdout
-        if stage != "cpt":
+        if stage != "train":
             about = verify(run / stage)["about"]
             assert about["stage"] == stage and about["seconds"] >= 0 and about["peak_mb"] > 0
-    assert verify(run / "cpt" / "step-0000000006")["about"]["world"] == 2
+    assert verify(run / "train" / "step-0000000006")["about"]["world"] == 2
     assert not list(run.rglob(".tmp-*"))
     assert _state(run) == {"status": "finished", "exit_code": 0}
-    assert "cpt: 6 steps on 2 rank(s), cpu, fp32" in first.stdout
+    assert "train: 6 steps on 2 rank(s), cpu, fp32" in first.stdout
     assert "Traceback" not in first.stderr
 
 
@@ -136,8 +136,8 @@ def test_verify_finds_everything_sound_and_a_flipped_byte(run: Path, copy: Path,
     assert state.endswith(": state finished, exit code 0")
     assert len(lines) == len(ORDER) - 1 + 2 and all(": sound, " in line for line in lines)
     told = {line.split(": ")[0].removeprefix(f"{run}/"): line for line in lines}
-    assert "step 6 of 2 rank(s)" in told["cpt/step-0000000006"] and "newest, LATEST" in told["cpt/step-0000000006"]
-    assert "LATEST" not in told["cpt/step-0000000004"]
+    assert "step 6 of 2 rank(s)" in told["train/step-0000000006"] and "newest, LATEST" in told["train/step-0000000006"]
+    assert "LATEST" not in told["train/step-0000000004"]
     assert told["export"].endswith("made from step-0000000006")
     _flip(copy / "export" / "model.safetensors")
     assert main(["verify", str(copy)]) == 65
@@ -155,8 +155,8 @@ def test_verify_finds_everything_sound_and_a_flipped_byte(run: Path, copy: Path,
         ("init", "train.precision", '"fp32"', '"bf16"'),
         ("data", "codeswitch.ratio", "0.5", "0.1"),
         ("data", "train.steps", "6", "8"),
-        ("cpt", "train.clip", "1.0", "2.0"),
-        ("cpt", "train.schedule", '"wsd"', '"cosine"'),
+        ("train", "train.clip", "1.0", "2.0"),
+        ("train", "train.schedule", '"wsd"', '"cosine"'),
         ("eval", "evaluate.batch_tokens", "4096", "100"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_changed_text_is_refused(recipe: Path, copy: Path, tmp_path: Path, cap
 
 def test_what_does_not_decide_the_weights_may_change(recipe: Path, copy: Path, capsys: Any) -> None:
     assert _start(recipe, copy, "--train.save_every", "5", "--train.keep", "3", "--train.micro_batch", "1") == 0
-    assert "cpt: done before, kept" in capsys.readouterr().out
+    assert "train: done before, kept" in capsys.readouterr().out
 
 
 def test_a_run_is_made_longer(recipe: Path, copy: Path, capsys: Any) -> None:
@@ -203,13 +203,13 @@ def test_a_run_is_made_longer(recipe: Path, copy: Path, capsys: Any) -> None:
     assert _start(recipe, copy, *steady, *flags) == 0, capsys.readouterr().err
     assert [row["step"] for row in _rows(copy)] == list(range(10))
     assert _state(copy) == {"status": "finished", "exit_code": 0}
-    assert verify(copy / "cpt" / "step-0000000009")["about"]["inputs"]["train.steps"] == 9
+    assert verify(copy / "train" / "step-0000000009")["about"]["inputs"]["train.steps"] == 9
 
 
 def test_redo_makes_a_stage_and_those_that_read_it_anew(recipe: Path, copy: Path, capsys: Any) -> None:
     assert _start(recipe, copy, "--redo", "export") == 0
     said = capsys.readouterr().out
-    assert "cpt: done before, kept" in said and "export, eval: will be made anew" in said
+    assert "train: done before, kept" in said and "export, eval: will be made anew" in said
     assert all(f"{stage}: done in" in said for stage in ("export", "eval"))
     assert (copy / "redone-1" / "export" / "model.safetensors").is_file()
     assert _start(recipe, copy, "--redo", "nonsense") == 78
@@ -222,7 +222,7 @@ def test_other_evaluation_settings_cost_no_training(recipe: Path, copy: Path, ca
     assert "--redo eval" in capsys.readouterr().err
     assert _start(recipe, copy, *flags, "--redo", "eval") == 0
     said = capsys.readouterr().out
-    assert "cpt: done before, kept" in said and "export: done before, kept" in said
+    assert "train: done before, kept" in said and "export: done before, kept" in said
 
 
 def _without(copy: Path, *stages: str) -> None:
@@ -232,18 +232,18 @@ def _without(copy: Path, *stages: str) -> None:
 
 @pytest.mark.parametrize("name", ["align/model.safetensors", "data/target.inputs.npy"])
 def test_training_does_not_start_from_a_damaged_stage(recipe: Path, copy: Path, name: str, capsys: Any) -> None:
-    _without(copy, "cpt", "export", "eval")
+    _without(copy, "train", "export", "eval")
     _flip(copy / name)
     assert _start(recipe, copy) == 65
     assert name in capsys.readouterr().err
-    assert not (copy / "export").exists() and not list(copy.glob("cpt/step-*"))
+    assert not (copy / "export").exists() and not list(copy.glob("train/step-*"))
 
 
 def test_an_older_checkpoint_is_never_exported_in_place_of_the_last(recipe: Path, copy: Path, capsys: Any) -> None:
     _without(copy, "export", "eval")
-    _flip(copy / "cpt" / "step-0000000006" / "__0_0.distcp")
+    _flip(copy / "train" / "step-0000000006" / "__0_0.distcp")
     assert _start(recipe, copy) in (65, 66)
-    assert "--redo cpt" in capsys.readouterr().err.splitlines()[-1]
+    assert "--redo train" in capsys.readouterr().err.splitlines()[-1]
     assert not (copy / "export").exists()
 
 

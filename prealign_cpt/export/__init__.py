@@ -1,6 +1,6 @@
 """A checkpoint becomes an ordinary Hugging Face folder, proven equal to the trained model.
 
-cpt/step-… + align/ (config, tokenizer) --folder.py--> export/ --gate.py--> parity.json --card.py--> README.md
+train/step-… + align/ (config, tokenizer) --folder.py--> export/ --gate.py--> parity.json --card.py--> README.md
 """
 
 from prealign_cpt.export.folder import build_export

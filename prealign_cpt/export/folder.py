@@ -1,6 +1,6 @@
 """A checkpoint becomes an ordinary Hugging Face folder, proven equal to the trained model.
 
-cpt/step-… + align/ (config, tokenizer) --> export/: safetensors, configurations, tokenizer, README.md, licence
+train/step-… + align/ (config, tokenizer) --> export/: safetensors, configurations, tokenizer, README.md, licence
 
 Every loader reads it: transformers 4 and 5, vLLM, lm_eval, llama.cpp's converter.
 """

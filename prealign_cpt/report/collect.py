@@ -1,6 +1,6 @@
 """Read the finished stages of a run, and of its controls, into one frozen record.
 
-    RUN/*/report.json  MANIFEST.json  recipe.toml  metrics.jsonl  cpt/summary.json  serve/result.json --+--> Record
+    RUN/*/report.json  MANIFEST.json  recipe.toml  metrics.jsonl  train/summary.json  serve/result.json --+--> Record
     CONTROL/{eval,data,align}/report.json  recipe.toml  metrics.jsonl                                 --+
 
 A figure is a number or the reason why there is none. Nothing is carried over or filled in.
@@ -120,8 +120,11 @@ def collect(run: Path, controls: Sequence[Path] = (), others: Sequence[Path] = (
         for style, (model, name, label) in enumerate(zip(beside, names, labels, strict=True), start=1)
     ]
     documents = {stage: read_document(run, stage) for stage in ("lexicon", "vocab", "data", "align", "eval")}
-    documents |= {"cpt": read_document(run, "cpt", "summary.json"), "serve": read_document(run, "serve", "result.json")}
-    abouts = {stage: read_document(run, stage, NAME).part("about") for stage in ORDER} | {"cpt": documents["cpt"]}
+    documents |= {
+        "train": read_document(run, "train", "summary.json"),
+        "serve": read_document(run, "serve", "result.json"),
+    }
+    abouts = {stage: read_document(run, stage, NAME).part("about") for stage in ORDER} | {"train": documents["train"]}
     base = Model(BASE, BASE, None, _scores(documents["eval"], "base"), ours.recipe)
     before = Model(BEFORE, BEFORE, None, _scores(documents["eval"], "aligned"), ours.recipe)
     return Record(

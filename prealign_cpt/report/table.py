@@ -126,7 +126,7 @@ def result(record: Record) -> dict[str, Any]:
         "unreachable_tokens": record.documents["vocab"].number("unreachable"),
         "english_lines_changed": record.english_changed,
         "stages": {stage: _whole(costs) for stage, costs in record.costs.items()},
-        "tokens_per_second": record.documents["cpt"].number("tokens_per_second"),
+        "tokens_per_second": record.documents["train"].number("tokens_per_second"),
         "parity": record.documents["serve"].at("parity"),
         "verdict": verdict(record),
         "cautions": list(record.cautions),

@@ -1,7 +1,7 @@
 """The run folder: a lock, a state, and stages that are done once.
 
     runs/NAME/  recipe.toml  run_state.json  metrics.jsonl  digests.json
-                lexicon/  vocab/  data/  init/  align/  cpt/  export/  eval/
+                lexicon/  vocab/  data/  init/  align/  train/  export/  eval/
 
 A stage's folder appears complete or not at all (manifest.py). Its manifest holds what it was made from; a stage whose
 inputs are the same is skipped, one whose inputs changed stops the run and says which.
@@ -29,7 +29,7 @@ from prealign_cpt.run.errors import BusyError, DataError, PrealignError, RecipeE
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
 
-ORDER = ("lexicon", "vocab", "data", "init", "align", "cpt", "export", "eval")
+ORDER = ("lexicon", "vocab", "data", "init", "align", "train", "export", "eval")
 """The stages' folders, in the order of the flow."""
 
 ASIDE = "redone-"
@@ -208,7 +208,7 @@ class Run:
         there = [name for name in redo if (self.folder / name).exists()]
         for name in there:
             target = self.folder / name
-            if name != "cpt" and not (target / NAME).is_file():
+            if name != "train" and not (target / NAME).is_file():
                 raise StorageError(f"{target}: has no manifest, so it is not moved; move it away yourself")
         if not there:
             return
@@ -217,7 +217,7 @@ class Run:
         aside.mkdir()
         for name in reversed(there):
             os.rename(self.folder / name, aside / name)
-            if name == "cpt" and (self.folder / "metrics.jsonl").exists():
+            if name == "train" and (self.folder / "metrics.jsonl").exists():
                 os.rename(self.folder / "metrics.jsonl", aside / "metrics.jsonl")
         say(f"{', '.join(there)}: will be made anew; what was there is in {aside}, which you may delete")
 

@@ -2,10 +2,10 @@
 
 shards on the device --snapshot--> host memory        the step waits for this, and for a save still under way
                               |  a thread of `Saver`, while training goes on
-cpt/.tmp-step-…/  --write, hash--> vote of all ranks --> MANIFEST.json --rename--> verify, prune
+train/.tmp-step-…/  --write, hash--> vote of all ranks --> MANIFEST.json --rename--> verify, prune
 
-cpt/step-0000000100/   torch.distributed.checkpoint files + MANIFEST.json
-cpt/LATEST             name of the newest one, for people and scripts
+train/step-0000000100/   torch.distributed.checkpoint files + MANIFEST.json
+train/LATEST             name of the newest one, for people and scripts
 """
 
 import datetime
@@ -221,7 +221,7 @@ class Saver:
     def _tidy(self, path: Path, inputs: dict[str, Any]) -> None:
         if self._seconds[-1] > SLOW and max(self._seconds[:-1], default=0.0) <= SLOW:
             say(
-                f"cpt: saving took {self._seconds[-1]:.0f} s, and a run that is asked to stop saves first: give it "
+                f"train: saving took {self._seconds[-1]:.0f} s, and a run that is asked to stop saves first: give it "
                 "twice that time (torchrun --shutdown-timeout, a scheduler's grace time)"
             )
         try:
@@ -253,16 +253,16 @@ def latest(folder: Path, inputs: dict[str, Any], accept: tuple[str, ...] = ()) -
         except DataError as error:
             aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
             path.rename(aside)
-            say(f"cpt: {error} -- renamed to {aside.name}, an older checkpoint is tried")
+            say(f"train: {error} -- renamed to {aside.name}, an older checkpoint is tried")
             continue
         changed = changes(manifest["about"]["inputs"], inputs, accept)
         if changed:
             raise RecipeError(
-                f"{path}: was made from other inputs ({', '.join(changed)}); start again with --redo cpt, "
+                f"{path}: was made from other inputs ({', '.join(changed)}); start again with --redo train, "
                 "or give the run another name"
             )
         for name in extra_files(path, manifest):
-            say(f"cpt: {path / name}: no part of the checkpoint, not read")
+            say(f"train: {path / name}: no part of the checkpoint, not read")
         pointer = folder / "LATEST"
         if not pointer.is_file() or pointer.read_bytes() != f"{path.name}\n".encode():
             atomic_write(pointer, path.name + "\n")

@@ -1,6 +1,6 @@
 """The training loop: steps, evaluation, checkpoints, metrics.
 
-    data/ (packed) + align/ (model) --FSDP2--> cpt/step-…/, cpt/summary.json, metrics.jsonl
+    data/ (packed) + align/ (model) --FSDP2--> train/step-…/, train/summary.json, metrics.jsonl
 
 The ranks share out the sequences of a step (step.py). The position of a run is the step; everything else follows from
 it, but for the newest gradient norms, which stand in the checkpoint.
@@ -49,7 +49,7 @@ def train(
     Args:
         module: sharded; changed in place.
         valid: held-out batches by name ("target", "english").
-        folder: the run's `cpt` folder; metrics go to the file beside it.
+        folder: the run's `train` folder; metrics go to the file beside it.
         inputs: what the run is made from; a checkpoint of other inputs is refused.
         first_new: id of the first new token; None where there are none.
         spellings: old token ids that spell each new token, for `train.composition_lr`.
@@ -70,9 +70,9 @@ def train(
     check_accepted(before["inputs"], inputs, recipe, step)
     guard = SpikeGuard(before.get("spikes"))
     if newest and world.rank == 0:
-        say(f"cpt: continues after step {step}")
+        say(f"train: continues after step {step}")
     log = Log(folder.parent / "metrics.jsonl", active=world.rank == 0)
-    bar = tqdm(total=recipe.steps, initial=step, desc="cpt", unit="step", disable=None if world.rank == 0 else True)
+    bar = tqdm(total=recipe.steps, initial=step, desc="train", unit="step", disable=None if world.rank == 0 else True)
     stall = 0.0
     with signals.deferred(), checkpoint.Saver(folder, recipe.keep, world) as saver:
         due = before.get("due") if newest else {"step": 0, "tokens": 0}  # a line that lacks its evaluation
@@ -101,7 +101,7 @@ def train(
             bar.set_postfix_str(f"loss {done.loss:.3f}, {done.tokens / seconds:,.0f} tokens/s")
             if done.skipped and world.rank == 0:
                 say(
-                    f"cpt: step {step}: gradient norm {done.norm:.3g} is a spike; the step made no update "
+                    f"train: step {step}: gradient norm {done.norm:.3g} is a spike; the step made no update "
                     f"(sequences {(step - 1) * recipe.sequences} to {step * recipe.sequences - 1})"
                 )
             stop = world.any(signals.requested() is not None or saver.failed)
@@ -153,7 +153,7 @@ def check_accepted(made_from: dict[str, Any], inputs: dict[str, Any], recipe: Tr
     if not changed:
         return
     told = ", ".join(changes({k: made_from.get(k) for k in changed}, {k: inputs.get(k) for k in changed}))
-    remedy = "start again with --redo cpt, or give the run another name"
+    remedy = "start again with --redo train, or give the run another name"
     if "train.steps" in changed and inputs.get("codeswitch.curriculum") == "falling":
         raise RecipeError(f'--accept: {told}: codeswitch.curriculum "falling" spreads over all steps; {remedy}')
     if recipe.steps < done:

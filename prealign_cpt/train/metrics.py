@@ -35,7 +35,7 @@ class Log:
         if "valid" in figures:
             v = figures["valid"]
             speed = f", {figures['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in figures else ""
-            say(f"cpt: step {figures['step']}: " + ", ".join(f"{k} {x:.3f}" for k, x in v.items()) + speed)
+            say(f"train: step {figures['step']}: " + ", ".join(f"{k} {x:.3f}" for k, x in v.items()) + speed)
 
     def rows(self) -> list[dict[str, Any]]:
         """All lines but those that a kill tore."""

@@ -1,6 +1,6 @@
 """Reading checkpoints, without running anything that stands in them.
 
-    cpt/step-…/.metadata --restricted unpickling--> what is stored --compared with what is expected--> tensors
+    train/step-…/.metadata --restricted unpickling--> what is stored --compared with what is expected--> tensors
 
 torch takes `.metadata`, which is a pickle, and the entries that are no tensors as they are. Here the first is parsed
 with a list of the names it may use, the others as plain values, and the tensors must be those that are expected: torch
@@ -126,7 +126,7 @@ def _read(state: dict[str, Any], path: Path, part: str = "", no_dist: bool = Fal
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, PrealignError):
             raise type(cause)(f"{path}: {cause}") from error
-        raise DataError(f"{path}: cannot be read: {cause}; start again with --redo cpt") from error
+        raise DataError(f"{path}: cannot be read: {cause}; start again with --redo train") from error
 
 
 def _check_tensors(metadata: Metadata, state: dict[str, Any], part: str) -> None:
@@ -139,7 +139,7 @@ def _check_tensors(metadata: Metadata, state: dict[str, Any], part: str) -> None
     if not any(key.startswith("optimizer.") for key in stored) and any(key.startswith("optimizer.") for key in state):
         raise DataError(
             "the checkpoint holds no state of the optimizer, so training cannot go on from it; start again with "
-            "--redo cpt, or export it and make it the base.model of another run"
+            "--redo train, or export it and make it the base.model of another run"
         )
     problems = [f"{key} is missing" for key in state.keys() - stored.keys()]
     problems += [f"{key} is not expected" for key in stored.keys() - state.keys()]
@@ -155,5 +155,5 @@ def _check_tensors(metadata: Metadata, state: dict[str, Any], part: str) -> None
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DataError(
             f"the checkpoint is of another model or optimizer: {'; '.join(sorted(problems)[:3])}{more}; start again "
-            "with --redo cpt, or give the run another name"
+            "with --redo train, or give the run another name"
         )

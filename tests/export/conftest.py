@@ -34,7 +34,7 @@ def trained(recipe: Recipe, align: Path, world: World, precision: Any = "fp32") 
         for parameter in module.parameters():
             local = parameter.to_local()
             local += 0.02 * torch.randn(local.shape, generator=generator)
-    folder = align.parent / "cpt"
+    folder = align.parent / "train"
     folder.mkdir()
     state = checkpoint.snapshot(module, make_optimizer(module, recipe.train))
     step = checkpoint.write(folder, 6, state, {"inputs": {}}, world)

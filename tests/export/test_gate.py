@@ -85,7 +85,7 @@ def test_other_figures_are_refused_and_kept_aside(recipe: Recipe, align: Path, w
 
 def test_weights_that_are_not_those_of_the_probe_are_refused(recipe: Recipe, align: Path, world: World) -> None:
     step, probe = trained(recipe, align, world)
-    shutil.rmtree(align.parent / "cpt")
+    shutil.rmtree(align.parent / "train")
     model = AutoModelForCausalLM.from_pretrained(align)
     with torch.no_grad():
         model.model.norm.weight.mul_(1.1)

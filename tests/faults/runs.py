@@ -90,7 +90,7 @@ def go(
         changed: keys of the recipe.
     """
     run = folder / name
-    (run / "cpt").mkdir(parents=True, exist_ok=True)
+    (run / "train").mkdir(parents=True, exist_ok=True)
 
     def before(step: int) -> None:
         if step == stop and world.rank == world.size - 1:
@@ -104,7 +104,7 @@ def go(
     try:
         recipe = dataclasses.replace(RECIPE, **changed)
         found["summary"] = train(
-            module, mixture, {"target": [valid_batch()]}, recipe, 0, run / "cpt", inputs, world, accept=accept
+            module, mixture, {"target": [valid_batch()]}, recipe, 0, run / "train", inputs, world, accept=accept
         )
         found["weights"] = weights(module)
     except BaseException as error:

@@ -184,7 +184,7 @@ def _check(folder: Path, before: Path, what: str) -> int:
 
 
 def _prepared(base: Path, size: int) -> Path:
-    folder = base / f"before-{size}" / "cpt"
+    folder = base / f"before-{size}" / "train"
     folder.mkdir(parents=True)
 
     def twice(world: World) -> None:
@@ -202,7 +202,7 @@ def _enumerate(rank: int, ranks: int, base: Path, size: int) -> dict[str, Any]:
     counts: dict[str, Any] = {"operations": [], "kills": 0, "torn_writes": 0, "from_2": 0, "from_3": 0}
 
     def attempt(victim: int, k: int, torn: bool) -> None:
-        folder = base / "run" / "cpt"
+        folder = base / "run" / "train"
         shutil.copytree(before, folder)
 
         def killed(world: World) -> None:
@@ -241,7 +241,7 @@ def _lose_power(rank: int, ranks: int, base: Path) -> dict[str, Any]:
     """After each operation the disk as a loss of power may leave it: files that were not flushed to it are empty."""
     del os.environ["RANK"]
     before = _prepared(base, 1)
-    folder = base / "run" / "cpt"
+    folder = base / "run" / "train"
     shutil.copytree(before, folder)
 
     def work(world: World) -> None:
@@ -268,7 +268,7 @@ def _lose_power(rank: int, ranks: int, base: Path) -> dict[str, Any]:
     assert _forked(1, base / "store", work) == [0]
     images = sorted(base.glob("image-*"))
     for copy in images:
-        _check(copy / "cpt", before, f"{copy.name} without what was not flushed")
+        _check(copy / "train", before, f"{copy.name} without what was not flushed")
     return {"images": len(images)}
 
 
@@ -297,7 +297,7 @@ def _flip_all(rank: int, ranks: int, base: Path) -> dict[str, Any]:
     draw = random.Random(0)
     counts = {"flips": 0, "detected": 0, "fallback_identical": 0, **dict.fromkeys(names, 0)}
     for n in range(FLIPS):
-        folder = base / "flip" / "cpt"
+        folder = base / "flip" / "train"
         shutil.copytree(before, folder)
         name = names[n % len(names)]
         path = folder / "step-0000000002" / name

@@ -62,7 +62,7 @@ def _wait_for(path: Path) -> None:
 def _one(rank: int, size: int, folder: Path, name: str) -> dict[str, Any]:
     def act(step: int) -> None:
         if step == 3:
-            _wait_for(folder / name / "cpt" / "LATEST")
+            _wait_for(folder / name / "train" / "LATEST")
         if name == "raises" and rank == 1 and step == 4:
             raise LookupError("the text of step 4 is gone")
 
@@ -77,7 +77,7 @@ def _survives(rank: int, size: int, folder: Path) -> dict[str, dict[str, Any]]:
 
     def small(step: int) -> None:
         if step == 3:
-            _wait_for(folder / "small disk" / "cpt" / "LATEST")
+            _wait_for(folder / "small disk" / "train" / "LATEST")
         if rank == 1 and step == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
@@ -103,21 +103,21 @@ def _survives(rank: int, size: int, folder: Path) -> dict[str, dict[str, Any]]:
         forget(world)
         loop.fault = asked
         name = "asked while evaluating"
-        latest = folder / name / "cpt" / "LATEST"
+        latest = folder / name / "train" / "LATEST"
         wait = lambda step: _wait_for(latest) if step == 3 else None  # noqa: E731
         found[name] = go(folder, name, world, act=wait, eval_every=3)
         loop.fault = real_fault
         forget(world)
         if rank == 0:
             Log.write = full  # type: ignore[method-assign]
-        latest = folder / "metrics" / "cpt" / "LATEST"
+        latest = folder / "metrics" / "train" / "LATEST"
         found["metrics"] = go(folder, "metrics", world, act=wait)
     return found
 
 
 def _sound(run: Path) -> set[int]:
     """Steps with a checkpoint that verifies."""
-    steps = [path for path in (run / "cpt").glob("step-*") if verify(path)]
+    steps = [path for path in (run / "train").glob("step-*") if verify(path)]
     return {int(path.name.removeprefix("step-")) for path in steps}
 
 
@@ -187,4 +187,4 @@ def test_the_run_goes_on_and_ends_as_if_nothing_had_happened(
     assert not list((folder / name).rglob(".tmp-*"))
     assert not [finding for finding in inspect(folder / name) if finding.damaged]
     assert _sound(folder / name) == {8, 9}
-    assert (folder / name / "cpt" / "LATEST").read_text() == "step-0000000009\n"
+    assert (folder / name / "train" / "LATEST").read_text() == "step-0000000009\n"

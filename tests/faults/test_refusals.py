@@ -54,7 +54,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory, world: World) -> tuple[Lan
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) -> Path:
-    folder = tmp_path_factory.mktemp("three") / "cpt"
+    folder = tmp_path_factory.mktemp("three") / "train"
     folder.mkdir()
     for step in (1, 2, 3):
         checkpoint.write(folder, step, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
@@ -63,7 +63,7 @@ def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) 
 
 @pytest.fixture
 def saved(three: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(three, tmp_path / "cpt"))
+    return Path(shutil.copytree(three, tmp_path / "train"))
 
 
 def _step(folder: Path, step: int) -> Path:
@@ -152,9 +152,9 @@ def test_row_26_a_run_does_not_leave_its_folder_by_a_link(recipe_file: Path, tmp
     recipe = load_recipe(recipe_file)
     (tmp_path / "elsewhere").mkdir()
     recipe.run.mkdir(parents=True)
-    (recipe.run / "cpt").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StorageError, match="cpt: is a link"):
-        Run(recipe.run, ["cpt"])
+    (recipe.run / "train").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="train: is a link"):
+        Run(recipe.run, ["train"])
     assert (tmp_path / "elsewhere").is_dir()
 
 
@@ -205,7 +205,7 @@ def test_rows_43_and_44_only_the_expected_tensors_are_loaded(saved: Path, traine
     good = checkpoint.snapshot(*trainer)
     name = "model.model.norm.weight"
     changes: dict[str, tuple[dict[str, Any], str]] = {
-        "no optimizer": ({"model": good["model"]}, "holds no state of the optimizer.*--redo cpt.*base.model"),
+        "no optimizer": ({"model": good["model"]}, "holds no state of the optimizer.*--redo train.*base.model"),
         "extra": (good | {"model": good["model"] | {"model.extra": torch.ones(3)}}, "model.extra is not expected"),
         "dtype": (good | {"model": good["model"] | {name: good["model"][name].double()}}, "float64.*where.*float32"),
         "shape": (good | {"model": good["model"] | {name: torch.ones(33)}}, r"\(33,\).*where.*\(32,\)"),
@@ -276,12 +276,12 @@ def test_row_53_no_more_open_files_leaves_no_half_checkpoint(tmp_path: Path) -> 
     make_base(tmp_path)
     error = values(start(1, _few_files, tmp_path))[0]["error"]
     assert "Too many open files" in error, error
-    assert checkpoint.latest(tmp_path / "few" / "cpt", INPUTS) == _step(tmp_path / "few" / "cpt", 2)
+    assert checkpoint.latest(tmp_path / "few" / "train", INPUTS) == _step(tmp_path / "few" / "train", 2)
 
 
 @pytest.mark.parametrize("name", ["mit Leerzeichen", "Straße 🏠 дом", "zwei\nZeilen", "-redo", "a'b\"c;$(x)"])
 def test_row_55_any_name_of_a_folder_works(tmp_path: Path, trainer: Any, world: World, name: str) -> None:
-    folder = tmp_path / name / "cpt"
+    folder = tmp_path / name / "train"
     folder.mkdir(parents=True)
     path = checkpoint.write(folder, 1, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
     assert checkpoint.latest(folder, INPUTS) == path
@@ -299,7 +299,7 @@ FIXTURE = Path(__file__).parent / "format1"
 
 
 def test_row_56_a_checkpoint_of_format_1_is_read(tmp_path: Path) -> None:
-    folder = shutil.copytree(FIXTURE, tmp_path / "cpt")
+    folder = shutil.copytree(FIXTURE, tmp_path / "train")
     path = checkpoint.latest(folder, {"align": "a", "data": "d", "recipe": "r"})
     assert path is not None and read_manifest(path)["format"] == 1
     module = LanguageModelLoss(make_model(13, layers=1, hidden=8))

@@ -23,7 +23,7 @@ def _asked_at_3(rank: int, size: int, folder: Path) -> Any:
     def act(step: int) -> None:
         if step == 3:
             end = time.monotonic() + 20
-            while not (folder / "run" / "cpt" / "LATEST").exists() and time.monotonic() < end:
+            while not (folder / "run" / "train" / "LATEST").exists() and time.monotonic() < end:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -34,7 +34,7 @@ def _asked_at_3(rank: int, size: int, folder: Path) -> Any:
 def test_a_second_signal_in_the_final_save_ends_both_ranks_at_once(tmp_path: Path) -> None:
     make_base(tmp_path)
     ranks = Ranks(2, _asked_at_3, tmp_path, fault="sleep=60@save.begin:count=2")
-    folder = tmp_path / "run" / "cpt"
+    folder = tmp_path / "run" / "train"
     end = time.monotonic() + 60
     while not list(folder.glob(".tmp-step-0000000003-*")):
         assert time.monotonic() < end, ranks.end(1)

@@ -68,7 +68,7 @@ class Launched:
 
 
 def _latest(run: Path) -> int:
-    return int((run / "cpt" / "LATEST").read_text().removeprefix("step-"))
+    return int((run / "train" / "LATEST").read_text().removeprefix("step-"))
 
 
 def test_however_a_run_is_stopped_it_goes_on(recipe_file: Path) -> None:
@@ -105,7 +105,7 @@ def test_however_a_run_is_stopped_it_goes_on(recipe_file: Path) -> None:
     one = Launched(recipe_file, fault="sleep=60@save.begin")
     one.until(lambda: max(_steps(run)) >= second + 2)
     assert one.signal(signal.SIGTERM) != 0
-    assert _latest(run) == second and verify(run / "cpt" / f"step-{second:010d}")
+    assert _latest(run) == second and verify(run / "train" / f"step-{second:010d}")
     assert f"continues after step {second}" in one.output.read_text()
     assert not [finding for finding in inspect(run) if finding.damaged]
     steps = [step for step in _steps(run) if step <= second]
@@ -127,7 +127,7 @@ def test_a_signal_in_any_stage_leaves_the_finished_ones_and_the_network_is_never
         real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
-    stages = [name for name in ORDER if name != "cpt"]
+    stages = [name for name in ORDER if name != "train"]
     for place, stage in enumerate(stages):
 
         def stop(point: str, stage: str = stage) -> None:
@@ -137,7 +137,7 @@ def test_a_signal_in_any_stage_leaves_the_finished_ones_and_the_network_is_never
         monkeypatch.setattr(runs, "fault", stop)
         assert run_recipe([str(recipe_file), "--train.steps", "2"]) == 75, capsys.readouterr()
         assert "Traceback" not in capsys.readouterr().err
-        assert sorted(p.name for p in run.iterdir() if p.is_dir() and p.name != "cpt") == sorted(stages[:place])
+        assert sorted(p.name for p in run.iterdir() if p.is_dir() and p.name != "train") == sorted(stages[:place])
         assert (_state(run)["status"], _state(run)["exit_code"]) == ("stopped", 75)
         signals._requested = None
     monkeypatch.setattr(runs, "fault", lambda point: None)

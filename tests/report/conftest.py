@@ -134,7 +134,7 @@ def fill(run: Path, final: float) -> Path:
     write(run / "lexicon/report.json", {"kept": 1234567, "dropped": {"too long": 3}})
     write(run / "data/report.json", {"target": {"tokens": 1000, "bytes_per_token": 3.2}, "english": {"words": 200}})
     write(run / "metrics.jsonl", log(final))
-    write(run / "cpt/summary.json", {"seconds": 3700, "peak_mb": 900, "tokens": 2048, "tokens_per_second": 512.5})
+    write(run / "train/summary.json", {"seconds": 3700, "peak_mb": 900, "tokens": 2048, "tokens_per_second": 512.5})
     answer = {
         **{"language": "German", "prompt": "Im Anfang", "base": {"text": " of the world"}},
         "greedy": {"text": " war das Wort", "finish_reason": "stop"},

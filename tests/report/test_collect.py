@@ -26,7 +26,7 @@ def test_reads_every_model_and_stage(make: Make, tmp_path: Path) -> None:
     assert len({model.style for model in (record.base, record.ours, *record.others)}) == 4
     assert record.language == "German" and record.name == "run"
     assert record.costs["vocab"]["seconds"] == 2.5
-    assert record.costs["cpt"] == {"seconds": 3700, "peak_mb": 900}, "from summary.json"
+    assert record.costs["train"] == {"seconds": 3700, "peak_mb": 900}, "from summary.json"
     assert [point.tokens for point in record.ours.curve] == [0, 1024, 2048]
 
 
@@ -101,7 +101,7 @@ def test_folders_that_are_no_runs(tmp_path: Path, make: Make) -> None:
         collect(make("run", 1.8), [tmp_path / "nowhere"])
 
 
-@pytest.mark.parametrize("name", ["align/report.json", "cpt/summary.json", "vocab/MANIFEST.json", "recipe.toml"])
+@pytest.mark.parametrize("name", ["align/report.json", "train/summary.json", "vocab/MANIFEST.json", "recipe.toml"])
 @pytest.mark.parametrize("text", ["{", "[1,"])
 def test_damaged_files_are_named(run: Path, name: str, text: str) -> None:
     write(run / name, text)

@@ -40,7 +40,7 @@ def test_result_of_a_finished_run(make: Make, tmp_path: Path) -> None:
     assert result["retrieval_heldout_p1"]["ours"] == 0.5
     assert result["unreachable_tokens"] == 3 and result["english_lines_changed"] == 0.002
     assert result["stages"].keys() == set(ORDER)
-    assert result["stages"]["cpt"] == {"seconds": 3700, "peak_mb": 900}
+    assert result["stages"]["train"] == {"seconds": 3700, "peak_mb": 900}
     assert result["tokens_per_second"] == 512.5 and result["parity"]["max_logprob_difference"] == 2e-6
 
 
@@ -53,15 +53,15 @@ def test_the_command_takes_several_controls(make: Make, tmp_path: Path, capsys: 
 
 def test_absent_figures_are_null_with_a_reason(make: Make) -> None:
     run = make("run", 1.812)
-    for stage in ("eval", "vocab", "serve", "cpt"):
+    for stage in ("eval", "vocab", "serve", "train"):
         shutil.rmtree(run / stage)
     write_report(run)
     result = read(run / "report/result.json")
     assert {key for key in result if not key.endswith("_absent")} == TOP
     places = [(result["models"], "ours", "eval"), (result["ours_less"]["base"], "target", "eval")]
     places += [(result["retrieval_heldout_p1"], "ours", "eval"), (result["fertility"], "after", "vocab")]
-    places += [(result, "unreachable_tokens", "vocab"), (result["stages"], "cpt", "cpt")]
-    for place, key, reason in [*places, (result, "tokens_per_second", "cpt"), (result, "parity", "serve")]:
+    places += [(result, "unreachable_tokens", "vocab"), (result["stages"], "train", "train")]
+    for place, key, reason in [*places, (result, "tokens_per_second", "train"), (result, "parity", "serve")]:
         assert place[key] is None and reason in place[f"{key}_absent"]
 
 

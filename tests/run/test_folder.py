@@ -95,20 +95,20 @@ def test_a_stage_folder_without_a_manifest_is_not_believed(run: Run):
 
 def test_redo_sets_stages_aside_and_deletes_nothing(recipe: Recipe, run: Run):
     for name in ORDER:
-        if name == "cpt":
+        if name == "train":
             (run.folder / name).mkdir()  # its checkpoints have manifests, the folder has none
         else:
             run.stage(name, {}, fill)
     (run.folder / "metrics.jsonl").write_text("{}\n")
     run.close()
     assert again(recipe) == list(ORDER)
-    assert again(recipe, "export", "eval") == ["lexicon", "vocab", "data", "init", "align", "cpt"]
+    assert again(recipe, "export", "eval") == ["lexicon", "vocab", "data", "init", "align", "train"]
     assert (run.folder / "metrics.jsonl").exists()
-    assert again(recipe, "data", "cpt", "export", "eval") == ["lexicon", "vocab", "init", "align"]
+    assert again(recipe, "data", "train", "export", "eval") == ["lexicon", "vocab", "init", "align"]
     assert not (run.folder / "metrics.jsonl").exists()
     first, second = run.folder / "redone-1", run.folder / "redone-2"
     assert (first / "eval" / "out.txt").read_text() == (second / "data" / "out.txt").read_text() == "done"
-    assert (second / "metrics.jsonl").exists() and (second / "cpt").is_dir()
+    assert (second / "metrics.jsonl").exists() and (second / "train").is_dir()
 
 
 def test_redo_refuses_a_folder_that_is_not_ours(recipe: Recipe, run: Run):

@@ -113,7 +113,7 @@ def test_a_stop_in_the_last_step_keeps_the_later_stages_from_starting(
         patch.setattr(loop, "train_step", interrupted)
         assert run_recipe([str(recipe_file)]) == 75
     assert _state(run)["status"] == "stopped"
-    assert (run / "cpt" / "step-0000000006").is_dir() and not (run / "export").exists()
+    assert (run / "train" / "step-0000000006").is_dir() and not (run / "export").exists()
     signals._requested = None
     assert run_recipe([str(recipe_file)]) == 0
     said = capsys.readouterr().out
@@ -198,12 +198,12 @@ def test_training_saves_stops_and_goes_on_under_torchrun(recipe_file: Path, caps
         assert steps == list(range(len(steps))), "no step twice, none left out"
         assert stopped_at < steps[-1] < 200
         if stopped_at:
-            assert f"cpt: continues after step {stopped_at}" in output
+            assert f"train: continues after step {stopped_at}" in output
         stopped_at = steps[-1]
-        assert (run / "cpt" / "LATEST").read_text() == f"step-{stopped_at:010d}\n"
+        assert (run / "train" / "LATEST").read_text() == f"step-{stopped_at:010d}\n"
         assert not list(run.rglob(".tmp-*"))
         assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()], "a rank outlived the run"
     assert run_recipe([str(recipe_file), *FLAGS]) == 0
-    assert f"cpt: continues after step {stopped_at}" in capsys.readouterr().out
+    assert f"train: continues after step {stopped_at}" in capsys.readouterr().out
     assert _steps(run) == list(range(201))
     assert _state(run) == {"status": "finished", "exit_code": 0}

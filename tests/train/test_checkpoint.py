@@ -84,14 +84,14 @@ def trainer(base: Path, world: World) -> tuple[LanguageModelLoss, torch.optim.Op
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "cpt").mkdir()
-    return tmp_path / "cpt"
+    (tmp_path / "train").mkdir()
+    return tmp_path / "train"
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) -> Path:
     """Checkpoints of the steps 1, 2 and 3; copied by the tests that change them."""
-    folder = tmp_path_factory.mktemp("three") / "cpt"
+    folder = tmp_path_factory.mktemp("three") / "train"
     folder.mkdir()
     for step in (1, 2, 3):
         checkpoint.write(folder, step, checkpoint.snapshot(*trainer), {"inputs": INPUTS}, world)
@@ -100,8 +100,8 @@ def three(tmp_path_factory: pytest.TempPathFactory, trainer: Any, world: World) 
 
 @pytest.fixture
 def saved(three: Path, tmp_path: Path) -> Path:
-    shutil.copytree(three, tmp_path / "cpt")
-    return tmp_path / "cpt"
+    shutil.copytree(three, tmp_path / "train")
+    return tmp_path / "train"
 
 
 def test_a_checkpoint_is_published_whole_and_pointed_to(three: Path) -> None:
@@ -194,7 +194,8 @@ def test_a_foreign_metadata_pickle_is_never_executed(saved: Path, tmp_path: Path
 
 def test_other_inputs_are_refused_by_name(three: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r'other inputs \(data: "d" -> "other", recipe: "r" -> "other"\); start again with --redo cpt'
+        RecipeError,
+        match=r'other inputs \(data: "d" -> "other", recipe: "r" -> "other"\); start again with --redo train',
     ):
         checkpoint.latest(three, {**INPUTS, "data": "other", "recipe": "other"})
 

@@ -79,14 +79,14 @@ def _go(folder: Path, name: str, world: World, mixture: Mixture | None = None, *
     """Train in the run folder `folder/name` from its newest checkpoint, with a fresh module; what came of it."""
     run = folder / name
     if world.rank == 0:
-        (run / "cpt").mkdir(parents=True, exist_ok=True)
+        (run / "train").mkdir(parents=True, exist_ok=True)
     world.any(False)  # a barrier
     module = changed.get("module") or sharded(folder / "base", world, "fp32")
     mixture = mixture or Tampered(folder)
     found: dict[str, Any] = {"error": None}
     try:
         found["summary"] = train(
-            module, mixture, _valid(), changed.get("recipe", RECIPE), 0, run / "cpt", changed.get("inputs", INPUTS),
+            module, mixture, _valid(), changed.get("recipe", RECIPE), 0, run / "train", changed.get("inputs", INPUTS),
             world, FIRST_NEW, PIECES,
         )  # fmt: skip
     except (signals.StoppedError, NumericError, RecipeError) as error:
@@ -210,7 +210,7 @@ def _curve(folder: Path, name: str) -> list[tuple[float, ...]]:
 
 
 def _checkpoints(folder: Path, name: str) -> list[str]:
-    return sorted(path.name for path in (folder / name / "cpt").iterdir())
+    return sorted(path.name for path in (folder / name / "train").iterdir())
 
 
 def test_an_undisturbed_run_logs_evaluates_and_keeps_the_newest(folder: Path, ranks: list[dict[str, Any]]) -> None:
@@ -296,7 +296,7 @@ def test_spikes_in_a_row_stop_all_ranks_also_across_a_restart(ranks: list[dict[s
 def test_a_changed_recipe_is_refused_on_both_ranks(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["refused"]["error"].startswith("RecipeError:")
-        assert 'other inputs (data: "d" -> "other"); start again with --redo cpt' in found["refused"]["error"]
+        assert 'other inputs (data: "d" -> "other"); start again with --redo train' in found["refused"]["error"]
 
 
 @pytest.mark.parametrize("name", ["weight", "gradient"])
@@ -306,7 +306,7 @@ def test_nan_on_one_rank_stops_all_before_the_update(folder: Path, ranks: list[d
         assert "no update was made" in found["error"]
         assert found["unchanged"]
     assert _checkpoints(folder, "nan-" + name) == ["LATEST", "step-0000000002", "step-0000000004"]
-    assert checkpoint.latest(folder / ("nan-" + name) / "cpt", INPUTS) is not None
+    assert checkpoint.latest(folder / ("nan-" + name) / "train", INPUTS) is not None
     assert [row["step"] for row in _rows(folder, "nan-" + name)] == [0, 1, 2, 3, 4]
 
 
@@ -326,7 +326,7 @@ def test_a_damaged_last_checkpoint_costs_its_steps_and_no_more(
     folder: Path, ranks: list[dict[str, Any]], world: World, capsys: Any
 ) -> None:
     shutil.copytree(folder / "straight", folder / "damaged")
-    path = folder / "damaged" / "cpt" / "step-0000000006" / "__0_0.distcp"
+    path = folder / "damaged" / "train" / "step-0000000006" / "__0_0.distcp"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -334,7 +334,7 @@ def test_a_damaged_last_checkpoint_costs_its_steps_and_no_more(
     said = capsys.readouterr().out
     assert "damaged" in said and "an older checkpoint is tried" in said and "continues after step 4" in said
     assert found["error"] is None, "the damaged folder must not be in the way of the new checkpoint"
-    assert checkpoint.latest(folder / "damaged" / "cpt", INPUTS) == folder / "damaged" / "cpt" / "step-0000000006"
+    assert checkpoint.latest(folder / "damaged" / "train", INPUTS) == folder / "damaged" / "train" / "step-0000000006"
     for name, value in ranks[0]["straight"]["weights"].items():
         np.testing.assert_allclose(found["weights"][name], value, atol=5e-6, err_msg=name)
 
@@ -348,7 +348,7 @@ def test_a_torn_line_of_the_metrics_does_not_stop_a_run(folder: Path, world: Wor
 
 def test_what_a_killed_save_left_is_swept_when_training_goes_on(folder: Path, world: World) -> None:
     shutil.copytree(folder / "straight", folder / "swept")
-    rest = folder / "swept" / "cpt" / ".tmp-step-0000000005-deadbeef"
+    rest = folder / "swept" / "train" / ".tmp-step-0000000005-deadbeef"
     rest.mkdir()
     assert _go(folder, "swept", world)["error"] is None
     assert not rest.exists()

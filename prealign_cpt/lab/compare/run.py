@@ -84,7 +84,7 @@ def compare(
             state = status(spec.run)
             say(f"compare: {spec.run.name}: {state}")
             if state == FINISHED and not grid.keep_checkpoints:
-                for checkpoint in spec.run.glob("cpt/step-*"):
+                for checkpoint in spec.run.glob("train/step-*"):
                     shutil.rmtree(checkpoint)
             write()
     print(write(), end="")

@@ -118,7 +118,7 @@ def test_a_grid_with_a_failing_variant(
     assert gap["low"] <= gap["mean"] <= gap["high"]
     assert "test_target_difference" not in table["subword"]
 
-    assert all(list(run.glob("cpt/step-*")) for run in runs.glob("tiny-base-*"))
+    assert all(list(run.glob("train/step-*")) for run in runs.glob("tiny-base-*"))
 
     # A second start runs nothing but what failed, and writes nothing twice.
     started.clear()
@@ -159,7 +159,7 @@ def test_equal_flops(recipe_file: Path, variants_file: Write, started: list[list
     assert _compare(recipe_file, variants_file(text)) == 0 and len(started) == starts, (
         "finished without its checkpoints too"
     )
-    assert not list((recipe_file.parent / "runs").glob("*/cpt/step-*"))
+    assert not list((recipe_file.parent / "runs").glob("*/train/step-*"))
     plans = {
         variant: Plan.read(recipe_file.parent / "runs" / f"tiny-{variant}-s0")
         for variant in ("base", "subword", "aligned")
