@@ -34,6 +34,7 @@ from prealign_cpt.data.word_spans import (
     Draws,
     Ids,
     Places,
+    SpanTable,
     Splice,
     Words,
     WordSpans,
@@ -100,7 +101,7 @@ class Switcher:
     def _prepare(self, texts: Sequence[str], table: Table, ratio: float, labels: str) -> None:
         self.ratio, self.labels = ratio, labels
         self.words = Words(texts)
-        self._number = {np.array(word, dtype=np.int32).tobytes(): number for number, word in enumerate(table)}
+        self._sources = SpanTable(table, len(texts))
         self._num_choices = np.array([len(choices) for choices in table.values()], dtype=np.int64)
         self._first_choice = np.cumsum(self._num_choices) - self._num_choices
         choices = [choice for group in table.values() for choice in group]
@@ -119,15 +120,10 @@ class Switcher:
             seed, epoch, first: the only source of randomness, so ranks, workers and restarts agree.
         """
         spans, draws, chosen = _choose(self.words, documents, seed, epoch, first, self.ratio)
-        ids = documents.ids
-        starts = spans.starts[chosen]
-        ends = spans.ends(starts)
-        raw, size = ids.tobytes(), ids.itemsize
-        spelled = (raw[size * s : size * e] for s, e in zip(starts.tolist(), ends.tolist(), strict=True))
-        words = np.fromiter((self._number.get(word, -1) for word in spelled), np.int64, len(starts))
-        listed = words >= 0
-        starts, ends, words = starts[listed], ends[listed], words[listed]
-        choice = self._first_choice[words] + pick(draws[chosen[listed]], self._num_choices[words])
+        listed, ends, words = self._sources.find(documents.ids, spans.starts[chosen], spans.goes_on)
+        replaced = chosen[listed]
+        starts = spans.starts[replaced]
+        choice = self._first_choice[words] + pick(draws[replaced], self._num_choices[words])
         lengths = self._lengths[choice]
         tokens = self._tokens[ragged(self._offsets[choice], lengths)]
         splice, switched = _replace(documents, spans, len(chosen), starts, ends, lengths, tokens)
@@ -135,7 +131,7 @@ class Switcher:
             return switched
         labels = switched.inputs.copy()
         labels[splice.inserted] = IGNORED
-        labels[splice.at] = ids[starts]
+        labels[splice.at] = documents.ids[starts]
         return dataclasses.replace(switched, labels=labels)
 
 
