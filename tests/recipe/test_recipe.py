@@ -210,7 +210,11 @@ def test_as_dict_names_every_key(file: Path):
     assert sorted(dotted) == sorted(keys())
 
 
-@given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text("aZ \"\\'#=[]\n\tÜя🙂")))
+@given(
+    st.one_of(
+        st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text("aZ \"\\'#=[]\n\tÜя🙂")
+    )
+)
 def test_any_value_reads_back(value: object):
     read = tomllib.loads(f"value = {_toml(value)}")["value"]
     assert read == value and type(read) is type(value)
