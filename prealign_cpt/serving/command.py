@@ -31,6 +31,9 @@ PARALLEL, PARALLEL_LENGTH, LEAST_CACHE = 8, 2048, 2**26
 """Sequences whose keys and values fit into memory on a CPU, where they are so long, and the least memory in bytes. One
 sequence of full length fits in any case."""
 
+MAX_HEAD_BYTES = 16 * 2**10
+"""Of a request behind the gateway; vLLM would keep 4 MiB for each client without a key."""
+
 REFUSED_SETTINGS = frozenset(
     {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PLUGINS", VARIABLE, GATEWAY}
     | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_USE_RUST_FRONTEND", "VLLM_ALLOW_INSECURE_SERIALIZATION"}
@@ -104,6 +107,7 @@ def command(
     words += ["--served-model-name", *names, "--host", host, "--port", str(port), "--dtype", options.vllm_dtype]
     if gateway:
         words += ["--middleware", "prealign_cpt.serving.gateway.Gateway"]
+        words += ["--h11-max-incomplete-event-size", str(MAX_HEAD_BYTES)]
     length = options.max_model_len
     if options.device == "cpu":
         length = length or min(CPU_LENGTH, config.get("max_position_embeddings") or CPU_LENGTH)

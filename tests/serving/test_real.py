@@ -24,7 +24,7 @@ from prealign_cpt.serving.server import Server
 from tests.conftest import START
 from tests.evaluate.local_tasks import bits_per_byte, hits, write_tasks
 from tests.serving.conftest import HEADERS, KEY, TEXTS, ask
-from tests.serving.test_gateway import post
+from tests.serving.test_gateway import post, raw
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +35,8 @@ def test_what_vllm_leaves_open_is_shut(server: Server) -> None:
     for path in ("/tokenize", "/invocations", "/metrics", "/version", "/ping", "/docs", "//v1/models", "/v1/models/"):
         assert ask(server.port, "GET", path)[0] == 404 and ask(server.port, "GET", path, headers={})[0] == 401
     assert ask(server.port, "GET", "/health", headers={})[0] == 200
+    head = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: " + b"x" * 200_000
+    assert raw(server.port, head)[9:12] in (b"400", b""), "a head without end is not kept"
 
 
 def test_reasons_of_vllm_reach_the_client(server: Server) -> None:
