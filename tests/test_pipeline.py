@@ -99,7 +99,8 @@ def test_the_metrics_hold_each_step_and_the_evaluations(run: Path) -> None:
     assert all(set(row["valid"]) == {"target_bpb", "english_bpb"} for row in rows if "valid" in row)
     assert [row["tokens"] for row in rows] == [step * 4 * 32 for step in range(7)]
     report = json.loads((run / "eval" / "report.json").read_text())
-    assert report["scores"]["test"]["target_bpb"] > 0
+    assert set(report["models"]) == {"base", "aligned", "trained"}
+    assert report["models"]["trained"]["test"]["target_bpb"] > 0
 
 
 def test_the_export_is_an_ordinary_model_folder(run: Path) -> None:
