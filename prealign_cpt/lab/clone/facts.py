@@ -179,7 +179,7 @@ def statements(facts: list[Fact], language: str, exposures: int, seed: int) -> l
 
 
 def questions(facts: list[Fact], clone: Callable[[str], str]) -> list[dict[str, Any]]:
-    """Every fact asked in English and in the clone: the lines of `clka.jsonl`, see `evaluate/transfer/questions.py`."""
+    """Every fact asked in English and in the clone: the lines of `clka.jsonl`, see `evaluate/data.py`."""
     found = []
     for fact in facts:
         for language, words in (("english", str), ("clone", clone)):
