@@ -39,13 +39,18 @@ def main(arguments: list[str]) -> int:
         raise RecipeError("--name: is for one subject; several are named after their folders")
     measures = chosen(options.preset, options.only.split(",") if options.only else ())
     key = read_key(options.key_file) or ""
+    run = next((path for path in options.subjects if (path / "recipe.toml").is_file()), None)
+    recipe = load_recipe(options.recipe) if options.recipe else recipe_of(run) if run else None
+    # One type for all, and the recipe's start token for models that are no runs: else they could not be compared.
+    dtype = recipe.train.precision if recipe and options.dtype == "auto" else options.dtype
+    start_token = recipe.base.start_token if recipe else ""
     subjects = [
         Subject(
             path,
             name=options.run_name,
             device=options.device,
-            dtype=options.dtype,
-            start_token=options.start_token,
+            dtype=dtype,
+            start_token=options.start_token or ("" if (path / "recipe.toml").is_file() else start_token),
             base=options.base,
             url=urls[i] if urls else "",
             embeddings_url=embeddings[i] if embeddings else "",
@@ -68,9 +73,7 @@ def main(arguments: list[str]) -> int:
     for name in ("language", "code", "max_items", "max_bytes", "window_bytes", "seed"):
         if (value := getattr(options, name)) is not None:
             flags[name] = value
-    run = subjects[0].run
-    recipe = load_recipe(options.recipe) if options.recipe else recipe_of(run) if run else None
-    out = options.out or (run / "evaluation" if run is not None and len(subjects) == 1 else Path("evaluation"))
+    out = options.out or (run / "evaluation" if run and len(subjects) == 1 else Path("evaluation"))
     return evaluate(subjects, data_from(recipe, run, flags), out, measures)
 
 
@@ -106,12 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-bytes", type=int, help="so many bytes of each held-out text are scored (the recipe's, or 100000)")
     add("--window-bytes", type=int, help="longest piece of text that is scored in one go (the recipe's, or 1024)")
     add("--seed", type=int)
-    add("--start-token", default="", help="stands before every text; by default the run's, else the tokenizer's BOS")
+    add("--start-token", default="", help="stands before every text; by default the recipe's, else the tokenizer's BOS")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add(
         "--dtype",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="auto: a run's own precision; else fp32 on a CPU, bf16 on a GPU",
+        help="auto: the recipe's precision; without one fp32 on a CPU, bf16 on a GPU",
     )
     return parser

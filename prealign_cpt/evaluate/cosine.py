@@ -21,16 +21,14 @@ TIE = 1e-6
 """Scores of centred vectors that differ by less are equal: they are computed in fp32."""
 
 
-def unit(x_ND: Tensor) -> Tensor:
-    """Rows of length 1, fp64; rows of zeros stay."""
-    x = x_ND.double()
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-300)
-
-
 def cosines(x_ND: Tensor, y_MD: Tensor) -> Tensor:
     """Cosine of each x with each y, fp64 [N, M]: a model's vectors lie close together, and in bf16 many of a thousand
     are equal. Zero vectors have cosine 0."""
-    return unit(x_ND) @ unit(y_MD).T
+    x, y = (
+        some.double() / torch.linalg.vector_norm(some.double(), dim=1, keepdim=True).clamp(min=1e-300)
+        for some in (x_ND, y_MD)
+    )
+    return x @ y.T
 
 
 def centred(x_ND: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from prealign_cpt.evaluate.data import EvaluationData
-from prealign_cpt.evaluate.figures import Absent, Figure, Result
-from prealign_cpt.evaluate.statistics import difference, mean_of, share
+from prealign_cpt.evaluate.figures import Absent, Result
+from prealign_cpt.evaluate.statistics import mean_of, share, with_changes
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import NumericError
@@ -53,9 +53,8 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     answer's earlier symbols; `accuracy`: the mean over the three tasks and 4 to 16 shots. `base/...` and
     `change/...` where there is a base. Chance is 1/S for map and 1/S^3 for the others; the note of `accuracy` has S.
     """
-    subjects = {"": subject} | ({"base/": subject.base_subject} if subject.base_subject else {})
     result: Result = {}
-    for prefix, model in subjects.items():
+    for prefix, model in subject.with_base().items():
         symbols, arrow, newline = _symbols(model)
         if len(symbols) < LEAST:
             reason = f"only {len(symbols)} letters are tokens by themselves, {LEAST} are needed"
@@ -70,11 +69,7 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
         note = f"{KEYS} to {SHOTS[-1]} shots, {len(symbols)} symbols; interval over rows"
         # An item is a row of each task: the tasks are fixed, so how far they lie apart is no uncertainty.
         result[f"{prefix}accuracy"] = mean_of(np.mean(by_task, axis=0), note=note)
-    for name, figure in list(result.items()):
-        before = result.get(f"base/{name}")
-        if isinstance(figure, Figure) and isinstance(before, Figure):
-            result[f"change/{name}"] = difference(figure, before)
-    return result
+    return with_changes(result)
 
 
 def make_rows(

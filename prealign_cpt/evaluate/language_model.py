@@ -14,7 +14,7 @@ from tqdm import tqdm
 from prealign_cpt.evaluate.data import LANGUAGES, EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Absent, Array, Figure, Result
 from prealign_cpt.evaluate.served import check_served
-from prealign_cpt.evaluate.statistics import difference, mean_of
+from prealign_cpt.evaluate.statistics import mean_of, with_changes
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.tokenizer import round_trips
 from prealign_cpt.model.bits import batches, score_windows
@@ -40,7 +40,7 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     Raises:
         DataError, UnavailableError: see `nats_of`.
     """
-    subjects = {"": subject} | ({"base/": subject.base_subject} if subject.base_subject else {})
+    subjects = subject.with_base()
     result: Result = {}
     for language in LANGUAGES:
         for name, _ in getattr(data, language):
@@ -57,11 +57,7 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
         for prefix, model in subjects.items():
             english, target = (nats_of(model, [pair[i] for pair in pairs], data.batch_tokens) for i in (0, 1))
             result[f"{prefix}parity_nll"] = mean_of(target / english, english)
-    for name, figure in list(result.items()):
-        before = result.get(f"base/{name}")
-        if isinstance(figure, Figure) and isinstance(before, Figure):
-            result[f"change/{name}"] = difference(figure, before)
-    return result
+    return with_changes(result)
 
 
 def nats_of(subject: Subject, texts: list[str], batch_tokens: int) -> Array:

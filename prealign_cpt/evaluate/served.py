@@ -4,15 +4,14 @@
     prompts [N] --start token + ids--> greedy continuations [N]                                       write
 
 Servers exist that ignore `echo`, shift its values by one, put a token in front, or serve another model under the same
-name; all of them give figures that look sound. The canary's request is the one that the evaluation harness makes.
+name; all of them give figures that look sound. serving/client.py refuses an answer of the wrong form, the comparison
+here one with the wrong values.
 Shapes: B prompts of a batch, T tokens.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -63,23 +62,15 @@ def check_served(subject: Subject) -> Served:
     """
     name, _, length = identify(subject.url, subject.folder, key=subject.key or None)
     ids = canary_ids(subject)
-    answer = ask(
-        subject.url,
-        lambda openai: openai.completions.create(
-            model=name, prompt=[ids], max_tokens=1, echo=True, logprobs=1, temperature=0.0, seed=1234
-        ),
-        subject.key or None,
-    )
-    choices = answer.choices or []
-    logprobs = choices[0].logprobs if len(choices) == 1 else None
-    local = logprobs_of(subject.model, ids)
-    difference = compare(None if logprobs is None else logprobs.token_logprobs, local, subject.url)
+    (scored,) = client.many_logprobs(subject.url, name, [ids], key=subject.key or None)
+    difference = _largest(scored, logprobs_of(subject.model, ids))
     if difference > TOLERANCE:
         bound = max(TOLERANCE, ROUNDING_FACTOR * _rounding(subject, ids))
         if difference > bound:
             raise DataError(
                 f"{subject.url}: log-probabilities differ from {subject.folder}'s by {difference:.3g} nats; "
-                f"{bound:.3g} is what bf16 explains: the server holds another model; serve this folder"
+                f"{bound:.3g} is what bf16 explains: the server holds another model, or moves its values by one token; "
+                "serve this folder with `prealign serve`"
             )
     return Served(name, length, difference)
 
@@ -88,40 +79,6 @@ def canary_ids(subject: Subject) -> list[int]:
     """Start token, a sentence, and the last rows of the vocabulary."""
     rows = subject.model.get_input_embeddings().weight.shape[0]
     return [subject.start_token_id, *subject.encode([TEXT])[0], *range(max(0, rows - LAST_ROWS), rows)]
-
-
-def compare(values: list[Any] | None, local: list[float], where: str) -> float:
-    """Largest absolute difference of served values to the local ones.
-
-    Args:
-        values: as the server gave them: one for each of the T ids, the first None, and one for the generated token.
-        local: of each id but the first, [T - 1].
-
-    Raises:
-        DataError: values are missing, not finite, or those of other positions.
-    """
-    num_ids = len(local) + 1
-    fault = ""
-    if values is None:
-        fault = "answers without log-probabilities"
-    elif len(values) == 1:
-        fault = "gives log-probabilities for the generated token alone, it ignores `echo`"
-    elif len(values) == num_ids + 2:
-        fault = "one more token was scored than was sent, so it puts a start token in front"
-    elif len(values) != num_ids + 1:
-        fault = f"{num_ids} ids were sent and one asked for, {len(values)} values came"
-    elif not all(isinstance(value, float | int) and math.isfinite(value) for value in values[1:num_ids]):
-        fault = "a log-probability of the prompt is missing or not finite"
-    else:
-        scored = values[1:num_ids]
-        difference = _largest(scored, local)
-        # The first value belongs to no token; a server that gives one there has usually moved all of them.
-        moved = [(values[:num_ids], local)] if values[0] is not None else []
-        moved += [(scored[1:], local)] if len(scored) > 3 else []
-        if difference <= TOLERANCE or all(_largest(*pair) > TOLERANCE for pair in moved):
-            return difference
-        fault = "log-probabilities are shifted by one token"
-    raise DataError(f"{where}: {fault}: its scores would be wrong; serve the folder with `prealign serve`")
 
 
 @torch.no_grad()
@@ -238,4 +195,4 @@ def _rounding(subject: Subject, ids: list[int]) -> float:
 
 
 def _largest(left: list[float], right: list[float]) -> float:
-    return max(abs(one - other) for one, other in zip(left, right, strict=False))
+    return max(abs(one - other) for one, other in zip(left, right, strict=True))

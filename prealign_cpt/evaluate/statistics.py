@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from prealign_cpt.evaluate.figures import Absent, Array, Figure, Items
+from prealign_cpt.evaluate.figures import Absent, Array, Figure, Items, Result
 from prealign_cpt.run.errors import NumericError
 
 LEVEL = 0.95
@@ -80,6 +80,16 @@ def difference(figure: Figure, other: Figure) -> Figure | Absent:
     half = _half(_residuals(mine, figure.value) - _residuals(theirs, other.value), mine.groups)
     low, high = (None, None) if half is None else (value - half, value + half)
     return Figure(value, low, high, count)
+
+
+def with_changes(result: Result) -> Result:
+    """A result and, as `change/NAME`, each of its figures less `base/NAME`."""
+    changes: Result = {}
+    for name, figure in result.items():
+        before = result.get(f"base/{name}")
+        if isinstance(figure, Figure) and isinstance(before, Figure):
+            changes[f"change/{name}"] = difference(figure, before)
+    return result | changes
 
 
 def as_items(values_N: np.ndarray, weights_N: np.ndarray | None = None, groups_N: np.ndarray | None = None) -> Items:

@@ -141,6 +141,10 @@ class Subject:
         dtype: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         return Subject(self.base, name="base", device=self.device.type, dtype=dtype, start_token=self.start_token)
 
+    def with_base(self) -> "dict[str, Subject]":
+        """This subject and its base, if there is one, by the prefix of their figures' names."""
+        return {"": self} | ({"base/": self.base_subject} if self.base_subject else {})
+
     def unload(self) -> None:
         """Forget the models, so that another subject has room; they load again when asked for."""
         if "base_subject" in self.__dict__ and self.base_subject is not None:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -62,7 +62,7 @@ TEXTS = ("target", "english")
 PARALLEL = ("parallel", "languages")
 LEXICON = ("lexicon_train", "lexicon_heldout")
 
-MEASURES: dict[str, Callable[[Subject, EvaluationData], Result]] = {
+MEASURES: dict[str, Measure] = {
     "tokenizer": Measure("tokenizer.measure", (*TEXTS, *PARALLEL), base=True),
     "language_model": Measure("language_model.measure", (*TEXTS, *PARALLEL), base=True, served=True),
     "icl": Measure("icl.measure", base=True),
@@ -117,7 +117,7 @@ def run_suite(subject: Subject, data: EvaluationData, out: Path, names: Sequence
             bar.set_postfix_str(name)
             signals.check()
             measure = MEASURES[name]
-            made_from = _made_from(name, measure, subject, data)
+            made_from = _made_from(measure, subject, data)
             kept = read_outcome(out, name, made_from)
             if kept is not None and kept.status != "failed":
                 outcomes[name] = kept
@@ -134,9 +134,7 @@ def _tell(subject: Subject, name: str, text: str) -> None:
     tqdm.write(f"[prealign] {subject.name}: {name}: {text}", file=sys.stderr)
 
 
-def _outcome(
-    name: str, measure: Callable[[Subject, EvaluationData], Result], subject: Subject, data: EvaluationData
-) -> Outcome:
+def _outcome(name: str, measure: Measure, subject: Subject, data: EvaluationData) -> Outcome:
     clock = time.monotonic()
     status: Literal["done", "absent", "failed"]
     try:
@@ -151,25 +149,22 @@ def _outcome(
     return Outcome(status, result, round(time.monotonic() - clock, 2), kept=False)
 
 
-def _made_from(
-    name: str, measure: Callable[[Subject, EvaluationData], Result], subject: Subject, data: EvaluationData
-) -> dict[str, Any]:
+def _made_from(measure: Measure, subject: Subject, data: EvaluationData) -> dict[str, Any]:
     """All that decides a result, as JSON has it."""
-    about = measure if isinstance(measure, Measure) else Measure(name)
-    libraries = [lib for lib in (*LIBRARIES, *about.libraries, about.needs) if lib]
+    libraries = [library for library in (*LIBRARIES, *measure.libraries, measure.needs) if library]
     content: dict[str, Any] = {
         "model": subject.model_digest,
         "tokenizer": subject.tokenizer_digest,
         "start_token": subject.start_token,
         "dtype": str(subject.dtype).removeprefix("torch."),
-        "data": data.digests(about.reads),
+        "data": data.digests(measure.reads),
         "options": {key: getattr(data, key) for key in ("max_items", "max_bytes", "seed", "window_bytes")},
-        "versions": {"prealign_cpt": __version__} | {lib: _version(lib) for lib in libraries},
+        "versions": {"prealign_cpt": __version__} | {library: _version(library) for library in libraries},
     }
-    if about.base:
+    if measure.base:
         base = subject.base_subject
         content["base"] = [base.model_digest, base.tokenizer_digest] if base else None
-    if about.served:
+    if measure.served:
         content["servers"] = [subject.url, subject.embeddings_url]
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain

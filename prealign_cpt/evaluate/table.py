@@ -68,14 +68,22 @@ def comparison(outcomes: Outcomes, gaps: dict[str, dict[str, Result]]) -> dict[s
     """The content of comparison.json: `figures` by measure, figure and subject; `differences` from the first subject
     by measure, figure and later subject."""
     measures = list(next(iter(outcomes.values())))
-    figures = {
-        measure: _by_figure({name: to_json(found[measure].result) for name, found in outcomes.items()})
-        for measure in measures
+
+    def side_by_side(results: dict[str, dict[str, Result]]) -> dict[str, Any]:
+        found: dict[str, Any] = {measure: {} for measure in measures}
+        for name, by_measure in results.items():
+            for measure, result in by_measure.items():
+                for key, figure in to_json(result).items():
+                    found[measure].setdefault(key, {})[name] = figure
+        return found
+
+    figures = {name: {m: outcome.result for m, outcome in found.items()} for name, found in outcomes.items()}
+    return {
+        "format": FORMAT,
+        "subjects": list(outcomes),
+        "figures": side_by_side(figures),
+        "differences": side_by_side(gaps),
     }
-    less_first = {
-        measure: _by_figure({name: to_json(gap[measure]) for name, gap in gaps.items()}) for measure in measures
-    }
-    return {"format": FORMAT, "subjects": list(outcomes), "figures": figures, "differences": less_first}
 
 
 def table(outcomes: Outcomes, gaps: dict[str, dict[str, Result]]) -> list[str]:
@@ -130,8 +138,3 @@ def _cell(figure: Figure | Absent | None, gap: Figure | Absent | None = None) ->
         if figure.p is not None:  # a change from the base: a share's difference may be clear inside its interval
             text += "*" * figure.clear
     return text + (f" ({gap.value:+z.3f}{'*' * gap.clear})" if isinstance(gap, Figure) else "")
-
-
-def _by_figure(by_subject: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    names = dict.fromkeys(key for figures in by_subject.values() for key in figures)
-    return {key: {subject: figures[key] for subject, figures in by_subject.items() if key in figures} for key in names}

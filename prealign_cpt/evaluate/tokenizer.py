@@ -42,7 +42,7 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     `parity`: tokens of the target sentences by tokens of their English translations (Petrov et al. 2023,
     arXiv 2305.15425).
     """
-    subjects = {"": subject} | ({"base/": subject.base_subject} if subject.base_subject else {})
+    subjects = subject.with_base()
     result: Result = {}
     for language in LANGUAGES:
         for name, _ in getattr(data, language):

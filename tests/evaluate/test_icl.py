@@ -49,14 +49,15 @@ def machine(subject: Subject, continues: Any) -> Any:
 
     head = SimpleNamespace(weight=torch.eye(size))
     model = SimpleNamespace(base_model=run, get_output_embeddings=lambda: head)
-    return SimpleNamespace(
+    made = SimpleNamespace(
         tokenizer=subject.tokenizer,
         start_token_id=0,
         device="cpu",
         model=model,
-        base_subject=None,
         folder=subject.folder,
     )
+    made.with_base = lambda: {"": made}
+    return made
 
 
 def knows(ids: list[int], place: int) -> int:

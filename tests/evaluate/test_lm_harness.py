@@ -78,7 +78,7 @@ def test_without_a_sound_server_nothing_is_asked(
     base_folder: Path, data: EvaluationData, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(lm_harness, "run_tasks", lambda *_: pytest.fail("the harness was started"))
-    with ServedModel(base_folder, "shifted") as server, pytest.raises(DataError, match="shifted by one token"):
+    with ServedModel(base_folder, "shifted") as server, pytest.raises(DataError, match="shifted by one"):
         measure(Subject(base_folder, url=server.base_url), data)
     with pytest.raises(NoDataError, match="prealign serve"):
         measure(Subject(base_folder), data)

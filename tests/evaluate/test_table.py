@@ -17,7 +17,7 @@ from prealign_cpt.evaluate.statistics import mean_of
 from prealign_cpt.evaluate.table import differences, table, unique
 from prealign_cpt.recipe.file import as_toml, load_recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
-from tests.conftest import ENGLISH, TARGET, make_model, make_tokenizer
+from tests.conftest import ENGLISH, START, TARGET, make_model, make_tokenizer
 
 OWN = "tokenizer,language_model,icl,words,sentences"
 
@@ -127,6 +127,8 @@ def test_two_subjects_on_the_same_work(
     assert gap == change, "the first subject is the run's base, so both ways to compare agree"
     printed = capsys.readouterr().out
     assert f"({gap['value']:+.3f}*)" in printed
+    about = [read(out / name / "language_model.json")["made_from"] for name in ("start", "grown")]
+    assert all(made_from["dtype"] == "float32" and made_from["start_token"] == START for made_from in about)
 
 
 def test_two_evaluations_at_once(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
