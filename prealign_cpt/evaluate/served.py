@@ -22,7 +22,7 @@ from prealign_cpt.model.load import load_whole
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
-from prealign_cpt.serving.client import ask, identify
+from prealign_cpt.serving.client import identify
 
 TEXT = "The old house stands near the river, and the water is cold."
 LAST_ROWS = 3
