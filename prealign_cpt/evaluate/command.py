@@ -18,6 +18,8 @@ FILES = {
     "lexicon_heldout": "lexicon entries to look up",
     "classes_train": "English `label TAB text` lines",
     "classes_test": "target `label TAB text` lines",
+    "nli_train": "English `label TAB premise TAB hypothesis` lines",
+    "nli_test": "the same with the target's premise and hypothesis in two more columns",
     "lm_eval_path": "folder with lm-eval tasks of your own (YAML)",
     "facts": "questions about invented facts, or the folder of `prealign clone --facts`",
 }

@@ -58,6 +58,9 @@ class EvaluationData:
     classes_train: Path | None = None
     classes_test: Path | None = None
     """`label TAB text` lines: English to train a classifier on, target text to test it on."""
+    nli_train: Path | None = None
+    nli_test: Path | None = None
+    """`label TAB premise TAB hypothesis` lines; the test file has the target's two behind them."""
     facts: Path | None = None
     """Questions about invented facts (JSON lines), or the folder that `prealign clone --facts` wrote."""
     prompts_target: tuple[str, ...] = ()

@@ -71,6 +71,7 @@ MEASURES: dict[str, Measure] = {
     "bitext": Measure("sentences.bitext", PARALLEL, served=True),
     "transfer": Measure("transfer.measure", ("classes_train", "classes_test")),
     "clka": Measure("clka.measure", ("facts",)),
+    "mixed": Measure("mixed_matrix.measure", ("nli_train", "nli_test", *PARALLEL)),
     "mixed_output": Measure("generation.mixed_output", (*TEXTS, "mixed_prompts"), served=True),
     "generation": Measure(
         "generation.measure",
