@@ -62,15 +62,15 @@ def test_the_pipeline_runs_on_it(clone_folder: Path, tmp_path: Path, monkeypatch
     assert load_recipe(recipe).vocab.tokenizer == "tokenizer"
     flags = ["--out", str(tmp_path), "--device", "cpu", "--train.precision", "fp32", "--align.steps", "0"]
     flags += ["--align.init", "file", "--align.rows", "oracle.safetensors", "--evaluate.mixed_prompts", "2"]
-    assert main(["align", str(recipe), *flags]) == 0, capsys.readouterr().err
+    assert main(["eval", str(recipe), *flags]) == 0, capsys.readouterr().err
     vocab = json.loads((tmp_path / "lab" / "vocab" / "report.json").read_text())
     assert vocab["new_tokens"] == load_recipe(recipe).vocab.size and vocab["english_lines_changed"] == 0
-    arms = json.loads((tmp_path / "lab" / "align" / "report.json").read_text())["arms"]
-    static = arms["aligned"]
-    assert static["clka"]["groups"]["none/clone"]["questions"] == 6
-    assert static["retrieval"]["p1"] == static["retrieval"]["seen_p1"] == 1.0, "perfect rows are found"
-    assert static["mixed"]["target_letters"] + static["mixed"]["english_letters"] > 0
-    assert static["transfer"]["acc_target"] > 0.8 > arms["base"]["transfer"]["acc_target"]
+    models = json.loads((tmp_path / "lab" / "eval" / "report.json").read_text())["models"]
+    aligned = models["aligned"]
+    assert aligned["clka"]["groups"]["none/clone"]["questions"] == 6
+    assert aligned["retrieval"]["p1"] == aligned["retrieval"]["seen_p1"] == 1.0, "perfect rows are found"
+    assert aligned["mixed"]["target_letters"] + aligned["mixed"]["english_letters"] > 0
+    assert aligned["transfer"]["acc_target"] > 0.8 > models["base"]["transfer"]["acc_target"]
 
 
 @pytest.mark.parametrize(
