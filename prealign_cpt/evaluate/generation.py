@@ -34,6 +34,8 @@ MOST_PROMPTS, PROMPT_CHARACTERS, CONTINUE_TOKENS = 100, 60, 48
 MIXED_PROMPT, MIXED_TOKENS = 16, 24
 """Tokens of a held-out window that are continued to count letters, and tokens written."""
 
+NO_LETTER = "no letter of either script was written"
+
 SHOTS, MOST_TRANSLATED = 4, 200
 """Example pairs in each prompt, and sentences to translate in each direction."""
 
@@ -92,7 +94,7 @@ def mixed_output(subject: Subject, data: EvaluationData) -> Result:
         result[f"mixed/{side}"] = (
             mean_of(wrong[some] / letters[some], letters[some], f"{letters.sum()} letters; interval over continuations")
             if some.any()
-            else Absent("no letter was written")
+            else Absent(NO_LETTER)
         )
     return result
 

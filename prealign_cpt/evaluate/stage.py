@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from prealign_cpt.evaluate.data import LANGUAGES, EvaluationData, data_of
-from prealign_cpt.evaluate.figures import Figure, Outcome, Result
+from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
+from prealign_cpt.evaluate.generation import NO_LETTER
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import chosen, run_suite
 from prealign_cpt.recipe.file import load_recipe
@@ -115,10 +116,11 @@ def summary(subject: Subject, data: EvaluationData, outcomes: dict[str, Outcome]
         for side in LANGUAGES:
             figure = outcomes["mixed_output"].result.get(f"mixed/{side}")
             scores["mixed"][side] = round(figure.value, 4) if isinstance(figure, Figure) else None
-            if isinstance(figure, Figure) and figure.items is not None:
-                scores["mixed"][f"{side}_letters"] = int(figure.items.weights.sum())
-            elif figure is not None:
-                scores["mixed"]["reason"] = getattr(figure, "reason", "")
+            if isinstance(figure, Absent) and figure.reason != NO_LETTER:
+                scores["mixed"]["reason"] = figure.reason
+            else:
+                items = figure.items if isinstance(figure, Figure) else None
+                scores["mixed"][f"{side}_letters"] = int(items.weights.sum()) if items else 0
     return scores
 
 

@@ -211,6 +211,8 @@ def _find_base(run: Path) -> tuple[Path | None, str]:
         return None, f"{run / 'recipe.toml'} names no base"
     if name == EMBEDDED and not (cache_folder() / "base" / EMBEDDED).is_dir():
         return None, f"base {name!r} is not in the cache; bring it there with `prealign base {name}`"
+    if name != EMBEDDED and (folder := Path(name).expanduser()).is_dir():
+        return folder, ""
     try:
         with offline():
             return resolve_base(name), ""
