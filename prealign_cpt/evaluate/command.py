@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from prealign_cpt.evaluate.data import data_from, read_prompts
-from prealign_cpt.evaluate.stage import recipe_of
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import MEASURES, PRESETS, chosen
 from prealign_cpt.evaluate.table import evaluate, unique
@@ -42,7 +41,7 @@ def main(arguments: list[str]) -> int:
     measures = chosen(options.preset, options.only.split(",") if options.only else ())
     key = read_key(options.key_file) or ""
     run = next((path for path in options.subjects if (path / "recipe.toml").is_file()), None)
-    recipe = load_recipe(options.recipe) if options.recipe else recipe_of(run) if run else None
+    recipe = load_recipe(options.recipe) if options.recipe else load_recipe(run / "recipe.toml") if run else None
     # One type for all, and the recipe's start token for models that are no runs: else they could not be compared.
     dtype = recipe.train.precision if recipe and options.dtype == "auto" else options.dtype
     start_token = recipe.base.start_token if recipe else ""

@@ -1,17 +1,21 @@
-"""Language confusion: is a text that was begun in one language continued in that language? (LPR)
+"""Language confusion: is a text that was begun in one language continued in that language? (LPR, WPR)
 
     completions --lines of some length--> identifier --> passed | failed | unknown
 
-The line-level pass rate is that of Marchisio et al. 2024 (arXiv 2406.20052), with one change: there a model that writes
-nothing, or lines too short to judge, scores 100 %. Here such a completion is "unknown", which is not passed. The
-identifier is py3langid, restricted to the two languages; where they are written in different scripts, the script must
-agree too. It cannot see a third language in the same script, nor nonsense, so its rates are an upper bound.
+The line-level and word-level pass rates are those of Marchisio et al. 2024 (arXiv 2406.20052), with one change: there a
+model that writes nothing, or lines too short to judge, scores 100 %. Here such a completion is "unknown", which is not
+passed. The identifier is py3langid, restricted to the two languages; where they are written in different scripts, the
+script must agree too. It cannot see a third language in the same script, nor nonsense, so its rates are an upper bound.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+
+from prealign_cpt.text.languages import CONTENT_WORDS, FUNCTION_WORDS
 
 MIN_WORDS, MIN_LETTERS = 5, 20
 """A line with fewer words and fewer letters (for scripts without spaces) is too short to identify."""
@@ -102,6 +106,54 @@ def judge(completion: str, language: str, identify: Identifier) -> str:
     if found == {language}:
         return PASSED
     return UNKNOWN if found <= {language, "unknown"} else FAILED
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What became of the completions in one language."""
+
+    verdicts: tuple[str, ...]
+    """Of each completion: passed, failed, unknown."""
+    clean: tuple[bool, ...] | None
+    """Of each passed one, whether it has no word of the other language; None where one script writes both."""
+
+    @property
+    def lpr(self) -> float:
+        """Line-level pass rate: passed / all."""
+        return self.verdicts.count(PASSED) / len(self.verdicts)
+
+    @property
+    def coverage(self) -> float:
+        """Share that could be judged."""
+        return 1 - self.verdicts.count(UNKNOWN) / len(self.verdicts)
+
+
+def rate(completions: Sequence[str], language: str, identify: Identifier, english_words: frozenset[str]) -> Rates:
+    """Judge completions that should be in `language` ("target" or "english").
+
+    Args:
+        english_words: lower-case words; see `english_vocabulary`.
+    """
+    verdicts = tuple(judge(text, language, identify) for text in completions)
+    clean = None
+    if identify.by_script:
+        passed = [text for text, verdict in zip(completions, verdicts, strict=True) if verdict == PASSED]
+        if language == "target":
+            clean = tuple(not has_english_word(text, english_words) for text in passed)
+        else:
+            clean = tuple(not identify.target_scripts & {script_of(c) for c in text} for text in passed)
+    return Rates(verdicts, clean)
+
+
+def english_vocabulary(texts: Iterable[str]) -> frozenset[str]:
+    """Lower-case English words of more than three letters: those of some text, and common ones."""
+    words = Counter(word for text in texts for word in re.findall(r"[a-z]{4,}", text))
+    return frozenset(words) | {word for word in FUNCTION_WORDS | CONTENT_WORDS if len(word) > 3}
+
+
+def has_english_word(text: str, english_words: frozenset[str]) -> bool:
+    """Whether a text has a lower-case English word of more than three letters (names are written with a capital)."""
+    return any(word in english_words for word in re.findall(r"\b[a-z]{4,}\b", text))
 
 
 def _scripts(texts: Iterable[str]) -> set[str]:

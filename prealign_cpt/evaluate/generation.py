@@ -1,6 +1,6 @@
-"""What the model writes: in the right language? (LPR, letters of the other script) and translated well? (chrF++)
+"""What the model writes: in the right language? (LPR, WPR, letters of the other script) and translated well? (chrF++)
 
-    beginnings of held-out text --continue--> lpr, coverage           of the target language, and of English
+    beginnings of held-out text --continue--> lpr, wpr, coverage      of the target language, and of English
                                          `--> mixed/...               letters of the other language's script
     parallel text --few-shot prompts--> chrf                          into the target language, and out of it
 
@@ -50,7 +50,7 @@ ROUNDS, DECIMALS = 1000, 9
 
 
 def measure(subject: Subject, data: EvaluationData) -> Result:
-    """`lpr/LANGUAGE`, `coverage/LANGUAGE`, `lid_error/LANGUAGE`, and `chrf/DIRECTION` with
+    """`lpr/LANGUAGE`, `wpr/LANGUAGE`, `coverage/LANGUAGE`, `lid_error/LANGUAGE`, and `chrf/DIRECTION` with
     `chrf_copy/DIRECTION`, the control.
 
     Raises:
@@ -157,7 +157,7 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str], note: str = "") -
 
 
 def _confusion(subject: Subject, data: EvaluationData, language: Language) -> Result:
-    names = [f"{kind}/{side}" for kind in ("lpr", "coverage") for side in LANGUAGES]
+    names = [f"{kind}/{side}" for kind in ("lpr", "coverage", "wpr") for side in LANGUAGES]
     if find_spec("py3langid") is None:
         return dict.fromkeys(names, Absent(f"py3langid is not installed: {REMEDY}"))
     try:
@@ -177,18 +177,27 @@ def _confusion(subject: Subject, data: EvaluationData, language: Language) -> Re
         told[side] = f"identifier wrong on {wrong} of {shown} held-out lines"
         if wrong > MAX_LID_ERROR * shown:
             return result | dict.fromkeys(names, Absent(f"no pass rate can be trusted: {side}: {told[side]}"))
+    words = confusion.english_vocabulary(texts["english"])
     for side in LANGUAGES:
         prompts = [*getattr(data, f"prompts_{side}"), *beginnings(texts[side])][: min(MOST_PROMPTS, data.max_items)]
         if not prompts:
             reason = f"no {side} line is long enough for a prompt"
-            result |= dict.fromkeys((f"lpr/{side}", f"coverage/{side}"), Absent(reason))
+            result |= dict.fromkeys((f"lpr/{side}", f"wpr/{side}"), Absent(reason))
             continue
         written = write(subject, prompts, CONTINUE_TOKENS, seed=data.seed, label=f"continue {side}")
-        verdicts = np.array([confusion.judge(text, side, identify) for text in written])
+        rates = confusion.rate(written, side, identify, words)
+        verdicts = np.array(rates.verdicts)
         known = verdicts != confusion.UNKNOWN
         note = f"of all; {int(known.sum())} of {len(known)} could be judged; {told[side]}"
         result[f"lpr/{side}"] = share(verdicts == confusion.PASSED, note)
         result[f"coverage/{side}"] = share(known, "completions with a line that could be judged")
+        result[f"wpr/{side}"] = (
+            Absent("both languages are written in one script")
+            if rates.clean is None
+            else share(np.array(rates.clean), "of those that passed: without a word of the other language")
+            if rates.clean
+            else Absent("no completion passed")
+        )
     return result
 
 

@@ -5,7 +5,6 @@
 `prealign eval RUN` measures the same figures again, with everything else. Nothing in a run depends on them.
 """
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,7 +17,6 @@ from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
 from prealign_cpt.evaluate.generation import NO_LETTER
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import chosen, run_suite
-from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.folder import say
@@ -30,7 +28,7 @@ def build_eval(
 ) -> None:
     """Fill `out` with the measures of each model, `out/MODEL/MEASURE.json`, and `out/report.json`.
 
-    The report is {"models": {"base": S, "aligned": S, "trained": S}, "recipe_folder"}; S is `summary`'s.
+    The report is {"models": {"base": S, "aligned": S, "trained": S}}; S is `summary`'s.
 
     Args:
         base, aligned, export: folders of the base model, of the extended one before training (left out where nothing
@@ -63,22 +61,7 @@ def build_eval(
         models[name] = summary(subject, data, outcomes)
         subject.unload()
         say(f"eval: {name}: {_line(models[name])}")
-    report = {"models": models, "recipe_folder": str(recipe.folder.resolve())}
-    atomic_write(out / "report.json", json.dumps(report, indent=1))
-
-
-def recipe_of(run: Path) -> Recipe:
-    """The recipe of a run, with its paths as they were meant: relative to the file that the run was started with.
-
-    Raises:
-        RecipeError: it is damaged.
-    """
-    recipe = load_recipe(run / "recipe.toml")
-    try:
-        folder = Path(json.loads((run / "eval" / "report.json").read_text(encoding="utf-8"))["recipe_folder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return recipe
-    return dataclasses.replace(recipe, folder=folder)
+    atomic_write(out / "report.json", json.dumps({"models": models}, indent=1))
 
 
 def summary(subject: Subject, data: EvaluationData, outcomes: dict[str, Outcome]) -> dict[str, Any]:

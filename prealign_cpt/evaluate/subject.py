@@ -209,6 +209,9 @@ def _find_base(run: Path) -> tuple[Path | None, str]:
     name = str(_read_recipe(run).get("base", {}).get("model", ""))
     if not name:
         return None, f"{run / 'recipe.toml'} names no base"
+    folder = Path(name).expanduser()
+    if name != EMBEDDED and folder.is_dir():
+        return folder, ""
     if name == EMBEDDED and not (cache_folder() / "base" / EMBEDDED).is_dir():
         return None, f"base {name!r} is not in the cache; bring it there with `prealign base {name}`"
     if name != EMBEDDED and (folder := Path(name).expanduser()).is_dir():

@@ -47,8 +47,12 @@ class Asked:
     gold: list[list[int]]
 
 
-Ranks = dict[str, np.ndarray]
-"""What one layer finds: for each word that asks the rank of its best translation, by "SET/SCORE" ("held/csls")."""
+@dataclass(frozen=True)
+class Layer:
+    """What one layer finds: `ranks` by "SET/SCORE" ("held/csls"), and the hubs."""
+
+    ranks: dict[str, np.ndarray]
+    hubs: dict[str, Figure]
 
 
 def measure(subject: Subject, data: EvaluationData) -> Result:
@@ -60,6 +64,8 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
         Each half of the words is judged at the layer that finds most of the other half by CSLS;
     `WAY/layer`: the layer that is best for all of them, 0 is the embeddings; there are measured:
     `WAY/p1_csls_seen`: P@1 of training words;
+    `WAY/hub_nn`, `hub_csls`: how many words have the most frequent nearest word as theirs, by words that ask;
+    `WAY/p1_csls_identical`: P@1 of pairs of equal spelling, which the others leave out; absent if there are none.
     `WAY/layer/N/p1_csls`, `p1_nn`: the figures of each layer; `WAY/candidates`: words among which is searched.
 
     Raises:
@@ -86,12 +92,12 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
         vectors_of(subject.model, encode_words(subject.tokenizer, words), subject.start_token_id, data.batch_tokens)
         for words in (english, target)
     ]
-    layers: dict[str, list[Ranks]] = {way: [] for way in WAYS}
+    layers: dict[str, list[Layer]] = {way: [] for way in WAYS}
     for english_SD, target_CD in zip(*vectors, strict=True):
         cosine_SC = centred(english_SD) @ centred(target_CD).T
         csls_SC = csls(cosine_SC)
-        layers[WAYS[0]].append(_ranks({"nn": cosine_SC, "csls": csls_SC}, asked[WAYS[0]]))
-        layers[WAYS[1]].append(_ranks({"nn": cosine_SC.T, "csls": csls_SC.T}, asked[WAYS[1]]))
+        layers[WAYS[0]].append(_layer({"nn": cosine_SC, "csls": csls_SC}, asked[WAYS[0]]))
+        layers[WAYS[1]].append(_layer({"nn": cosine_SC.T, "csls": csls_SC.T}, asked[WAYS[1]]))
     result: Result = {}
     for way, candidates in ((WAYS[0], target), (WAYS[1], english)):
         figures = _figures(layers[way], asked[way]["held"], list(golds[way]["held"]), len(candidates))
@@ -99,16 +105,16 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     return result
 
 
-def translations(pairs: list[Pair], flip: bool = False) -> Gold:
-    """The translations of each word, in the order of the lexicon, without those spelt alike, which would be found by
-    looking.
+def translations(pairs: list[Pair], flip: bool = False, identical: bool = False) -> Gold:
+    """The translations of each word, in the order of the lexicon: of the pairs that are spelt alike, or of all others
+    (those spelt alike would be found by looking).
 
     Args:
         flip: target words ask, English words answer.
     """
     gold: Gold = {}
     for pair in pairs:
-        if pair.source.casefold() != pair.target.casefold():
+        if (pair.source.casefold() == pair.target.casefold()) == identical:
             asks, answers = (pair.target, pair.source) if flip else (pair.source, pair.target)
             gold.setdefault(asks, set()).add(answers)
     return gold
@@ -130,13 +136,17 @@ def _check_split(subject: Subject, heldout: list[Pair]) -> None:
 
 
 def _golds(heldout: list[Pair], train: list[Pair], flip: bool, data: EvaluationData) -> dict[str, Gold]:
-    """The words to look up in one direction: held out, and seen in training."""
+    """The words to look up in one direction: held out, seen in training, and held out but spelt like a translation."""
 
     def drawn(gold: Gold, most: int) -> Gold:
         kept = set(random.Random(data.seed).sample(sorted(gold), min(most, data.max_items, len(gold))))
         return {word: answers for word, answers in gold.items() if word in kept}
 
-    return {"held": drawn(translations(heldout, flip), HELD), "seen": drawn(translations(train, flip), SEEN)}
+    return {
+        "held": drawn(translations(heldout, flip), HELD),
+        "seen": drawn(translations(train, flip), SEEN),
+        "same": drawn(translations(heldout, flip, identical=True), HELD),
+    }
 
 
 def _compared(
@@ -160,24 +170,29 @@ def _compared(
     return [word for word, ok in zip(words, _writable(subject.tokenizer, words), strict=True) if ok]
 
 
-def _ranks(scores: dict[str, Tensor], asked: dict[str, Asked]) -> Ranks:
-    return {
-        f"{name}/{kind}": ranks(score_SC[words.rows], words.gold)
-        for kind, score_SC in scores.items()
-        for name, words in asked.items()
-    }
+def _layer(scores: dict[str, Tensor], asked: dict[str, Asked]) -> Layer:
+    return Layer(
+        {
+            f"{name}/{kind}": ranks(score_SC[words.rows], words.gold)
+            for kind, score_SC in scores.items()
+            for name, words in asked.items()
+            if words.rows
+        },
+        {f"hub_{kind}": _hub(score_SC[asked["held"].rows]) for kind, score_SC in scores.items()},
+    )
 
 
-def _figures(layers: list[Ranks], asked: Asked, words: list[str], candidates: int) -> Result:
+def _figures(layers: list[Layer], asked: Asked, words: list[str], candidates: int) -> Result:
     """The figures of one direction."""
-    hits_LS = np.array([layer["held/csls"] == 0 for layer in layers])
+    hits_LS = np.array([layer.ranks["held/csls"] == 0 for layer in layers])
     best, judge_S = int(hits_LS.sum(axis=1).argmax()), crossed(hits_LS)
     held = {
-        kind: np.array([layer[f"held/{kind}"] for layer in layers])[judge_S, np.arange(len(judge_S))]
+        kind: np.array([layer.ranks[f"held/{kind}"] for layer in layers])[judge_S, np.arange(len(judge_S))]
         for kind in ("csls", "nn")
     }
     judges = " and ".join(map(str, sorted(set(judge_S.tolist()))))
     note, note_best = f"{candidates} candidates, layer {judges}", f"{candidates} candidates, layer {best}"
+    ranks_best = layers[best].ranks
     rank_of = dict(zip(asked.words, held["csls"], strict=True))
     result: Result = {
         "p1_csls": share(held["csls"] == 0, note),
@@ -186,13 +201,17 @@ def _figures(layers: list[Ranks], asked: Asked, words: list[str], candidates: in
         "p5_nn": share(held["nn"] < 5, note),
         "p1_csls_all": share(np.array([rank_of.get(word, 1) == 0 for word in words]), note),
         "coverage": share(np.array([word in rank_of for word in words])),
-        "p1_csls_seen": share(layers[best]["seen/csls"] == 0, note_best),
+        "p1_csls_seen": share(ranks_best["seen/csls"] == 0, note_best),
+        "p1_csls_identical": share(ranks_best["same/csls"] == 0, note_best)
+        if "same/csls" in ranks_best
+        else Absent("no held-out pair of equal spelling"),
         "layer": Figure(best, note=f"of {len(layers) - 1}; best for held-out words"),
         "candidates": Figure(candidates),
+        **layers[best].hubs,
     }
     for number, layer in enumerate(layers):
         for kind in ("csls", "nn"):
-            figure = share(layer[f"held/{kind}"] == 0)
+            figure = share(layer.ranks[f"held/{kind}"] == 0)
             result[f"layer/{number}/p1_{kind}"] = Figure(figure.value, figure.low, figure.high, figure.n)
     return result
 
@@ -226,3 +245,9 @@ def _asked(gold: Gold, asking: list[str], answering: list[str]) -> Asked:
         [row[word] for word in kept],
         [[column[answer] for answer in sorted(gold[word]) if answer in column] for word in kept],
     )
+
+
+def _hub(score_SC: Tensor) -> Figure:
+    """Share of the rows whose nearest candidate is the one that is nearest most often."""
+    nearest = score_SC.argmax(dim=1).bincount()
+    return Figure(float(nearest.max()) / len(score_SC), n=len(score_SC), note=f"{int(nearest.max())} words")

@@ -261,12 +261,12 @@ def _readable(name: str) -> str:
 
 
 def _cell(one: Figure | Absent | None, sign: str = "") -> str:
-    """A figure with its interval. Of a difference with a sign, `*` if its interval leaves 0 out.
+    """A figure with its interval. Of a difference with a sign, `*` where it is clear.
 
     A bound may be 1e-17 below zero, so a zero has no sign."""
     if not isinstance(one, Figure):
         return MISSING
     if one.low is None or one.high is None:  # counts and numbers of layers have no interval
         return f"{one.value:,.0f}" if one.value == int(one.value) and not sign else f"{one.value:{sign}z.3f}"
-    clear = "*" if sign and (one.low > 0 or one.high < 0) else ""
+    clear = "*" if sign and one.clear else ""
     return f"{one.value:{sign}z.3f}{clear} [{one.low:z.3f}, {one.high:z.3f}]"

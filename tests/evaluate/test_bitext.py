@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prealign_cpt.evaluate.cosine import cosines
+from prealign_cpt.evaluate.cosine import cosines, csls, nearest
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Figure
 from prealign_cpt.evaluate.sentences import CHOOSING, bitext, bitext_layers, different, embed_served
@@ -97,6 +97,24 @@ def test_repeated_sentences_are_left_out():
         ("a", "b"),
         ("f", "g"),
     ]
+
+
+def test_csls_is_its_definition_and_takes_hubs_back():
+    generator = torch.Generator().manual_seed(0)
+    similar = torch.rand(7, 5, generator=generator, dtype=torch.float64)
+    found = csls(similar, neighbours=2)
+    for i in range(7):
+        for j in range(5):
+            near_x = sorted(similar[i].tolist())[-2:]
+            near_y = sorted(similar[:, j].tolist())[-2:]
+            assert float(found[i, j]) == pytest.approx(2 * float(similar[i, j]) - sum(near_x) / 2 - sum(near_y) / 2)
+    hub = torch.tensor([[0.9, 0.2, 0.95], [0.2, 0.9, 0.95], [0.1, 0.1, 0.96]], dtype=torch.float64)
+    assert nearest(hub).tolist() == [2, 2, 2] and nearest(csls(hub, 2)).tolist() == [0, 1, 2]
+
+
+def test_constant_vectors_find_nothing():
+    same = torch.ones(6, 4)
+    assert nearest(cosines(same, same)).tolist() == [-1] * 6
 
 
 def test_without_data_or_with_too_little(base_folder: Path, tmp_path: Path):

@@ -9,8 +9,11 @@ from prealign_cpt.evaluate.confusion import (
     PASSED,
     UNKNOWN,
     Identifier,
+    english_vocabulary,
+    has_english_word,
     judge,
     long_enough,
+    rate,
 )
 from tests.conftest import ENGLISH, TARGET
 
@@ -29,8 +32,11 @@ def german() -> Identifier:
 def test_empty_and_short_output_does_not_pass(german: Identifier):
     """The trap: a model that writes nothing has no wrong line."""
     nothing = ["", "\n\n", "Ja.", "42 17 3 9 8 1 2", "Gut so"]
-    assert [judge(text, "target", german) for text in nothing] == [UNKNOWN] * 5
-    assert [judge(text, "target", german) for text in (TARGET[0], ENGLISH[0])] == [PASSED, FAILED]
+    rates = rate(nothing, "target", german, frozenset())
+    assert rates.verdicts == (UNKNOWN,) * 5 and rates.lpr == 0.0 and rates.coverage == 0.0
+    mixed = rate([TARGET[0], "", "", ENGLISH[0]], "target", german, frozenset())
+    assert mixed.verdicts == (PASSED, UNKNOWN, UNKNOWN, FAILED)
+    assert mixed.lpr == 0.25 and mixed.coverage == 0.5
 
 
 def test_one_wrong_line_fails(german: Identifier):
@@ -41,7 +47,8 @@ def test_one_wrong_line_fails(german: Identifier):
 
 
 def test_both_directions_and_the_own_error_rate(german: Identifier):
-    assert {judge(text, "english", german) for text in ENGLISH} == {PASSED}
+    english = rate(ENGLISH, "english", german, frozenset())
+    assert english.lpr == 1.0 and english.clean is None, "one script writes both languages: no word-level rate"
     wrong, shown = german.errors(TARGET, "target")
     assert wrong == 0 and shown == sum(long_enough(line) for text in TARGET for line in text.split("\n")) > 5
     wrong, shown = german.errors(ENGLISH, "target")
@@ -66,3 +73,14 @@ def test_a_script_does_for_a_language_that_py3langid_does_not_know():
     assert identify(clone[0].split("\n")[0]) == "target" and identify(ENGLISH[0]) == "english"
     with pytest.raises(ValueError, match="'qaa', and its script is that of English"):
         Identifier("qaa", TARGET, ENGLISH)
+
+
+def test_words_of_the_other_language():
+    russian = Identifier("ru", RUSSIAN, ENGLISH)
+    words = english_vocabulary(ENGLISH)
+    assert "children" in words and "the" not in words
+    assert has_english_word("Старый house стоит", words) and not has_english_word("Старый Berlin стоит dom", words)
+    found = rate([RUSSIAN[0], RUSSIAN[1].replace("школу", "school")], "target", russian, words)
+    assert found.verdicts == (PASSED, PASSED) and found.clean == (True, False)
+    found = rate([ENGLISH[0], ENGLISH[1].replace("water", "вода")], "english", russian, words)
+    assert found.verdicts == (PASSED, PASSED) and found.clean == (True, False)

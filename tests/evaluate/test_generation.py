@@ -73,7 +73,7 @@ def test_what_is_absent_says_why(
 ):
     monkeypatch.setattr(generation, "write", Scripted())
     found = measure(Subject(base_folder), EvaluationData())
-    assert set(found) == {f"{kind}/{side}" for kind in ("lpr", "coverage") for side in ("target", "english")} | {
+    assert set(found) == {f"{kind}/{side}" for kind in ("lpr", "coverage", "wpr") for side in ("target", "english")} | {
         f"{kind}/{way}" for kind in ("chrf", "chrf_copy") for way in ("english_to_target", "target_to_english")
     }
     assert all(isinstance(one, Absent) and "no local data" in one.reason for one in found.values())

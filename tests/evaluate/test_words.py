@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.evaluate.cosine import centred, crossed, csls, ranks
 from prealign_cpt.evaluate.data import EvaluationData
+from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.words import WAYS, measure
 from prealign_cpt.run.errors import DataError, NumericError
@@ -103,6 +104,8 @@ def test_equal_rows_are_found_both_ways(cloned: Path, tmp_path: Path):
             assert result[f"{way}/{figure}"].value == 1.0
         assert result[f"{way}/p1_csls"].n == len(HELDOUT)
         assert result[f"{way}/candidates"].value == len(CLONES)
+        assert result[f"{way}/hub_nn"].value == pytest.approx(1 / len(HELDOUT))
+    assert isinstance(result["english_to_target/p1_csls_identical"], Absent)
     assert {f"english_to_target/layer/{layer}/p1_nn" for layer in range(3)} <= set(result)
 
 
@@ -115,12 +118,13 @@ def test_other_rows_are_not_found_and_the_text_adds_candidates(base_folder: Path
     assert result["english_to_target/candidates"].value == len(targets)
 
 
-def test_equal_spelling_is_left_out(cloned: Path, tmp_path: Path):
-    """It would be found by looking; of several translations any one counts."""
-    decoys = [(word, f"zq{word}") for word, _ in HELDOUT]
-    data = save_pairs(tmp_path, TRAIN, [*decoys, *HELDOUT, ("taxi", "Taxi")])
-    found = measure(Subject(cloned, device="cpu"), data)["english_to_target/p1_csls"]
-    assert (found.value, found.n) == (1.0, len(HELDOUT))
+def test_equal_spelling_is_reported_apart(cloned: Path, tmp_path: Path):
+    same = [("garden", "garden"), ("zzz", "yyy")]
+    train = [pair for pair in TRAIN if pair[0] != "garden"]
+    heldout = [pair for pair in HELDOUT if pair[0] != "garden"]
+    result = measure(Subject(cloned, device="cpu"), save_pairs(tmp_path, train, heldout + same[:1]))
+    assert result["english_to_target/p1_csls"].n == len(heldout)
+    assert result["english_to_target/p1_csls_identical"].n == 1
 
 
 def test_a_word_that_cannot_be_written_counts_as_wrong(tmp_path: Path):
