@@ -1,6 +1,6 @@
 """The eval stage of a run: base, aligned and trained model by the preset "quick", and one summary.
 
-    base, align/, export/ --suite, quick--> eval/MODEL/MEASURE.json (.npz) --> eval/report.json
+    base, align/, export/ --suite, quick--> eval/MODEL/MEASURE.json --> eval/report.json
 
 `prealign eval RUN` measures the same figures again, with everything else. Nothing in a run depends on them.
 """
