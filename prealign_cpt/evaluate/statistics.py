@@ -3,7 +3,7 @@
     mean_of, share      items of one model  -> Figure      t interval of a ratio of sums; Wilson's of a share
     difference          two such figures    -> Figure      paired t interval; of shares Newcombe's, McNemar's p
     paired_difference   windows of training runs, one or several seeds each -> Difference
-    at, mean_over, bytes_to_reach           learning curves
+    bytes_to_reach                          learning curves
 
 All intervals speak of other items (texts, words, rows) of the same kind. Only `paired_difference` also speaks of other
 training seeds, where it is given several.
@@ -171,22 +171,6 @@ def bytes_to_reach(curve: Curve, level: float) -> float | None:
             before, above = curve[i - 1]
             return before + (place - before) * (above - level) / (above - value)
     return None
-
-
-def mean_over(curve: Curve, low: float, high: float) -> float:
-    """Area under a curve from `low` to `high` bytes, divided by their distance; straight lines between points."""
-    if high <= low:
-        return at(curve, high)
-    inner = [point for point in curve if low < point[0] < high]
-    points = [(low, at(curve, low)), *inner, (high, at(curve, high))]
-    x, y = np.array(points).T
-    return float(np.trapezoid(y, x) / (high - low))
-
-
-def at(curve: Curve, place: float) -> float:
-    """A curve's value at a place, in a straight line between points; beyond its ends, the value at the end."""
-    x, y = np.array(curve).T
-    return float(np.interp(place, x, y))
 
 
 def _half(residual_N: Array, groups_N: np.ndarray | None = None) -> float | None:

@@ -7,12 +7,10 @@ import pytest
 
 from prealign_cpt.evaluate.figures import Figure
 from prealign_cpt.evaluate.statistics import (
-    at,
     bytes_to_reach,
     difference,
     mean_and_deviation,
     mean_of,
-    mean_over,
     paired_difference,
     share,
 )
@@ -83,13 +81,6 @@ def test_bytes_to_reach():
     assert bytes_to_reach(CURVE, 4.5) == 0.0
     assert bytes_to_reach(CURVE, 0.9) is None
     assert bytes_to_reach([(0, 2.0), (10, 3.0), (20, 1.0)], 2.0) == 0, "the first time counts"
-
-
-def test_means_over_a_curve():
-    assert mean_over(CURVE, 0.0, 300.0) == pytest.approx((100 * 3.0 + 200 * 1.5) / 300)
-    assert mean_over(CURVE, 50.0, 150.0) == pytest.approx((50 * 2.5 + 50 * 1.875) / 100)
-    assert mean_over(CURVE, 200.0, 200.0) == 1.5
-    assert at(CURVE, 50.0) == 3.0 and at(CURVE, 1000.0) == 1.0
 
 
 def test_spread():
