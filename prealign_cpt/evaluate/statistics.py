@@ -129,7 +129,7 @@ def paired_difference(
     other_SW: NDArray[np.float64],
     bytes_W: NDArray[np.float64],
 ) -> Difference:
-    """Bits per byte of one arm less those of another on the same windows and seeds, with a paired t interval.
+    """Bits per byte of one variant less those of another on the same windows and seeds, with a paired t interval.
 
     Over windows the difference is a ratio of sums (linearised: Cochran 1977, section 6.4), its nats averaged over the
     seeds; over two seeds or more it is the mean of the seeds' differences. Half the interval is the root of the sum of

@@ -52,7 +52,7 @@ class Text:
     """Watched while training, and where choices are made."""
     test_target: str
     test_english: str
-    """Scored once per arm, for the result table."""
+    """Scored once per variant, for the result table."""
     general_target: str = ""
     general_english: str = ""
     """A second held-out pair from another domain; empty: not reported."""
