@@ -1,6 +1,6 @@
 """The alignment stage by itself, on validation text, without the training that follows.
 
-    prealign vocab RECIPE; python benchmarks/alignment_stage.py RECIPE --variants FILE [--only A,B] [--KEY VALUE ...]
+    prealign prepare RECIPE; python benchmarks/alignment_stage.py RECIPE --variants FILE [--only A,B] [--KEY VALUE ...]
 
 For each variant of a file as for `prealign compare`, one seed: bits per byte of both languages with the static rows,
 after their calibration and after the training stage, the losses along the way, word retrieval, target text read,

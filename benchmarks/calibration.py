@@ -1,6 +1,6 @@
 """How far output rows should be calibrated: `python benchmarks/calibration.py RECIPE [--KEY VALUE ...]`.
 
-After `prealign vocab RECIPE`. From the static rows of the recipe: bits per byte of validation text for some strengths.
+After `prealign prepare RECIPE`. From the static rows of the recipe: bits per byte of validation text for some strengths.
 Prints one JSON object a line.
 """
 
