@@ -1,7 +1,7 @@
 """How far output rows should be calibrated: `python benchmarks/calibration.py RECIPE [--KEY VALUE ...]`.
 
-After `prealign prepare RECIPE`. From the static rows of the recipe: bits per byte of validation text for some strengths.
-Prints one JSON object a line.
+After `prealign prepare RECIPE`. From the static rows of the recipe: bits per byte of validation text for some
+strengths. Prints one JSON object a line.
 """
 
 import json
