@@ -5,6 +5,7 @@
 After it everything that alignment and training read lies in the run folder.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -18,9 +19,9 @@ from prealign_cpt.model.load import check_isolation, check_structure, check_toke
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.model.world import choose_device
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import Run, say
+from prealign_cpt.run.manifest import sha256
 from prealign_cpt.stages import inputs
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.vocab.build import build_vocab
@@ -36,7 +37,7 @@ def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
         as `check_inputs`, `Run.stage` and the stages.
     """
     folders = {name: run.folder / name for name in ("lexicon", "vocab", "data", "init")}
-    base = check_inputs(recipe, run.digests, skip)
+    base = check_inputs(recipe, run.digests.sha256, skip)
 
     def made_from(stage: str) -> dict[str, object]:
         return inputs(stage, recipe, run.digests, folders)
@@ -51,7 +52,7 @@ def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
         run.stage("init", made_from("init"), lambda out: build_init(recipe, base, folders["vocab"], pairs, out, device))
 
 
-def check_inputs(recipe: Recipe, digests: Digests | None = None, skip: tuple[str, ...] = ()) -> Path:
+def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip: tuple[str, ...] = ()) -> Path:
     """Look at everything the recipe names before any work is done; return the base model's folder.
 
     Raises:
@@ -78,10 +79,9 @@ def check_inputs(recipe: Recipe, digests: Digests | None = None, skip: tuple[str
     if recipe.align.rows and "init" not in skip and not recipe.path(recipe.align.rows).is_file():
         path = recipe.path(recipe.align.rows)
         raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
-    digests = digests or Digests(Path("digests.json"))
-    evaluated = {digests.sha256(path) for path in held_out}
+    evaluated = {digest_of(path) for path in held_out}
     for path in training:
-        if digests.sha256(path) in evaluated:
+        if digest_of(path) in evaluated:
             raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
     return base
 

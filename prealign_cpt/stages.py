@@ -6,6 +6,7 @@ A stage is made anew only if something that it read has changed. Nothing depends
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,11 @@ def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path
 
 def made_anew(key: str) -> list[str]:
     """The stages that a change of a recipe key makes anew, in the order of the flow."""
-    anew: list[str] = []
-    for name, reads in READS.items():
-        named = any(key == own or key.startswith(f"{own}.") for own in (*reads.keys, *reads.files))
-        if named or set(reads.stages) & set(anew):
-            anew.append(name)
-    return anew
+    return _with_dependents(
+        stage
+        for stage, reads in READS.items()
+        if any(key == read or key.startswith(f"{read}.") for read in (*reads.keys, *reads.files))
+    )
 
 
 def with_dependents(stage: str) -> list[str]:
@@ -105,11 +105,15 @@ def with_dependents(stage: str) -> list[str]:
     """
     if stage not in READS:
         raise RecipeError(f"--redo: {stage!r} is not a stage; the stages are {', '.join(READS)}")
-    anew = [stage]
+    return _with_dependents([stage])
+
+
+def _with_dependents(stages: Iterable[str]) -> list[str]:
+    anew = set(stages)
     for name, reads in READS.items():
-        if set(reads.stages) & set(anew):
-            anew.append(name)
-    return anew
+        if anew & set(reads.stages):
+            anew.add(name)
+    return [name for name in READS if name in anew]
 
 
 def _values(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Packed training text: words found in token ids, switched, packed into sequences, and mixed."""

@@ -1,0 +1,1 @@
+"""The word list: formats, cleaning, and the split into a training and a held-out half."""

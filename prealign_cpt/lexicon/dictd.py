@@ -195,7 +195,7 @@ def _plain(text: str) -> str:
 
 
 def _bare(phrase: str) -> str:
-    """`phrase` in single spaces, without the placeholders of objects ("etw.", "sb.") and the quotes at its ends."""
+    """`phrase` in single spaces, without what stands for an object ("etw.", "sb.") and the quotes at its ends."""
     words = phrase.split()
     for end in (0, -1):
         while words and _PLACEHOLDER.fullmatch(words[end]):

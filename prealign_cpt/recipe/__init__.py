@@ -1,0 +1,1 @@
+"""The recipe: frozen dataclasses (schema.py), and TOML files and flags (file.py)."""

@@ -1,0 +1,1 @@
+"""Text files to documents, and what languages and scripts look like."""

@@ -1,0 +1,1 @@
+"""Continual pretraining: shards, steps, optimizer, checkpoints, metrics."""

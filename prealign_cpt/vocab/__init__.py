@@ -1,0 +1,1 @@
+"""The tokenizer: new tokens learned and grown onto the base's."""

@@ -1,0 +1,1 @@
+"""English-Clone: a language made of English text in other letters, with a lexicon and an oracle."""
