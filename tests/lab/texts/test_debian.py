@@ -1,46 +1,22 @@
-"""The readers of documentation formats, and the packages through stand-ins for apt-get and dpkg-deb."""
+"""The packages through stand-ins for apt-get and dpkg-deb, and which paragraphs and pages stay."""
 
-import gzip
+import shutil
 from pathlib import Path
 
 import pytest
 
-from prealign_cpt.lab.texts import debian
-from prealign_cpt.lab.texts.debian import (
-    fetch_debian,
-    keep_paragraphs,
-    read_fortunes,
-    read_glosses,
-    read_man,
-    read_markup,
-)
+from prealign_cpt.lab.texts import debian, fetch
+from prealign_cpt.lab.texts.debian import fetch_debian, keep_paragraphs
+from prealign_cpt.lab.texts.readers import read_help, read_markup
 from prealign_cpt.run import manifest
 from prealign_cpt.run.errors import DataError, RecipeError, UnavailableError
+from tests.lab.texts.test_dictionary import package
 
 ENGLISH = "This is the first paragraph of a page that is written for the test."
 GERMAN = "Dies ist der erste Absatz einer Seite, die für den Test geschrieben wird."
+GREEK = "Αυτή είναι η πρώτη παράγραφος μιας σελίδας που γράφτηκε για τη δοκιμή."
+HINDI = "यह उस पृष्ठ का पहला अनुच्छेद है जो जाँच के लिए लिखा गया है।"
 RUSSIAN = "Это первый абзац страницы, которая написана для проверки программы."
-
-MAN = r""".\" a comment
-.TH thing 1
-.SH NAME
-thing \- does \fBgood\fP things
-.SH "BESCHREIBUNG"
-Ein \fIerster\fP Absatz\&.
-Er geht \(em so \- weiter.
-.PP
-.B Fett
-und
-.BR thing (1),
-ein \[oq]Verweis\[cq].
-.TP
-\fB\-\-option\fP
-Was die Option bewirkt.
-.EX
-code --here
-.EE
-Nach dem Beispiel.
-"""
 
 APT = """#!/bin/sh
 [ -z "$FAIL" ] || { echo "W: a warning" >&2; echo "$FAIL" >&2; exit 100; }
@@ -56,51 +32,6 @@ esac
 """
 
 
-def test_markup(tmp_path: Path) -> None:
-    path = tmp_path / "page"
-    path.write_text(
-        "<html><head><title>No</title><script>no()</script></head><body><h1>Head</h1><p>One <b>bold</b>"
-        "<br/>line &amp; more</p><pre>code</pre><ul><li><p>Two</p></li></ul></body></html>"
-    )
-    (paragraphs,) = read_markup(path)
-    assert [" ".join(text.split()) for text in paragraphs if text.strip()] == ["Head", "One bold line & more", "Two"]
-    path.write_text(
-        '<page xmlns="m"><info><link xref="a"/><credit><name>No</name></credit></info>'
-        "<p>Press <gui>Save</gui> now.</p><screen>code</screen><p>End</p></page>"
-    )
-    (paragraphs,) = read_markup(path)
-    assert [text for text in paragraphs if text.strip()] == ["Press Save now.", "End"]
-
-
-def test_man(tmp_path: Path) -> None:
-    path = tmp_path / "thing.1.gz"
-    path.write_bytes(gzip.compress(MAN.encode()))
-    (paragraphs,) = read_man(path)
-    assert [text.strip() for text in paragraphs if text.strip()] == [
-        "thing - does good things",
-        "Ein erster Absatz. Er geht — so - weiter.",
-        "Was die Option bewirkt.",
-        "Nach dem Beispiel.",
-    ]  # the second paragraph holds an escape that is not known, and goes
-    path.write_bytes(gzip.compress(b".Sh NAME\ntext\n"))
-    assert list(read_man(path)) == []
-
-
-def test_fortunes_and_glosses(tmp_path: Path) -> None:
-    path = tmp_path / "zitate"
-    path.write_text("Erster Spruch,\nzwei Zeilen.\n\t\t-- Wer (Wo)\n%\n-- Ja?\n-- Nein.\n%\n")
-    assert [" ".join(text.split()) for (text,) in read_fortunes(path)] == [
-        "Erster Spruch, zwei Zeilen.",
-        "-- Ja? -- Nein.",
-        "",
-    ]
-    path.write_text("Ein Vers\n" + "\t \n" * 2000 + "  eingerückt\n\t-- Wer,\n\t   wo\n")  # and not in quadratic time
-    assert [" ".join(text.split()) for (text,) in read_fortunes(path)] == ["Ein Vers eingerückt"]
-    path = tmp_path / "data.noun"
-    path.write_text('  1 licence\n00001740 03 n 01 thing 0 000 | what is known; "a thing"  \n')
-    assert [text for (text,) in read_glosses(path)] == ["", "what is known"]
-
-
 @pytest.mark.parametrize(
     ("code", "text", "kept"),
     [
@@ -111,6 +42,12 @@ def test_fortunes_and_glosses(tmp_path: Path) -> None:
         ("ru", RUSSIAN, True),
         ("ru", ENGLISH, False),
         ("ru", RUSSIAN + " " + ENGLISH * 2, False),
+        ("el", GREEK, True),
+        ("el", ENGLISH, False),
+        ("el", RUSSIAN, False),
+        ("hi", HINDI, True),
+        ("hi", ENGLISH, False),
+        ("hi", HINDI + " " + ENGLISH * 2, False),
         ("de", "Das ist zu kurz.", False),
         ("de", GERMAN + " \ufffd", False),
         ("en", "the of and 0x1f 0x2f {} == (1, 2, 3, 4) [5] 6 7 8 9 10", False),
@@ -131,7 +68,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two packages a language and stand-ins that serve them; returns the folder of their contents."""
     trees, programs = tmp_path / "trees", tmp_path / "bin"
     sides = {"de": GERMAN, "en": ENGLISH}
-    listed: dict[str, dict[str, list[debian.Source]]] = {}
+    listed: dict[str, debian.Splits] = {}
     for code, text in sides.items():
         listed[code] = {}
         for split in ("test", "valid", "train"):
@@ -143,7 +80,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, script in (("apt-get", APT), ("dpkg-deb", DPKG)):
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    monkeypatch.setattr(debian, "SOURCES", listed)
+    monkeypatch.setattr(debian, "SOURCES", {"de": (listed["de"], listed["en"])})
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setenv("TREES", str(trees))
     monkeypatch.setenv("PREALIGN_CACHE", str(tmp_path / "cache"))
@@ -186,7 +123,58 @@ def test_failures_leave_nothing(packages: Path, tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-debian-de"]
 
 
+@pytest.fixture
+def pages(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Greek and English help of 60 pages in one package each, and a dictionary; returns the folder of the packages."""
+    sources: dict[str, debian.Splits] = {}
+    for code, text in (("el", GREEK), ("en", ENGLISH)):
+        folder = packages / f"help-{code}" / code / "text" / "guide"
+        folder.mkdir(parents=True)
+        for number in range(60):
+            page = f"<p>{text} Page {number}.</p><p>{text}</p><footer><p>{text} Title is: {number}</p></footer>"
+            (folder / f"{number}.html").write_text(page)
+        listed = {
+            split: [(f"help-{code}", "*/text/**/*.html", read_help(split))] for split in ("train", "valid", "test")
+        }
+        sources[code] = listed | {"general": [(f"general-{code}", "*.html", read_markup)]}
+        (packages / f"general-{code}").mkdir()
+        (packages / f"general-{code}" / "page.html").write_text(f"<p>{text} General.</p><p>{text} Page 7.</p>")
+    package(packages / "dictionary", "page\nσελίδα, φύλλο, κάθε σελίδα\n")
+    monkeypatch.setattr(debian, "SOURCES", {"el": (sources["el"], sources["en"])})
+    monkeypatch.setattr(debian, "DICTIONARIES", {"el": [("dictionary", False)]})
+    monkeypatch.setattr("prealign_cpt.lab.texts.SOURCES", debian.SOURCES)
+    return packages
+
+
+def test_pages_are_held_out_with_their_translations(pages: Path) -> None:
+    folder = fetch_debian("el")
+    texts = {path.name: path.read_text().split("\n") for path in folder.glob("*.txt")}
+    for side, text in (("target", GREEK), ("english", ENGLISH)):
+        assert texts[f"general.{side}.txt"] == [f"{text} General.", f"{text} Page 7.", ""]
+        splits = [[line for line in texts[f"{side}.{split}.txt"] if line] for split in ("test", "valid", "train")]
+        everything = [line for lines in splits for line in lines]
+        assert len(everything) == len(set(everything)) == 60  # page 7 is general text; the common paragraph stands once
+        assert all(1 <= len(lines) <= 8 for lines in splits[:2])
+    for split in ("train", "valid", "test"):
+        numbers = [
+            [line.split(" Page ")[-1] for line in texts[f"{side}.{split}.txt"]] for side in ("target", "english")
+        ]
+        assert [n for n in numbers[0] if n != GREEK] == [n for n in numbers[1] if n != ENGLISH]
+    assert (folder / "lexicon.tsv").read_text().split("\n")[1:] == ["page\tσελίδα", "page\tφύλλο", ""]
+
+
+def test_a_language_without_a_bible_needs_the_packages(pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bible, text = fetch("el", larger=False)
+    assert "no version in the public domain" in bible and "debian-el" in text
+    shutil.rmtree(pages.parent / "cache")
+    monkeypatch.setenv("PATH", str(pages))
+    with pytest.raises(UnavailableError, match="apt-get is not there"):
+        fetch("el", larger=False)
+
+
 def test_every_language_lists_every_split() -> None:
-    for splits in debian.SOURCES.values():
-        names = [name for split in ("train", "valid", "test") for name, _, _ in splits[split]]
-        assert len(names) == len(set(names)) and all(splits[split] for split in ("train", "valid", "test"))
+    for sides in debian.SOURCES.values():
+        assert len({"general" in splits for splits in sides}) == 1  # on both sides or on none
+        for splits in sides:
+            assert splits.keys() >= {"train", "valid", "test"} and all(splits.values())
+            assert all(len(sources) == len(set(sources)) for sources in splits.values())
