@@ -1,13 +1,17 @@
 """What a variant reads and costs: bytes of target text and floating-point operations, at every step.
 
-    bytes = target text of the alignment stage + training tokens of target text * bytes per token of its tokenizer
+    bytes = target text read before training + training tokens of target text * bytes per token of its tokenizer
     FLOPs = 6 N per token that is trained on, 2 N per token that is only read        (Kaplan et al. 2020, section 2.1)
             + what the composition map of the new rows takes in each step                    (train/composition.py)
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
-Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all variants), the
-static start of the rows but for its calibration, and scoring. A backward pass counts in full also where only some rows
-move, so the alignment stage is rather over- than undercounted.
+Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all variants),
+scoring, and what rows and vocabulary take without running the model. A backward pass counts in full also where only
+some rows move, so the alignment stage is rather over- than undercounted.
+
+Two budgets. Equal text: the training reads `target_bytes` of the text; what the stages before it read of the same text
+is shown, not taken off. Equal compute: as many steps as fit into the reference's FLOPs, those of the stages before
+training taken off; where the text is at an end it is read again (data/mixture.py).
 """
 
 import json
@@ -45,24 +49,47 @@ class Plan:
     english_share: float
     bytes_per_token: float
     parameters: int
+    text_bytes: int
+    """Of the whole training text in the new language."""
     align_bytes: int
+    """Of target text that was read before training."""
+    rows_flops: float
+    """Of the static start: the tokens that its calibration runs."""
     align_flops: float
+    """Of the training stage behind it."""
     map_flops: float = 0.0
     """Of the composition map, in each step."""
 
     def bytes(self, step: int) -> int:
-        """Bytes of target text read until after a step, the alignment stage included."""
+        """Bytes of target text read until after a step, those before training included."""
         read = step * self.sequences
         target = read - math.floor(read * self.english_share)  # the interleaving of data/mixture.py
         return round(self.align_bytes + target * self.sequence_length * self.bytes_per_token)
 
     def flops(self, step: int) -> float:
-        """Floating-point operations until after a step, the alignment stage included."""
-        tokens = self.sequences * self.sequence_length
-        return self.align_flops + step * (6.0 * self.parameters * tokens + self.map_flops)
+        """Floating-point operations until after a step, those before training included."""
+        return self.rows_flops + self.align_flops + step * self.step_flops
+
+    @property
+    def step_flops(self) -> float:
+        """Floating-point operations of one training step."""
+        return 6.0 * self.parameters * self.sequences * self.sequence_length + self.map_flops
+
+    def costs(self, step: int) -> dict[str, float]:
+        """What a point says of its costs after a step: both sums, and what they are made of."""
+        return {
+            "bytes": self.bytes(step),
+            "flops": self.flops(step),
+            "flops_rows": self.rows_flops,
+            "flops_alignment": self.align_flops,
+            "flops_training": step * self.step_flops,
+            "passes": self.bytes(step) / self.text_bytes,
+            "trained_tokens": step * self.sequences * self.sequence_length,
+        }
 
     def write(self, run: Path) -> None:
         """Keep the plan in the run folder, where the points are made from it."""
+        run.mkdir(parents=True, exist_ok=True)
         atomic_write(run / NAME, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
@@ -82,19 +109,21 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     """The plan of a run whose alignment stage is done.
 
     Args:
-        target_bytes: bytes of target text to read, alignment stage included; steps are rounded to the nearest.
-        most_flops: if given, it decides instead: as many steps as fit.
+        target_bytes: bytes of target text for the training to read; steps are rounded to the nearest.
+        most_flops: if given, it decides instead: as many steps as fit beside the stages before training.
 
     Raises:
-        RecipeError: the alignment stage alone uses the budget up.
+        RecipeError: not one step fits.
     """
     align = recipe.run / "align"
     parameters = matmul_parameters(align)
     report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
-    align_bytes, forward, backward = (
-        sum(part.get(name, 0) for part in (report["contrast_stage"], report.get("calibration", {})))
-        for name in ("target_bytes", "tokens_forward", "tokens_backward")
-    )
+    ran = {name: part for name, part in report.items() if isinstance(part, dict) and "tokens_forward" in part}
+    flops = {
+        name: parameters * (2.0 * part["tokens_forward"] + 6.0 * part.get("tokens_backward", 0))
+        for name, part in ran.items()
+    }
+    _, text_bytes = _measured(recipe, align)
     start = Plan(
         steps=0,
         sequences=recipe.train.sequences,
@@ -102,21 +131,22 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
         english_share=recipe.data.english_share,
         bytes_per_token=bytes_per_token(recipe),
         parameters=parameters,
-        align_bytes=int(align_bytes),
-        align_flops=parameters * (2.0 * forward + 6.0 * backward),
+        text_bytes=text_bytes,
+        align_bytes=sum(int(part.get("target_bytes", 0)) for part in ran.values()),
+        rows_flops=flops.pop("calibration", 0.0),
+        align_flops=sum(flops.values()),
         map_flops=_map_flops(recipe) if recipe.train.composition_lr else 0.0,
     )
     if most_flops is not None:
-        each = start.flops(1) - start.align_flops
-        steps = math.floor((most_flops - start.align_flops) / each + 1e-6)  # equal costs, equal steps
-        used = f"{start.align_flops:.3g} of {most_flops:.3g} FLOPs"
+        steps = math.floor((most_flops - start.flops(0)) / start.step_flops + 1e-6)  # equal costs, equal steps
+        budget = f"{most_flops:.3g} FLOPs, of which the stages before training use {start.flops(0):.3g}"
     else:
         tokens = start.sequences * start.sequence_length * (1 - start.english_share)
-        steps = round((target_bytes - start.align_bytes) / (tokens * start.bytes_per_token))
-        used = f"{start.align_bytes} of {target_bytes} bytes"
+        steps = round(target_bytes / (tokens * start.bytes_per_token))
+        budget = f"{target_bytes} bytes"
     if steps < 1:
         raise RecipeError(
-            f"{recipe.name}: no training step fits into the budget, of which the alignment stage uses {used}; "
+            f"{recipe.name}: no training step fits into the budget of {budget}; "
             "raise target_bytes, or lower align.steps or train.sequences"
         )
     return replace(start, steps=steps)
@@ -124,25 +154,30 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
 
 def bytes_per_token(recipe: Recipe) -> float:
     """UTF-8 bytes of target training text per packed token, start and end tokens included, as the run spells it."""
-    grown = _tokens_per_byte(recipe, recipe.run / "align")
+    grown, _ = _measured(recipe, recipe.run / "align")
     share = recipe.data.mixed_tokenization
-    old = _tokens_per_byte(recipe, resolve_base(recipe.base.model)) if share else 0.0
+    old = _measured(recipe, resolve_base(recipe.base.model))[0] if share else 0.0
     return 1.0 / ((1 - share) * grown + share * old)
 
 
-_MEASURED: dict[tuple[str, ...], float] = {}
-"""Tokens per byte by tokenizer and texts: most variants share theirs."""
+_MEASURED: dict[tuple[str, ...], tuple[float, int]] = {}
+"""Tokens per byte, and bytes, by tokenizer and texts: most variants share theirs."""
 
 
-def _tokens_per_byte(recipe: Recipe, folder: Path) -> float:
+def _measured(recipe: Recipe, folder: Path) -> tuple[float, int]:
+    """Tokens per byte of the training text by a folder's tokenizer, and the text's bytes."""
     files = recipe.paths(recipe.text.target)
     key = (sha256(folder / "tokenizer.json"), *map(str, files))
     if key not in _MEASURED:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         every = max(1, math.ceil(sum(file.stat().st_size for file in files) / SAMPLE_BYTES))
-        sample = [document for i, document in enumerate(read_documents(files)) if i % every == 0]
+        sample, size = [], 0
+        for i, document in enumerate(read_documents(files)):
+            size += len(document.encode())
+            if i % every == 0:
+                sample.append(document)
         tokens = sum(len(documents.ids) for documents in encode_many(sample, tokenizer, *frame(tokenizer, recipe)))
-        _MEASURED[key] = tokens / sum(len(document.encode()) for document in sample)
+        _MEASURED[key] = tokens / sum(len(document.encode()) for document in sample), size
     return _MEASURED[key]
 
 

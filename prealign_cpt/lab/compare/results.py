@@ -4,12 +4,16 @@
                                                                        --> table.json    every figure over seeds
                                                                        --> table.md      the ones to look at
 
-A point has `language`, `base`, `variant`, `switching`, `seed`, `run`, `step`, `bytes` and `flops` (both cumulative, the
-alignment stage included), `target_bpb`, `english_bpb` and `set`: "valid" for each validation while training, "test"
-for the finished model, which has further figures where the evaluation has them.
+A point has `language`, `base`, `variant`, `switching`, `seed`, `run`, `stage`, `step`, `bytes` and `flops` (both
+cumulative, the stages before training included, and what they are made of: budget.py), `target_bpb`, `english_bpb` and
+`set`. Stage "text" is a run with equal text, "compute" one with equal FLOPs: set "valid" for each validation while
+training, "test" for the finished model, with further figures where the evaluation has them. Stage "before" is the model
+before training, extended or not, on both sets: once for each variant and seed, if `evaluate.before_training`. Points of
+set "test" have the tokenizer's figures too (spelling.py).
 
-A row of table.json holds the figures of the `first` and `last` validation and of the `test`, with their mean and
-standard deviation over the variant's finished seeds; differences to the reference use the seeds that both have.
+A row of table.json holds the figures of the `first` and `last` validation, of the `test` and of the test `before`
+training, with their mean and standard deviation over the variant's finished seeds; differences to the reference use the
+seeds that both have. There is one table for each recipe and budget.
 """
 
 import fcntl
@@ -24,12 +28,18 @@ from numpy.typing import NDArray
 
 from prealign_cpt.evaluate.statistics import Curve, bytes_to_reach, mean_and_deviation, paired_difference
 from prealign_cpt.lab.compare.budget import Plan
+from prealign_cpt.lab.compare.spelling import spelling
 from prealign_cpt.lab.compare.variants import Grid, RunSpec
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.train.metrics import Log
 
 FINISHED, UNFINISHED = "finished", "not finished"
+
+STAGES = {"bytes": "text", "flops": "compute"}
+"""A point's stage by the budget of its run."""
+
+BITS = ("target_bpb", "english_bpb")
 
 EXTRA = {
     "retrieval_heldout": ("retrieval", "p1"),
@@ -68,6 +78,7 @@ class FinishedRun:
 
     Attributes:
         points: those of the validations in the order of their steps, and last that of the test.
+        before: those of the model before training, if it was scored; the last is that of the test.
 
     Raises:
         DataError: a file of the run is damaged.
@@ -77,13 +88,14 @@ class FinishedRun:
         budget = Plan.read(spec.run)
         report = spec.run / "eval" / "report.json"
         try:
-            self.scores: Row = dict(json.loads(report.read_text(encoding="utf-8"))["models"]["trained"])
+            models: Row = json.loads(report.read_text(encoding="utf-8"))["models"]
+            self.scores: Row = models["trained"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{report}: damaged; start {spec.run.name} again with --redo eval") from error
         logged = Log(spec.run / "metrics.jsonl", active=False).rows()
         valid = {row["step"]: row["valid"] for row in logged if "valid" in row}  # a repeated step counts as it was last
         rows = [{"step": step, **valid[step], "set": "valid"} for step in sorted(valid)]
-        test = {key: self.scores["test"][key] for key in ("target_bpb", "english_bpb")}
+        test = {key: self.scores["test"][key] for key in BITS}
         test |= {name: value for name, place in EXTRA.items() if (value := self._score(*place)) is not None}
         rows.append({"step": budget.steps, **test, "set": "test"})
         about = {
@@ -94,8 +106,19 @@ class FinishedRun:
             "seed": spec.recipe.seed,
             "run": spec.run.name,
         }
-        costs = ({"bytes": budget.bytes(row["step"]), "flops": budget.flops(row["step"])} for row in rows)
-        self.points = [{**about, "step": row["step"], **cost, **row} for row, cost in zip(rows, costs, strict=True)]
+        tokens = spelling(spec.recipe, spec.run / "align")
+
+        def point(stage: str, row: Row) -> Row:
+            own = tokens if row["set"] == "test" else {}
+            return {**about, "stage": stage, "step": row["step"], **budget.costs(row["step"]), **row, **own}
+
+        self.points = [point(STAGES[spec.budget], row) for row in rows]
+        untrained = models.get("aligned" if spec.recipe.vocab.size else "base", {})
+        self.before = [
+            point("before", {"step": 0, **{key: untrained[name][key] for key in BITS}, "set": name})
+            for name in ("valid", "test")
+            if name in untrained and spec.recipe.evaluate.before_training
+        ]
         self.curve: Curve = [(point["bytes"], point["target_bpb"]) for point in self.points[:-1]]
 
     def _score(self, *place: str) -> Any:
@@ -118,7 +141,7 @@ def write_points(path: Path, specs: list[RunSpec]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {spec.run.name for spec in specs}
     finished = [FinishedRun(spec) for spec in specs if status(spec.run) == FINISHED]
-    new = [json.dumps(point) for run in finished for point in run.points]
+    new = [json.dumps(point) for run in finished for point in [*run.before, *run.points]]
     # Two comparisons may share a file; each must see what the other has written.
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -148,11 +171,12 @@ def write_table(folder: Path, grid: Grid, specs: list[list[RunSpec]]) -> str:
             "language": of_recipe[0].recipe.language,
             "base": of_recipe[0].recipe.base.model,
             "reference": grid.reference,
-            "budget": grid.budget,
+            "budget": budget,
             "target_bytes": grid.target_bytes,
-            "variants": _rows(grid, of_recipe),
+            "variants": _rows(grid, [spec for spec in of_recipe if spec.budget == budget]),
         }
         for of_recipe in specs
+        for budget in grid.budgets
     ]
     text = "\n".join(_markdown(table, len(grid.seeds)) for table in tables)
     atomic_write(folder / "table.json", json.dumps(tables, indent=1) + "\n")
@@ -176,6 +200,7 @@ def _rows(grid: Grid, specs: list[RunSpec]) -> list[Row]:
         row["seeds"] = list(runs)
         for key, place in (("first", 0), ("last", -2), ("test", -1)):
             row[key] = _over_seeds([run.points[place] for run in runs.values()])
+        row["before"] = _over_seeds([run.before[-1] for run in runs.values() if run.before])
         pairs = [(run, reference[seed]) for seed, run in runs.items() if seed in reference]
         if pairs and name != grid.reference:
             row |= _against(pairs)
@@ -213,16 +238,17 @@ def _against(pairs: list[tuple[FinishedRun, FinishedRun]]) -> Row:
 
 
 def _markdown(table: Row, num_seeds: int) -> str:
-    budget = f"{table['target_bytes']:,} bytes of target text"
+    equal, budget = "equal text", f"training reads {table['target_bytes']:,} bytes of target text"
     if table["budget"] == "flops":
-        budget = f"the FLOPs of `{table['reference']}` for {budget}"
+        equal = "equal compute"
+        budget = f"the FLOPs of `{table['reference']}` whose {budget}, the stages before training counted"
     lines = [
-        f"## {table['recipe']}: {table['language']}, {table['base']}",
+        f"## {table['recipe']}: {table['language']}, {table['base']}, {equal}",
         "",
-        f"Bits per byte, mean ± standard deviation over seeds. Budget: {budget}, the alignment stage included. "
-        f"Difference to `{table['reference']}` on the test text, with a 95 % interval over windows and seeds. Bytes: "
-        "what the variant needs to come down to the reference's last figure on the validation text, as a share of what "
-        "the reference took.",
+        f"Bits per byte, mean ± standard deviation over seeds. Budget: {budget}. Difference to `{table['reference']}` "
+        "on the test text, with a 95 % interval over windows and seeds. Bytes: what the variant needs to come down to "
+        "the reference's last figure on the validation text, as a share of what the reference took. Passes over the "
+        "text and FLOPs (rows + alignment + training) are those of all stages.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + " --- |" * len(COLUMNS),
@@ -267,17 +293,29 @@ def _share(row: Row) -> str:
     return f"{sum(reached) / len(reached):.0%}" if shares else "–"
 
 
+def _tokens(test: Row) -> str:
+    return f"{test['tokens_per_word']['mean']:.2f} ({test['share_of_base_tokens']['mean']:.0%})" if test else "–"
+
+
+def _flops(test: Row) -> str:
+    parts = [f"{test[f'flops_{part}']['mean']:.2g}" for part in ("rows", "alignment", "training")] if test else []
+    return f"{test['flops']['mean']:.3g} ({' + '.join(parts)})" if test else "–"
+
+
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "variant": lambda row: f"`{row['variant']}`" + (" **not finished**" if row["not_finished"] else ""),
     "switching": lambda row: "yes" if row["switching"] else "no",
     "seeds": lambda row: f"{len(row['seeds'])} of {row['num_seeds']}",
     "valid: target at step 0": lambda row: _number(row["first"], "target_bpb"),
     "last": lambda row: _number(row["last"], "target_bpb"),
-    "test: target": lambda row: _number(row["test"], "target_bpb"),
+    "test: before training": lambda row: _number(row["before"], "target_bpb"),
+    "target": lambda row: _number(row["test"], "target_bpb"),
     "difference [95 %]": _difference,
     "English": lambda row: _number(row["test"], "english_bpb"),
     "P@1 held out / seen": _retrieval,
     "bytes to the reference's figure": _share,
-    "FLOPs": lambda row: f"{row['test']['flops']['mean']:.3g}" if row["test"] else "–",
+    "tokens a word (of the base's)": lambda row: _tokens(row["test"]),
+    "passes": lambda row: _number(row["test"], "passes", digits=2),
+    "FLOPs": lambda row: _flops(row["test"]),
 }
 """Of table.md: title, and the cell of a row."""

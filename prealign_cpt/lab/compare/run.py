@@ -4,14 +4,15 @@
                             align stage --> budget: how many steps --> training, export, eval
 
 Runs share finished stages that have equal inputs (`--reuse`). A finished run is skipped, an interrupted one goes on
-where it stopped, one that fails is marked and the others go on.
+where it stopped, one that fails is marked and the others go on. With two budgets there is a second run for each,
+NAME-VARIANT-sSEED-BUDGET; it is a link to the first where both lead to the same number of steps.
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from prealign_cpt.lab.compare.budget import plan
+from prealign_cpt.lab.compare.budget import Plan, plan
 from prealign_cpt.lab.compare.results import FINISHED, status, write_points, write_table
 from prealign_cpt.lab.compare.variants import Grid, RunSpec, read_grid, run_specs
 from prealign_cpt.prepare import check_inputs
@@ -94,16 +95,27 @@ def compare(
 
 def _run(spec: RunSpec, grid: Grid, all_specs: list[RunSpec], num_processes: int) -> None:
     """Bring a run to its end, or leave in its `run_state.json` why it did not come there."""
+    same = (spec.recipe_name, spec.variant, spec.recipe.seed)
+    first = next(s for s in all_specs if (s.recipe_name, s.variant, s.recipe.seed) == same)
+    if spec.run.is_symlink():
+        spec.run.unlink()
+    if first is not spec and status(first.run) != FINISHED:
+        say(f"compare: {spec.run.name}: waits for {first.run.name}, which is not finished")
+        return
     try:
-        if not _has_alignment(spec):
-            _start(spec, spec.flags, "align", num_processes)
-        budget = plan(spec.recipe, grid.target_bytes, _most_flops(spec, grid, all_specs))
+        if not _has_alignment(first):
+            _start(first, first.flags, "align", num_processes)
+        budget = plan(first.recipe, grid.target_bytes, _most_flops(spec, grid, all_specs))
+        if first is not spec and budget.steps == Plan.read(first.run).steps and not spec.run.exists():
+            spec.run.symlink_to(first.run.name)
+            say(f"compare: {spec.run.name}: {budget.steps} steps, as many as {first.run.name}, which stands for both")
+            return
         flags = [*spec.flags, f"--train.steps={budget.steps}"]
         written, wanted = spec.run / "recipe.toml", as_toml(load_recipe(spec.recipe_path, flags).anywhere())
+        budget.write(spec.run)
         if status(spec.run) == FINISHED and written.read_text(encoding="utf-8") == wanted:
             say(f"compare: {spec.run.name}: done before, kept")
             return
-        budget.write(spec.run)
         _start(spec, flags, "run", num_processes)
     except signals.StoppedError:
         raise
@@ -116,7 +128,7 @@ def _run(spec: RunSpec, grid: Grid, all_specs: list[RunSpec], num_processes: int
 
 def _most_flops(spec: RunSpec, grid: Grid, all_specs: list[RunSpec]) -> float | None:
     """The FLOPs of the reference with the same seed, under budget "flops"; None under "bytes", and for itself."""
-    if grid.budget == "bytes" or spec.variant == grid.reference:
+    if spec.budget == "bytes" or spec.variant == grid.reference:
         return None
     wanted = (spec.recipe_name, grid.reference, spec.recipe.seed)
     reference = next(s for s in all_specs if (s.recipe_name, s.variant, s.recipe.seed) == wanted)

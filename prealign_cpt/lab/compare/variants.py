@@ -1,9 +1,9 @@
 """The variants file: which variants of a recipe are compared, over which seeds, at which budget.
 
 seeds = [0, 1, 2]
-target_bytes = 1_000_000          # target text that each variant reads, alignment stage included
-budget = "bytes"                  # or "flops": as many steps as fit into the reference's FLOPs
-reference = "subword"             # the variant that the others are measured against
+target_bytes = 1_000_000          # target text that the training reads: equal text
+budget = "bytes"                  # "flops": as many steps as fit into the reference's FLOPs; ["bytes", "flops"]: both
+reference = "base"                # the variant that the others are measured against
 keep_checkpoints = true           # false: a finished run keeps its export, but not its training checkpoints
 
 [all]                             # recipe keys of all variants, for flags and variants to overrule
@@ -31,15 +31,13 @@ from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeErro
 CONTROLLED_KEYS = ("out", "seed", "device", "language", "train.steps")
 """Recipe keys that a variant may not set: the comparison does, or they must be the same for all."""
 
-DEFAULTS = {"evaluate.before_training": False}
-"""What a variant has unless it or the command line says otherwise: it is not scored before training."""
+BUDGETS = ("bytes", "flops")
 
 PLAIN: dict[str, Any] = {
     "align.steps": 0,
     "align.max_english_increase": 1.0,
     "codeswitch.ratio": 0.0,
     "train.composition_lr": 0.0,
-    "evaluate.before_training": False,
 }
 """No contrastive stage, switching and composition map. Plain rows cost English something at first, so they may."""
 
@@ -56,7 +54,7 @@ class Grid:
 
     path: Path
     seeds: tuple[int, ...]
-    budget: Literal["bytes", "flops"]
+    budgets: tuple[Literal["bytes", "flops"], ...]
     target_bytes: int
     reference: str
     keep_checkpoints: bool
@@ -69,11 +67,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One variant of one recipe with one seed: an ordinary run."""
+    """One variant of one recipe with one seed at one budget: an ordinary run."""
 
     recipe_path: Path
     recipe_name: str
     variant: str
+    budget: Literal["bytes", "flops"]
     flags: list[str]
     recipe: Recipe
     """With the recipe's own number of steps; the budget decides how many there are."""
@@ -107,11 +106,13 @@ def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     if target_bytes is not None:
         content["target_bytes"] = target_bytes
-    defaults: dict[str, Any] = {"budget": "bytes", "reference": "subword", "keep_checkpoints": True, "all": {}}
+    defaults: dict[str, Any] = {"budget": "bytes", "reference": "base", "keep_checkpoints": True, "all": {}}
+    named = "reference" in content
     content = defaults | content
+    budgets = content["budget"] if isinstance(content["budget"], list) else [content["budget"]]
     wrong = {
         "seeds": (not _are_seeds(content.get("seeds")), "different whole numbers such as [0, 1, 2]"),
-        "budget": (content["budget"] not in ("bytes", "flops"), "'bytes' or 'flops'"),
+        "budget": (sorted(map(str, budgets)) not in [["bytes"], ["flops"], [*BUDGETS]], "'bytes', 'flops' or both"),
         "target_bytes": (not _is_count(content.get("target_bytes"), 1), "a whole number above 0"),
         "keep_checkpoints": (not isinstance(content["keep_checkpoints"], bool), "true or false"),
         "reference": (not isinstance(content["reference"], str), "the name of a variant"),
@@ -137,6 +138,8 @@ def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
         if "base" in variants:
             raise RecipeError(f"{path}: variant base: needs vocab.size = 0, or another name")
         variants["base"] = BASE
+    if not named:
+        content["reference"] = next(name for name, changes in variants.items() if changes.get("vocab.size") == 0)
     if content["reference"] not in variants:
         raise RecipeError(f"{path}: reference: {content['reference']!r} is no variant; they are {', '.join(variants)}")
     return Grid(
@@ -144,7 +147,8 @@ def read_grid(path: Path, target_bytes: int | None = None) -> Grid:
         seeds=tuple(content["seeds"]),
         changes=_changes(path, "all", content["all"]),
         variants=variants,
-        **{key: content[key] for key in ("budget", "target_bytes", "reference", "keep_checkpoints")},
+        budgets=tuple(budgets),
+        **{key: content[key] for key in ("target_bytes", "reference", "keep_checkpoints")},
     )
 
 
@@ -180,7 +184,9 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_specs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[RunSpec]:
-    """Every variant and seed of a recipe, seed by seed, the reference first.
+    """Every variant, seed and budget of a recipe, seed by seed, the reference first, budgets innermost.
+
+    Runs of a second budget have its name behind theirs; what was scored before training is not scored again for them.
 
     Args:
         flags: recipe keys for all variants; they go before [all], and what a variant sets goes before them.
@@ -189,7 +195,7 @@ def run_specs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[RunSpec]:
         RecipeError: a variant makes the recipe impossible; file, variant and key are named.
     """
     load_recipe(recipe_path, flags)  # what is wrong with a flag is not the variants file's fault
-    flags = [*as_flags(DEFAULTS | grid.changes), *flags]
+    flags = [*as_flags(grid.changes), *flags]
     try:
         name = load_recipe(recipe_path, flags).name
     except PrealignError as error:
@@ -197,13 +203,15 @@ def run_specs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[RunSpec]:
     specs = []
     for seed in grid.seeds:
         for variant in sorted(grid.variants, key=lambda variant: variant != grid.reference):
-            changes = grid.variants[variant] | {"name": f"{name}-{variant}-s{seed}", "seed": seed}
-            all_flags = [*flags, *as_flags(changes)]
-            try:
-                recipe = load_recipe(recipe_path, all_flags)
-            except PrealignError as error:
-                raise RecipeError(f"{grid.path}: variant {variant}: {error}") from error
-            specs.append(RunSpec(recipe_path, name, variant, all_flags, recipe))
+            for number, budget in enumerate(grid.budgets):
+                second = {"evaluate.before_training": False} if number else {}
+                own = {"name": f"{name}-{variant}-s{seed}" + (f"-{budget}" if number else ""), "seed": seed}
+                all_flags = [*flags, *as_flags(grid.variants[variant] | second | own)]
+                try:
+                    recipe = load_recipe(recipe_path, all_flags)
+                except PrealignError as error:
+                    raise RecipeError(f"{grid.path}: variant {variant}: {error}") from error
+                specs.append(RunSpec(recipe_path, name, variant, budget, all_flags, recipe))
     return specs
 
 

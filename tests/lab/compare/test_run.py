@@ -24,6 +24,7 @@ Write = Callable[[str], Path]
 VARIANTS = """
 seeds = [0, 1]
 target_bytes = 2400
+reference = "subword"
 [[variant]]
 name = "base"
 vocab.size = 0
@@ -98,7 +99,7 @@ def test_a_grid_with_a_failing_variant(
     assert {(p["variant"], p["seed"]) for p in points} == {
         (variant, seed) for variant in ("base", "subword") for seed in (0, 1)
     }
-    own, budget = [p for p in points if p["run"] == "tiny-base-s1"], Plan.read(runs / "tiny-base-s1")
+    own, budget = [p for p in points if p["run"] == "tiny-base-s1" and p["stage"] == "text"], Plan.read(runs / "tiny-base-s1")
     assert [p["set"] for p in own] == ["valid"] * (len(own) - 1) + ["test"]
     assert own[0]["step"] == own[0]["bytes"] == own[0]["flops"] == 0
     assert own[-1]["step"] == own[-2]["step"] == budget.steps and own[-1]["flops"] == budget.flops(budget.steps)
@@ -109,7 +110,8 @@ def test_a_grid_with_a_failing_variant(
     assert {p["switching"] for p in points if p["variant"] == "subword"} == {False}
 
     # The table: means over seeds, differences on the windows of the test text.
-    figures = [p["target_bpb"] for p in points if p["variant"] == "base" and p["set"] == "test"]
+    ended = [p for p in points if p["set"] == "test" and p["stage"] == "text"]
+    figures = [p["target_bpb"] for p in ended if p["variant"] == "base"]
     assert table["base"]["test"]["target_bpb"]["mean"] == pytest.approx(sum(figures) / 2)
     assert table["base"]["test"]["target_bpb"]["sd"] == pytest.approx(abs(figures[0] - figures[1]) / math.sqrt(2))
     gap = table["base"]["test_target_difference"]
@@ -140,6 +142,81 @@ def test_a_grid_with_a_failing_variant(
     base = _table(folder)["base"]
     assert "made from other inputs" in base["not_finished"].pop("0")
     assert base["seeds"] == [1] and not base["not_finished"]
+
+
+def test_equal_text_and_equal_compute(recipe_file: Path, variants_file: Write, started: list[list[str]]):
+    """Both readings of one grid, over a text of exactly the bytes that the base reads once."""
+    size = (recipe_file.parent / "target.txt").stat().st_size
+    (recipe_file.parent / "test_target.txt").write_text("Die Kinder gehen am Morgen ans Meer. Das Wasser ist kalt.")
+    text = VARIANTS.replace("[0, 1]", '[0]\nbudget = ["bytes", "flops"]').replace("2400", str(size))
+    text = text.replace('reference = "subword"\n', "") + ALIGNED
+    runs = recipe_file.parent / "runs"
+    assert _compare(recipe_file, variants_file(text)) == 0
+    plans = {run.name: Plan.read(run) for run in runs.glob("tiny-*")}
+
+    # Equal text: each trains on the text once, whatever its stages before read of it, and that is counted.
+    for variant in ("base", "subword", "aligned"):
+        once = plans[f"tiny-{variant}-s0"]
+        step = once.sequences * once.sequence_length * 0.75 * once.bytes_per_token
+        assert abs(once.bytes(once.steps) - once.align_bytes - size) <= step, variant
+    # Equal compute: as many steps as fit into the base's FLOPs, so the text is read again.
+    most = plans["tiny-base-s0"].flops(plans["tiny-base-s0"].steps)
+    for variant in ("subword", "aligned"):
+        again = plans[f"tiny-{variant}-s0-flops"]
+        assert again.flops(again.steps) <= most < again.flops(again.steps + 1), variant
+    assert plans["tiny-subword-s0-flops"].steps > plans["tiny-subword-s0"].steps
+    read = [json.loads((runs / name / "data" / "report.json").read_text()) for name in ("tiny-subword-s0-flops",)]
+    assert read[0]["sequences_used"]["target"] > read[0]["target"]["sequences"], "more than one pass"
+    # The base costs what it costs: it is run once and stands for both.
+    assert (runs / "tiny-base-s0-flops").readlink() == Path("tiny-base-s0")
+    assert sum("base-s0" in " ".join(line) for line in started) == 2, "align and run"
+
+    points = _points(runs / "compare-tiny")
+    tests = {(p["variant"], p["stage"]): p for p in points if p["set"] == "test"}
+    assert set(tests) == {(v, s) for v in ("base", "subword", "aligned") for s in ("before", "text", "compute")}
+    assert sum(p["set"] == "test" for p in points) == 9
+    models = {v: json.loads((runs / f"tiny-{v}-s0" / "eval" / "report.json").read_text())["models"] for v in FIRST}
+    for variant, name in FIRST.items():
+        assert tests[variant, "before"]["target_bpb"] == models[variant][name]["test"]["target_bpb"]
+        assert tests[variant, "text"]["target_bpb"] == models[variant]["trained"]["test"]["target_bpb"]
+    before, after = tests["aligned", "before"], tests["aligned", "compute"]
+    assert before["flops"] == before["flops_alignment"] > 0 == before["flops_training"] == before["step"]
+    assert after["flops"] == after["flops_rows"] + after["flops_alignment"] + after["flops_training"]
+    assert after["passes"] == pytest.approx(after["bytes"] / size, rel=0.05) and after["passes"] > 1
+    assert tests["base", "text"]["target_bpb"] == tests["base", "compute"]["target_bpb"]
+    assert tests["base", "text"]["share_of_base_tokens"] == 1.0 > tests["subword", "text"]["share_of_base_tokens"]
+    words = (recipe_file.parent / "test_target.txt").read_text()
+    tokens = AutoTokenizer.from_pretrained(runs / "tiny-subword-s0" / "align", local_files_only=True)(words).input_ids
+    assert tests["subword", "text"]["tokens_per_word"] == pytest.approx(len(tokens) / len(words.split()))
+    assert tests["subword", "text"]["bytes_per_token"] == pytest.approx(len(words.encode()) / len(tokens))
+
+    tables = json.loads((runs / "compare-tiny" / "table.json").read_text())
+    assert [(table["budget"], table["reference"]) for table in tables] == [("bytes", "base"), ("flops", "base")]
+    assert all(row["seeds"] == [0] for table in tables for row in table["variants"])
+    shown = (runs / "compare-tiny" / "table.md").read_text()
+    assert ", equal text\n" in shown and ", equal compute\n" in shown
+
+    # A second start changes nothing.
+    started.clear()
+    assert _compare(recipe_file, variants_file(text)) == 0
+    assert started == [] and _points(runs / "compare-tiny") == points
+
+
+FIRST = {"base": "base", "subword": "aligned", "aligned": "aligned"}
+"""The model before training, by variant, as the evaluation's report calls it."""
+
+
+def test_a_second_budget_waits_for_the_first(
+    recipe_file: Path, variants_file: Write, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    text = VARIANTS.replace("[0, 1]", '[0]\nbudget = ["bytes", "flops"]')
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_wait", lambda line, num_processes, variables: -9)
+        assert _compare(recipe_file, variants_file(text), "--only", "subword") == 1
+    runs = recipe_file.parent / "runs"
+    assert not (runs / "tiny-subword-s0-flops").exists()
+    assert _compare(recipe_file, variants_file(text), "--only", "subword") == 0
+    assert (runs / "tiny-subword-s0-flops").is_symlink()
 
 
 def _read_from_disk(run: Path, budget: Plan) -> int:
@@ -176,16 +253,15 @@ def test_equal_flops(recipe_file: Path, variants_file: Write, started: list[list
     assert (point["step"], point["bytes"], point["flops"]) == (0, aligned.align_bytes, aligned.align_flops)
     flags = ["--name=tiny-aligned-s0", "--align.init=subword", "--align.steps=3", "--align.target_tokens=128"]
     by_bytes = plan(load_recipe(recipe_file, flags), 2400)
-    assert by_bytes.steps < plans["subword"].steps
     step = 4 * 32 * 0.75 * by_bytes.bytes_per_token
-    assert abs(by_bytes.bytes(by_bytes.steps) - 2400) <= step
+    assert abs(by_bytes.bytes(by_bytes.steps) - aligned.align_bytes - 2400) <= step
 
 
 def test_an_alignment_stage_that_uses_the_budget_up(recipe_file: Path, variants_file: Write, started: list[list[str]]):
-    text = (VARIANTS + ALIGNED).replace("2400", "300").replace("[0, 1]", "[0]")
-    assert _compare(recipe_file, variants_file(text), "--only", "aligned") == 1
+    text = (VARIANTS + ALIGNED).replace("2400", "300").replace("[0, 1]", '[0]\nbudget = "flops"')
+    assert _compare(recipe_file, variants_file(text), "--only", "subword,aligned") == 1
     reason = _table(recipe_file.parent / "runs" / "compare-tiny")["aligned"]["not_finished"]["0"]
-    assert "no training step fits into the budget" in reason and "of 300 bytes" in reason
+    assert "no training step fits into the budget" in reason and "before training use" in reason
 
 
 def test_a_run_that_dies_without_a_word(recipe_file: Path, variants_file: Write, monkeypatch: pytest.MonkeyPatch):

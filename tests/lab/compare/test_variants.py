@@ -12,6 +12,7 @@ from prealign_cpt.run.errors import MissingInputError, RecipeError
 GOOD = """
 seeds = [3, 0]
 target_bytes = 1000
+reference = "subword"
 [[variant]]
 name = "ours"
 align.init = "subword+lexicon"
@@ -29,7 +30,7 @@ Write = Callable[[str], Path]
 
 def test_every_variant_and_seed_is_a_run_the_reference_first(recipe_file: Path, variants_file: Write):
     grid = read_grid(variants_file(GOOD))
-    assert (grid.seeds, grid.budget, grid.reference) == ((3, 0), "bytes", "subword")
+    assert (grid.seeds, grid.budgets, grid.reference) == ((3, 0), ("bytes",), "subword")
     specs = run_specs(grid, recipe_file, ["--train.lr", "1e-3", "--codeswitch.ratio", "0.1"])
     names = ["tiny-subword-s3", "tiny-ours-s3", "tiny-base-s3", "tiny-subword-s0", "tiny-ours-s0", "tiny-base-s0"]
     assert [spec.run.name for spec in specs] == names
@@ -38,7 +39,7 @@ def test_every_variant_and_seed_is_a_run_the_reference_first(recipe_file: Path, 
     assert (ours.align.init, ours.align.steps, ours.seed) == ("subword+lexicon", 3, 3)
     assert (subword.train.lr, ours.train.lr) == (1e-3, 1e-3)
     assert (subword.codeswitch.ratio, ours.codeswitch.ratio) == (0.1, 0.25), "a variant's key goes before a flag"
-    assert not subword.evaluate.before_training and not ours.evaluate.before_training
+    assert subword.evaluate.before_training and ours.evaluate.before_training, "what the recipe says"
     assert [spec.switching for spec in specs[:3]] == [True, True, False]
 
 
@@ -50,6 +51,26 @@ def test_the_base_with_its_own_tokens_is_always_there(recipe_file: Path, variant
     assert list(read_grid(variants_file(named)).variants) == ["plain", "subword"]
     with pytest.raises(RecipeError, match=r"variant base: needs vocab\.size = 0"):
         read_grid(variants_file(GOOD.replace('"ours"', '"base"')))
+
+
+def test_the_base_is_the_reference_unless_another_is_named(variants_file: Write):
+    unnamed = GOOD.replace('reference = "subword"\n', "")
+    assert read_grid(variants_file(unnamed)).reference == "base"
+    named = unnamed.replace('name = "ours"', 'name = "plain"\nvocab.size = 0')
+    assert read_grid(variants_file(named)).reference == "plain"
+
+
+def test_a_second_budget_has_runs_of_its_own(recipe_file: Path, variants_file: Write):
+    both = GOOD.replace("seeds = [3, 0]", 'seeds = [3]\nbudget = ["bytes", "flops"]')
+    grid = read_grid(variants_file(both))
+    specs = run_specs(grid, recipe_file, [])
+    assert [(spec.run.name, spec.budget) for spec in specs[:4]] == [
+        ("tiny-subword-s3", "bytes"),
+        ("tiny-subword-s3-flops", "flops"),
+        ("tiny-ours-s3", "bytes"),
+        ("tiny-ours-s3-flops", "flops"),
+    ]
+    assert [spec.recipe.evaluate.before_training for spec in specs] == [True, False] * 3, "scored once"
 
 
 def test_what_all_variants_change_gives_way_to_flags_and_variants(recipe_file: Path, variants_file: Write):
@@ -98,7 +119,9 @@ BAD = {
     "no budget": ("target_bytes = 1000", "", r"target_bytes: expected a whole number above 0, got None"),
     "budget of nothing": ("target_bytes = 1000", "target_bytes = 0", r"target_bytes: .* got 0"),
     "unknown budget": (SEEDS, 'seeds = [0]\nbudget = "hours"', r"budget: expected .*, got 'hours'"),
-    "reference missing": ('"subword"\n[', '"other"\n[', r"reference: 'subword' is no variant; they are ours, other"),
+    "reference missing": ('= "subword"\n[[', '= "other"\n[[', r"reference: 'other' is no variant; they are ours, sub"),
+    "a budget twice": (SEEDS, 'seeds = [0]\nbudget = ["bytes", "bytes"]', r"budget: expected .*, got \['bytes', 'by"),
+    "no budgets": (SEEDS, 'seeds = [0]\nbudget = []', r"budget: expected .*, got \[\]"),
     "duplicate name": ('"ours"', '"subword"', r"variants\.toml: variant\.name: 'subword' stands there twice"),
     "no name": ('name = "ours"', "", r"variants\.toml: variant 1: name: expected a plain word .* got None"),
     "path for a name": ('"ours"', '"../ours"', r"variants\.toml: variant 1: name: .* got '\.\./ours'"),
