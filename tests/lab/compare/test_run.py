@@ -99,7 +99,10 @@ def test_a_grid_with_a_failing_variant(
     assert {(p["variant"], p["seed"]) for p in points} == {
         (variant, seed) for variant in ("base", "subword") for seed in (0, 1)
     }
-    own, budget = [p for p in points if p["run"] == "tiny-base-s1" and p["stage"] == "text"], Plan.read(runs / "tiny-base-s1")
+    own, budget = (
+        [p for p in points if p["run"] == "tiny-base-s1" and p["stage"] == "text"],
+        Plan.read(runs / "tiny-base-s1"),
+    )
     assert [p["set"] for p in own] == ["valid"] * (len(own) - 1) + ["test"]
     assert own[0]["step"] == own[0]["bytes"] == own[0]["flops"] == 0
     assert own[-1]["step"] == own[-2]["step"] == budget.steps and own[-1]["flops"] == budget.flops(budget.steps)

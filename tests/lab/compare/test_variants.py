@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prealign_cpt.lab.compare.variants import read_grid, run_specs
+from benchmarks import race
+from benchmarks.race import LANGUAGES
+from prealign_cpt.lab.compare.variants import BASE, SUBWORD, read_grid, run_specs
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
 GOOD = """
@@ -99,6 +101,29 @@ def test_grids_that_ship(recipe: str, variants: str):
     specs = run_specs(grid, folder / "bakeoff" / f"{recipe}.toml", [])
     assert len(specs) == len(grid.variants) * len(grid.seeds)
     assert len(read_grid(folder / "clone" / "variants.toml").variants) > 10
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_race(language: str):
+    folder = Path(race.__file__).parent / "race"
+    grid = read_grid(folder / "variants.toml")
+    specs = run_specs(grid, folder / f"{language}.toml", [])
+    assert (grid.reference, grid.budgets) == ("base", ("bytes", "flops")) and specs[0].variant == "base"
+    for variant, expected in {"base": BASE, "subword": SUBWORD}.items():
+        recipe = next(spec.recipe for spec in specs if spec.variant == variant)
+        changed = {key: getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1]) for key in expected}
+        assert changed == expected, "as plain as where the comparison adds it"
+
+
+def test_stretches_of_the_training_text():
+    text = "\n".join(f"line {i} of a long document" for i in range(40))
+    parts = race.cut(text, 100)
+    assert "\n".join(parts) == text and len(parts) > 1 and all(len(part) <= 100 for part in parts)
+    pieces = [letter * 10 for letter in "abcdefgh"]
+    assert race.stretch(pieces, 25, 0) == ["a" * 10, "b" * 10, "c" * 5]
+    assert race.stretch(pieces, 25, 25) == ["d" * 10, "e" * 10, "f" * 5], "what was cut is not begun again"
+    assert race.stretch(pieces, 25, 75) == ["a" * 10, "b" * 10, "c" * 5], "behind the last comes the first"
+    assert race.stretch(["ä" * 5], 5, 0) == ["ää"], "no half characters"
 
 
 SEEDS, FIRST, LAST = "seeds = [3, 0]", "align.init =", "steps = 0"
