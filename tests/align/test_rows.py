@@ -172,7 +172,7 @@ def test_rows_are_taken_as_they_are(tokenizer, tmp_path: Path):
         (True, {"input": torch.zeros(12)}, r"input is \[12\], expected \[2, 6\]"),
         (True, {"input": torch.zeros(2, 6, dtype=torch.int64)}, "input is torch.int64, expected floating point"),
         (True, {"input": NAN}, r"input is not finite in 1 rows, the first \[1\]"),
-        (True, {"embed": torch.zeros(2, 6)}, "holds embed; expected input, since the head of the base model is tied"),
+        (True, {"embed": torch.zeros(2, 6)}, "holds embed; expected input, since the head is tied"),
         (True, {"input": torch.zeros(2, 6), "output": torch.zeros(2, 6)}, "holds input, output; expected input,"),
         (False, {"input": torch.zeros(2, 6)}, "holds input; expected input and output, .* not tied"),
         (False, {"input": torch.zeros(2, 6), "output": NAN * float("inf")}, "output is not finite in 2 rows"),

@@ -6,7 +6,7 @@
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
 Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all variants), the
-static start of the rows but for its calibration, and scoring. A backward pass counts in full also where only some rows
+static start of the rows but for what it reads, and scoring. A backward pass counts in full also where only some rows
 move, so the alignment stage is rather over- than undercounted.
 """
 
@@ -92,7 +92,7 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     parameters = matmul_parameters(align)
     report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
     align_bytes, forward, backward = (
-        sum(part.get(name, 0) for part in (report["contrast_stage"], report.get("calibration", {})))
+        sum(report.get(part, {}).get(name, 0) for part in ("composition", "calibration", "contrast_stage"))
         for name in ("target_bytes", "tokens_forward", "tokens_backward")
     )
     start = Plan(
