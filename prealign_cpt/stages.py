@@ -44,13 +44,8 @@ READS = {
     ),
     "init": Reads(
         (
-            "align.init",
-            "align.untie",
-            "align.lexicon_weight",
-            "align.calibrate",
-            "base.start_token",
-            "seed",
-            "train.precision",
+            *("align.init", "align.untie", "align.lexicon_weight", "align.calibrate"),
+            *("base.start_token", "seed", "train.precision"),
         ),
         ("base.model", "align.rows", *TEXTS),
         ("lexicon", "vocab"),
