@@ -40,6 +40,10 @@ CHUNK = 256
 RIDGE = 0.1
 """What is added to the covariance's diagonal, in units of its mean."""
 
+APART = 0.01
+"""Two texts are told apart if their whitened means' Gram matrix has eigenvalues of this ratio (German and English in
+SmolLM2: 0.11; two samples of one text: 0.001). Otherwise the frequencies alone are reached."""
+
 ROUNDS, LARGEST_STEP = 4, 6.0
 """Rounds, and the nats that a mean probability is asked to move in one at most."""
 
@@ -144,9 +148,12 @@ def shifted(rows_MD: Tensor, frequency_M: Tensor, target: States, english: State
     covariance_DD = sum(part.T @ part for part in centred).double() / sum(map(len, centred))
     covariance_DD.diagonal().add_(RIDGE * covariance_DD.diagonal().mean())
     directions_2D = torch.linalg.solve(covariance_DD, means_2D.T).T
-    # Two texts of one language have no second direction: then the common one has to serve.
-    solve_22 = torch.linalg.pinv(means_2D @ directions_2D.T, rtol=1e-4, hermitian=True).float()
-    directions_2D = directions_2D.float()
+    gram_22 = means_2D @ directions_2D.T
+    least, largest = torch.linalg.eigvalsh(gram_22).tolist()
+    sides = 2 if least > APART * largest else 1
+    solve_22 = torch.zeros_like(gram_22)
+    solve_22[:sides, :sides] = torch.linalg.inv(gram_22[:sides, :sides])
+    solve_22, directions_2D = solve_22.float(), directions_2D.float()
     limit_M = english.log_mean(rows_MD).clamp(max=math.log(ENGLISH))
     for _ in range(ROUNDS):
         wanted_2M = torch.stack(

@@ -199,7 +199,6 @@ def untie_head(model: PreTrainedModel) -> int:
         return 0
     head.weight = nn.Parameter(table.weight.detach().clone())
     model.config.tie_word_embeddings = False
-    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)  # or no file has the head
     return int(head.weight.numel())
 
 
