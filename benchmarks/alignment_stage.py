@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
 from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.initialize import first_rows, grow
 from prealign_cpt.align.lexicon_rows import TextStatistics
-from prealign_cpt.align.rows import old_tables, static_rows, write_rows
+from prealign_cpt.align.rows import write_rows
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.evaluate import words
 from prealign_cpt.evaluate.data import data_of
@@ -30,9 +31,8 @@ from prealign_cpt.lab.compare.variants import read_grid, run_specs
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import held_out, score
-from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.tokens import start_token_id, token_texts
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
@@ -46,7 +46,7 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     train = read_pairs(run / "lexicon" / "clean.tsv")
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
-    grow_rows(model, len(new), len(old))
+    grow(model, recipe.align, len(new), len(old))
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
@@ -59,14 +59,13 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
         }
 
     started = time.process_time()
-    texts, tables = token_texts(new)[len(old) :], old_tables(model, len(old))
-    rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
-    rows = static_rows(recipe.align, texts, old, new, train, *tables, statistics, rows_file)
+    rows, _ = first_rows(model, old, new, train, statistics, recipe)
     write_rows(model, len(old), rows)
     static_seconds = time.process_time() - started
     scores = [bits()]
     start = start_token_id(new, recipe)
-    read = calibrate(model, old, new, statistics.target_text, recipe.align.calibrate, start, recipe.seed)
+    texts = statistics.target_text, statistics.english_text
+    read = calibrate(model, old, new, *texts, recipe.align.calibrate, start, recipe.seed)
     scores.append(bits())
     curve: list[dict[str, float]] = []
     started = time.process_time()

@@ -12,14 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.initialize import first_rows, grow
 from prealign_cpt.align.lexicon_rows import TextStatistics
-from prealign_cpt.align.rows import old_tables, static_rows, write_rows
+from prealign_cpt.align.rows import write_rows
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import held_out, score
-from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.tokens import start_token_id, token_texts
+from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.text.reader import read_documents
 
@@ -32,17 +32,17 @@ def main(recipe_path: str, *flags: str) -> None:
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(recipe.run / "vocab")
     pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).eval()
-    grow_rows(model, len(new), len(old))
-    texts, tables = token_texts(new)[len(old) :], old_tables(model, len(old))
+    grow(model, recipe.align, len(new), len(old))
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
     )
-    rows = static_rows(recipe.align, texts, old, new, pairs, *tables, statistics)
+    rows, _ = first_rows(model, old, new, pairs, statistics, recipe)
+    texts = statistics.target_text, statistics.english_text
     start = start_token_id(new, recipe)
     for strength in STRENGTHS:
         write_rows(model, len(old), rows)
-        done = calibrate(model, old, new, statistics.target_text, strength, start, recipe.seed)
+        done = calibrate(model, old, new, *texts, strength, start, recipe.seed)
         bits = {
             f"{language}_bpb": round(score(LanguageModelLoss(model), prepared).bits_per_byte, 4)
             for language, prepared in held_out(recipe, "valid", new).items()

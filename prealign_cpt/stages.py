@@ -43,7 +43,10 @@ READS = {
         ("lexicon", "vocab"),
     ),
     "init": Reads(
-        ("align.init", "align.lexicon_weight", "align.calibrate", "base.start_token", "seed", "train.precision"),
+        (
+            *("align.init", "align.untie", "align.lexicon_weight", "align.calibrate"),
+            *("base.start_token", "seed", "train.precision"),
+        ),
         ("base.model", "align.rows", *TEXTS),
         ("lexicon", "vocab"),
     ),

@@ -1,31 +1,34 @@
 """The first half of the alignment: base model and grown tokenizer in, a model with static, calibrated new rows out.
 
-base ─► English scored ─► rows grown ─► static rows ─► calibrated ─► Hugging Face folder and what `build_align` needs:
+base ─► English scored ─► rows grown, head untied ─► static rows ─► calibrated ─► Hugging Face folder and the rest:
 
     base_tokenizer/   the base's files but its weights
     pieces.json       for each new token, in the order of their ids, the old ids that spell it
     rows.tsv          for each new token its id, text and where its row comes from
-    report.json       new_tokens, rows, calibration, english_before
+    report.json       new_tokens, rows, composition, calibration, english_before
 """
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.calibrate import calibrate
+from prealign_cpt.align.composed import composed_input_rows
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.mixture import old_pieces
-from prealign_cpt.align.rows import old_tables, static_rows, write_rows
+from prealign_cpt.align.rows import StaticRows, old_tables, static_rows, write_rows
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import Score, batches, score_windows, windows
-from prealign_cpt.model.load import grow_rows, load_whole
+from prealign_cpt.model.load import grow_rows, load_whole, untie_head
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
+from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.reader import read_documents
 
@@ -52,20 +55,23 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     _check_finite(model)
     english = english_bits(model, base_tokenizer, recipe)
     num_old, num_tokens = num_ids(base_tokenizer), num_ids(tokenizer)
-    grow_rows(model, num_tokens, num_old)
     texts = token_texts(tokenizer)[num_old:]
-    tables = old_tables(model, num_old)
+    added = grow(model, recipe.align, num_tokens, num_old)
+    if added:
+        size = added * model.dtype.itemsize
+        say(f"align: the head is untied, each new token has two rows; {added:,} more parameters, {size / 1e6:,.0f} MB")
     statistics = TextStatistics(
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
     )
-    rows_file = recipe.path(recipe.align.rows) if recipe.align.rows else None
-    rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, rows_file)
+    rows, composition = first_rows(model, base_tokenizer, tokenizer, pairs, statistics, recipe)
     write_rows(model, num_old, rows)
     start, strength = start_token_id(tokenizer, recipe), recipe.align.calibrate
-    calibration = calibrate(model, base_tokenizer, tokenizer, statistics.target_text, strength, start, recipe.seed)
+    calibration = calibrate(
+        model, base_tokenizer, tokenizer, statistics.target_text, statistics.english_text, strength, start, recipe.seed
+    )
     exact = load_whole(base)
-    grow_rows(exact, num_tokens, num_old)
+    grow(exact, recipe.align, num_tokens, num_old)
     save_unrounded(model, exact, tokenizer, out)
     (out / BASE_TOKENIZER).mkdir()
     for path in base.iterdir():
@@ -79,10 +85,49 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     report = {
         "new_tokens": len(texts),
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
+        "composition": composition,
         "calibration": calibration,
         "english_before": english,
     }
     atomic_write(out / "report.json", json.dumps(report, indent=1))
+
+
+def grow(model: PreTrainedModel, align: Align, num_tokens: int, num_old: int) -> int:
+    """A row for each token and, if the recipe wants it and there are new tokens, a head that is not tied; in place.
+
+    Returns:
+        Parameters by which a head of its own has made the model grow.
+    """
+    grow_rows(model, num_tokens, num_old)
+    unties = align.untie == "yes" or (align.untie == "auto" and align.init == "composed")
+    return untie_head(model) if unties and num_tokens > num_old else 0
+
+
+def first_rows(
+    model: PreTrainedModel,
+    base_tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[Pair],
+    statistics: TextStatistics,
+    recipe: Recipe,
+) -> tuple[StaticRows, dict[str, int]]:
+    """The rows that `align.init` names, and `known_tokens` and `tokens_forward` where the model composed some.
+
+    Args:
+        model: grown; only the base's own part of it is used.
+
+    Raises:
+        as `static_rows`.
+    """
+    num_old = num_ids(base_tokenizer)
+    texts, tables = token_texts(tokenizer)[num_old:], old_tables(model, num_old)
+    file = recipe.path(recipe.align.rows) if recipe.align.rows else None
+    rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, file)
+    if recipe.align.init != "composed" or not texts:
+        return rows, {}
+    pieces, start = old_pieces(texts, base_tokenizer, tokenizer), start_token_id(tokenizer, recipe)
+    composed, facts = composed_input_rows(model, base_tokenizer, pieces, tables[0], start)
+    return (rows if composed is None else replace(rows, input_MD=composed)), facts
 
 
 def load_for_run(recipe: Recipe, folder: Path, device: torch.device) -> PreTrainedModel:

@@ -48,10 +48,14 @@ class TextStatistics:
         return _beginning(self._target, self._max_bytes)
 
     @cached_property
+    def english_text(self) -> list[str]:
+        return _beginning(self._english, self._max_bytes)
+
+    @cached_property
     def english_words(self) -> Counter[str]:
         """How often each word stands in the English text, in each of its spellings."""
         counts: Counter[str] = Counter()
-        for document in _beginning(self._english, self._max_bytes):
+        for document in self.english_text:
             counts.update(_LETTERS.findall(document))
         return counts
 

@@ -90,6 +90,12 @@ def subword_mixture(pieces: list[list[int]]) -> Mixture:
     return Mixture.of([mean_weights(ids) for ids in pieces])
 
 
+def first_piece_mixture(pieces: list[list[int]], share: float) -> Mixture:
+    """`share` for the first old piece of each new token, which is what a model predicts where the token stands, and the
+    rest for all pieces alike; none for a token without pieces."""
+    return Mixture.of([{ids[0]: 1.0} if ids else {} for ids in pieces]).over(subword_mixture(pieces), share)
+
+
 def old_pieces(
     texts: list[str], base_tokenizer: PreTrainedTokenizerBase, grown_tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Static rows: `align.init` of the recipe to rows for both tables, which are then written into the model.
 
-texts ─► old pieces ───┐
+texts ─► old pieces ───┐                                                  (composed: one for each table)
 pairs ─► translations ─┴─► weights of old rows, sparse [M, V] ─► times each table ─► rows
 file ──────────────────────────────────────────────────────────────────────────────► rows
 
@@ -19,10 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.lexicon_rows import TextStatistics, lexicon_mixture
-from prealign_cpt.align.mixture import Mixture, old_pieces, subword_mixture
+from prealign_cpt.align.mixture import Mixture, first_piece_mixture, old_pieces, subword_mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.schema import Align
-from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
+
+FIRST_PIECE = 0.75
+"""Share of the first piece's row in an output row of init "composed"."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class StaticRows:
     Attributes:
         input_MD: fp32 [M, D].
         output_MD: fp32 [M, D]; the same tensor as `input_MD` when the head is tied.
-        provenance: where each row comes from: "copied" (it is one old token's), "subword", "lexicon" (alone or mixed
-            with subwords), "mean" (asked for), "fallback" (the mean, since the token has no pieces) or "file".
+        provenance: where each row comes from: "composed", "copied" (it is one old token's), "subword", "lexicon" (alone
+            or mixed with subwords), "mean" (asked for), "fallback" (the mean, since the token has no pieces) or "file".
     """
 
     input_MD: Tensor  # noqa: N815
@@ -54,6 +57,9 @@ def static_rows(
 ) -> StaticRows:
     """Rows for the new tokens; never random, and the same for equal arguments.
 
+    For "composed" the input rows are subword means, which `composed_input_rows` may replace; the output rows are
+    FIRST_PIECE of the first piece's row and the rest of the mean.
+
     Args:
         align: `init` and `lexicon_weight`; nothing else of it is read.
         texts: the decoded new tokens in the order of their ids, a leading space included where the token has one.
@@ -64,6 +70,7 @@ def static_rows(
 
     Raises:
         DataError, MissingInputError: the lexicon or the rows file cannot serve.
+        RecipeError: "composed" with a tied head.
     """
     if not texts:
         empty = torch.empty(0, input_VD.shape[1])
@@ -72,6 +79,16 @@ def static_rows(
         assert rows_file is not None, "the recipe has no file of rows"
         rows, head = read_rows(rows_file, len(texts), input_VD.shape[1], output_VD is None)
         return StaticRows(rows, head, ["file"] * len(texts))
+    if align.init == "composed":
+        if output_VD is None:
+            raise RecipeError(
+                'align.untie: init "composed" makes two rows for each new token, so it needs a head of its own; leave '
+                'it at "auto", or choose another align.init'
+            )
+        pieces = old_pieces(texts, base_tokenizer, grown_tokenizer)
+        kinds = ["composed" if ids else "fallback" for ids in pieces]
+        output = first_piece_mixture(pieces, FIRST_PIECE)
+        return StaticRows(subword_mixture(pieces).times(input_VD), output.times(output_VD), kinds)
     mixture, provenance = _mixture(align, texts, base_tokenizer, grown_tokenizer, pairs, statistics)
     rows = mixture.times(input_VD)
     head = rows if output_VD is None else mixture.times(output_VD)
@@ -143,7 +160,7 @@ def read_rows(path: Path, num_new: int, hidden: int, tied: bool) -> tuple[Tensor
             if names != expected:
                 raise DataError(
                     f"{path}: holds {', '.join(names) or 'nothing'}; expected {' and '.join(expected)}, since the "
-                    f"head of the base model is {'tied' if tied else 'not tied'}"
+                    f"head is {'tied' if tied else 'not tied'}"
                 )
             rows = [_checked(path, name, file.get_tensor(name), num_new, hidden) for name in expected]
     except (SafetensorError, OSError) as error:

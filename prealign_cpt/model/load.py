@@ -5,6 +5,7 @@
     weights ─► logits and hidden states                                            check_head, whenever they are loaded
     weights ─► two documents in one row, and the second alone                      check_isolation, once
     weights, ids of the grown tokenizer ─► a row for each token                    grow_rows
+    weights with a tied head ─► two tables                                         untie_head
 
 Shapes: B sequences, T tokens, D hidden size, V vocabulary.
 """
@@ -184,6 +185,21 @@ def grow_rows(model: PreTrainedModel, num_tokens: int, num_old_tokens: int) -> N
     for table in (layer.weight for layer in layers):
         wide = torch.float64 if table.dtype == torch.float64 else torch.float32
         table[num_kept:] = table[:num_kept].mean(dim=0, dtype=wide).to(table.dtype)
+
+
+@torch.no_grad()
+def untie_head(model: PreTrainedModel) -> int:
+    """Give a tied head a table of its own, in place, with the same rows; one that has it already stays as it is.
+
+    Returns:
+        Parameters by which the model has grown.
+    """
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head.weight is not table.weight:
+        return 0
+    head.weight = nn.Parameter(table.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    return int(head.weight.numel())
 
 
 def _without_weights(folder: Path, **options: str) -> PreTrainedModel:

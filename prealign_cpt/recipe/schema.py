@@ -88,15 +88,19 @@ class Vocab:
 class Align:
     """Rows of the new tokens: a static start, then the contrastive stage (PreAlign, arXiv 2407.16222, section 3)."""
 
-    init: Literal["mean", "subword", "lexicon", "subword+lexicon", "file"] = "subword+lexicon"
+    init: Literal["composed", "mean", "subword", "lexicon", "subword+lexicon", "file"] = "composed"
     """The static start (docs/method.md says what each one is); "file" takes the rows from `rows`."""
+    untie: Literal["auto", "yes", "no"] = "auto"
+    """Whether a tied base gets a head of its own when it gets new tokens, so that each has two rows; it grows by a
+    table. "auto": with init "composed"."""
     rows: str = ""
     """safetensors with `input` [new tokens, hidden size] and, for an untied head, `output`; only for init "file"."""
     lexicon_weight: float = number(0.1, least=0.0, most=1.0)
     """Share of the lexicon's mean in a row whose token is a listed word, for init "subword+lexicon"."""
-    calibrate: float = number(0.5, least=0.0, most=1.0)
-    """How far the output rows are shifted towards the frequencies that the new tokens have in the target text; 0: not
-    at all. The base model reads 2,048 tokens of that text for it."""
+    calibrate: float = number(1.0, least=0.0, most=1.0)
+    """How far the output rows are shifted, so that target text expects the new tokens as often as it has them, and
+    English text hardly; 0: not at all. The base model reads 4,000 tokens of target training text for it, and 3,000 of
+    English."""
     steps: int = number(least=0)
     """Steps of the training stage behind the static start; 0 leaves it out."""
     lr: float = number(2e-3, above=0.0)

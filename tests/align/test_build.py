@@ -59,7 +59,7 @@ def report(out: Path) -> dict[str, Any]:
 
 
 def test_the_whole_stage(align: Any, base_folder: Path):
-    out = align("--align.target_tokens", "128")
+    out = align("--align.init", "subword+lexicon", "--align.target_tokens", "128")
     base = AutoModelForCausalLM.from_pretrained(base_folder)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     num_old = base.config.vocab_size

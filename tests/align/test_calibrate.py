@@ -1,23 +1,77 @@
-"""Output rows that expect new tokens as often as they occur."""
+"""Output rows that target text expects as often as it has them, and English text hardly."""
 
 import copy
+import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from prealign_cpt.align.calibrate import _hidden_states, _log_mean_probabilities, calibrate
+from prealign_cpt.align import calibrate as module
+from prealign_cpt.align.calibrate import ENGLISH, States, calibrate, frequencies, shifted
 from prealign_cpt.align.rows import StaticRows, write_rows
 from prealign_cpt.model.load import grow_rows
 from prealign_cpt.run.errors import DataError
-from tests.align.conftest import DOUBLES, NUM_WORDS, Ring, documents
+from tests.align.conftest import DOUBLES, NUM_WORDS, WORDS, Ring, documents
 from tests.conftest import make_model
 
 START = 0
+FREQUENCY = torch.tensor([0.1, 0.01, 0.001])
+
+
+def _states(mean: Tensor, seed: int, scale: float = 0.3) -> States:
+    """States around a mean, and an old vocabulary that has logits of about 0 at all of them."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = mean + scale * torch.randn(2000, len(mean), generator=generator)
+    return States(hidden, torch.full((2000,), math.log(50.0)))
+
+
+def _two_languages() -> tuple[Tensor, States, States]:
+    """Rows, and states of two languages with a large common part and a small one of their own."""
+    common, own = torch.tensor([4.0, 0, 0, 0, 0, 0]), torch.tensor([0, 1.0, 0, 0, 0, 0])
+    rows = 0.2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(2))
+    return rows, _states(common + own, 0), _states(common - own, 1)
+
+
+def test_frequencies_are_reached_and_english_stays():
+    rows, target, english = _two_languages()
+    assert (target.log_mean(rows) - FREQUENCY.log()).abs().max() > 1 and english.log_mean(rows).exp().min() > 0.005
+    after = shifted(rows, FREQUENCY, target, english)
+    torch.testing.assert_close(target.log_mean(after), FREQUENCY.log(), atol=0.1, rtol=0)
+    assert (english.log_mean(after).exp() < 3 * ENGLISH).all()
+    english_low = States(english.hidden_ND, english.old_N + 30)
+    low = english_low.log_mean(rows)
+    assert (english_low.log_mean(shifted(rows, FREQUENCY, target, english_low)) < low + 1).all(), "as low as it was"
+
+
+def test_the_mean_probability_is_that_of_the_softmax():
+    rows, target, _ = _two_languages()
+    old = torch.zeros(2000, 50)
+    expected = torch.cat([old, target.hidden_ND @ rows.T], dim=1).softmax(dim=1).mean(dim=0)[50:]
+    torch.testing.assert_close(target.log_mean(rows).exp(), expected)
+    assert target.mass(rows) == pytest.approx(expected.sum().item())
+
+
+def test_two_directions_for_all_rows():
+    rows, target, english = _two_languages()
+    values = torch.linalg.svdvals(shifted(rows, FREQUENCY, target, english) - rows)
+    assert values[1] > 0.1 and values[2] < 1e-3
+
+
+def test_where_nothing_tells_the_languages_apart_frequencies_are_reached():
+    rows, target, _ = _two_languages()
+    same = _states(torch.tensor([4.0, 1, 0, 0, 0, 0]), 7)
+    after = shifted(rows, FREQUENCY, target, same)
+    torch.testing.assert_close(target.log_mean(after), FREQUENCY.log(), atol=0.1, rtol=0)
+    assert (after - rows).norm(dim=1).max() < 2, "and by no wide swings"
 
 
 def _text() -> list[str]:
     """Target words, the first of them much more frequent than the others."""
     return [f" {DOUBLES[0]}{document}" + f" {DOUBLES[0]}" * 40 for document in documents(DOUBLES, 1, 12, 60)]
+
+
+ENGLISH_TEXT = documents(WORDS, 2, 40, 60)
 
 
 def _model(ring: Ring, tied: bool) -> torch.nn.Module:
@@ -33,60 +87,59 @@ def _model(ring: Ring, tied: bool) -> torch.nn.Module:
     return model
 
 
-@torch.no_grad()
-def _distance(model: torch.nn.Module, ring: Ring) -> float:
-    """Mean distance, in nats, of expected and counted frequencies."""
-    old = len(ring.base)
-    hidden, _ = _hidden_states(model, ring.base, _text(), START, 0)
-    counts = torch.zeros(len(ring.grown))
-    for text in _text():
-        counts += torch.bincount(torch.tensor(ring.grown.encode(text)), minlength=len(counts))
-    frequency = (counts[old:] + 0.5) / counts.sum()
-    expected = _log_mean_probabilities(hidden, model.get_output_embeddings().weight.detach().float())[old:]
-    return (expected - frequency.log()).abs().mean().item()
-
-
 @pytest.mark.parametrize("tied", [True, False])
-def test_frequencies_come_nearer_and_nothing_else_moves(ring: Ring, tied: bool):
+def test_nothing_but_output_rows_moves(ring: Ring, tied: bool):
     model = _model(ring, tied)
     before, old = copy.deepcopy(model.state_dict()), len(ring.base)
-    distances = [_distance(model, ring)]
-    for strength in (0.5, 1.0):
-        model.load_state_dict(before)
-        found = calibrate(model, ring.base, ring.grown, _text(), strength, START, 0)
-        distances.append(_distance(model, ring))
-    assert distances[1] < 0.8 * distances[0] and distances[2] < 0.8 * distances[1]
-    mass = found["mass"]
-    assert abs(mass["after"] - mass["text"]) < abs(mass["before"] - mass["text"])
+    found = calibrate(model, ring.base, ring.grown, _text(), ENGLISH_TEXT, 1.0, START, 0)
+    mass, english = found["mass"], found["english_mass"]
+    assert abs(math.log(mass["after"] / mass["text"])) < 0.3 * abs(math.log(mass["before"] / mass["text"]))
+    assert english["after"] < 0.5 * english["before"]
     assert 0 < found["target_bytes"] <= sum(len(text.encode()) for text in _text())
+    assert found["tokens_forward"] > 3000
     for name, value in model.state_dict().items():
         moved = name == "lm_head.weight" or (tied and name == "model.embed_tokens.weight")
         assert torch.equal(value[:old], before[name][:old]), name
         assert torch.equal(value, before[name]) != moved, name
 
 
-def test_the_same_direction_for_all_and_more_for_the_frequent(ring: Ring):
-    model, old = _model(ring, False), len(ring.base)
-    weight = model.get_output_embeddings().weight
-    rows = weight.detach()[old:].clone()
-    calibrate(model, ring.base, ring.grown, _text(), 1.0, START, 0)
-    shift = weight.detach()[old:] - rows
-    values = torch.linalg.svdvals(shift)
-    assert values[1] < 1e-3 * values[0]  # one direction
-    hidden, _ = _hidden_states(model, ring.base, _text(), START, 0)
-    steps = shift @ hidden.mean(dim=0)
-    assert steps[0] == steps.max() and steps[0] - steps.median() > 1  # the first word has most of the text
+def test_strength_is_a_share_of_the_shift_and_calls_agree(ring: Ring):
+    shifts = []
+    for strength in (0.5, 1.0, 1.0):
+        model, old = _model(ring, False), len(ring.base)
+        weight = model.get_output_embeddings().weight
+        before = weight.detach()[old:].clone()
+        calibrate(model, ring.base, ring.grown, _text(), ENGLISH_TEXT, strength, START, 0)
+        shifts.append(weight.detach()[old:] - before)
+    torch.testing.assert_close(2 * shifts[0], shifts[1], atol=1e-4, rtol=1e-4)
+    assert torch.equal(shifts[1], shifts[2])
+
+
+def test_counts_are_discounted(ring: Ring):
+    text = [f" {DOUBLES[0]} {DOUBLES[0]} {DOUBLES[1]} {WORDS[2]}"]
+    found = frequencies(ring.grown, text, len(ring.base)) * 4
+    assert found[:3].tolist() == pytest.approx([1.5, 0.5, 0.3])
+
+
+def test_one_long_document_is_read_all_over(ring: Ring, monkeypatch: pytest.MonkeyPatch):
+    """Not only its beginning."""
+    monkeypatch.setattr(module, "TARGET_POSITIONS", 600)
+    one = [" ".join(documents(WORDS, 3, 30, 100))]
+    head = _model(ring, True).get_output_embeddings().weight[: len(ring.base)].detach()
+    with torch.no_grad():
+        states = module._states(_model(ring, True), ring.base, one, 600, START, 0, head)
+    assert len(states.hidden_ND) == len(states.old_N) == 600 and states.tokens > 604
 
 
 def test_strength_0_and_no_new_tokens_change_nothing(ring: Ring):
     model = _model(ring, True)
     before = copy.deepcopy(model.state_dict())
     nothing = {"target_bytes": 0, "tokens_forward": 0}
-    assert calibrate(model, ring.base, ring.grown, _text(), 0.0, START, 0) == nothing
-    assert calibrate(model, ring.base, ring.base, _text(), 1.0, START, 0) == nothing
+    assert calibrate(model, ring.base, ring.grown, _text(), ENGLISH_TEXT, 0.0, START, 0) == nothing
+    assert calibrate(model, ring.base, ring.base, _text(), ENGLISH_TEXT, 1.0, START, 0) == nothing
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_no_text_is_said(ring: Ring):
     with pytest.raises(DataError, match=r"text\.target: holds no text.*align\.calibrate to 0"):
-        calibrate(_model(ring, True), ring.base, ring.grown, [], 0.5, START, 0)
+        calibrate(_model(ring, True), ring.base, ring.grown, [], ENGLISH_TEXT, 0.5, START, 0)

@@ -81,12 +81,21 @@ def test_the_ends_of_the_lexicon_weight(tokenizer, tables, weight: float):
     assert mixed.provenance == expected.provenance
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", ["composed", *INITS])
 def test_the_head_has_its_own_rows(tokenizer, tables, init: str):
     """Changing one table leaves the other's new rows alone."""
     rows, other = rows_of(init, tokenizer, tables), rows_of(init, tokenizer, (tables[0], tables[1] * 2))
     assert torch.equal(rows.input_MD, other.input_MD)
     torch.testing.assert_close(rows.output_MD * 2, other.output_MD)
+
+
+def test_a_head_of_first_pieces(tokenizer, tables):
+    rows = rows_of("composed", tokenizer, tables)
+    assert rows.provenance == ["composed"] * 7 + ["fallback"]
+    torch.testing.assert_close(rows.input_MD, rows_of("subword", tokenizer, tables).input_MD)
+    for text, head in zip(TEXTS[:-1], rows.output_MD, strict=False):
+        first = tables[1][tokenizer.encode(text, add_special_tokens=False)[0]]
+        torch.testing.assert_close(head, 0.75 * first + 0.25 * mean_row(tokenizer, text, tables[1]))
 
 
 def test_mean_rows(tokenizer, tables):
@@ -96,7 +105,7 @@ def test_mean_rows(tokenizer, tables):
     torch.testing.assert_close(rows.output_MD, tables[1].mean(dim=0).expand(len(TEXTS), -1))
 
 
-@pytest.mark.parametrize("init", [*INITS, "file"])
+@pytest.mark.parametrize("init", ["composed", *INITS, "file"])
 def test_no_new_tokens(tokenizer, tables, init: str):
     rows = static_rows(Align(init=init, steps=0), [], tokenizer, tokenizer, [], *tables)
     assert rows.input_MD.shape == rows.output_MD.shape == (0, 6) and rows.provenance == []
@@ -172,7 +181,7 @@ def test_rows_are_taken_as_they_are(tokenizer, tmp_path: Path):
         (True, {"input": torch.zeros(12)}, r"input is \[12\], expected \[2, 6\]"),
         (True, {"input": torch.zeros(2, 6, dtype=torch.int64)}, "input is torch.int64, expected floating point"),
         (True, {"input": NAN}, r"input is not finite in 1 rows, the first \[1\]"),
-        (True, {"embed": torch.zeros(2, 6)}, "holds embed; expected input, since the head of the base model is tied"),
+        (True, {"embed": torch.zeros(2, 6)}, "holds embed; expected input, since the head is tied"),
         (True, {"input": torch.zeros(2, 6), "output": torch.zeros(2, 6)}, "holds input, output; expected input,"),
         (False, {"input": torch.zeros(2, 6)}, "holds input; expected input and output, .* not tied"),
         (False, {"input": torch.zeros(2, 6), "output": NAN * float("inf")}, "output is not finite in 2 rows"),

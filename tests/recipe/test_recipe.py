@@ -40,7 +40,7 @@ save_every = 2
 
 KEYS = """
 align.anchor_tokens align.calibrate align.init align.lexicon_weight align.lr align.max_english_increase align.objective
-align.rows align.steps align.target_tokens align.trains align.weight align.words base.end_token base.model
+align.rows align.steps align.target_tokens align.trains align.untie align.weight align.words base.end_token base.model
 base.start_token
 codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization

@@ -3,11 +3,12 @@
     bytes = target text read before training + training tokens of target text * bytes per token of its tokenizer
     FLOPs = 6 N per token that is trained on, 2 N per token that is only read        (Kaplan et al. 2020, section 2.1)
             + what the composition map of the new rows takes in each step                    (train/composition.py)
+            + those of the alignment stage, in which N are the blocks that ran, with 4 N for a token where the
+              gradient passes through a frozen body                                            (align/trainable.py)
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
 Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all variants),
-scoring, and what rows and vocabulary take without running the model. A backward pass counts in full also where only
-some rows move, so the alignment stage is rather over- than undercounted.
+scoring, the map of the alignment stage, and what rows and vocabulary take without running the model.
 
 Two budgets. Equal text: the training reads `target_bytes` of the text; what the stages before it read of the same text
 is shown, not taken off. Equal compute: as many steps as fit into the reference's FLOPs, those of the stages before
@@ -118,11 +119,8 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     align = recipe.run / "align"
     parameters = matmul_parameters(align)
     report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
-    ran = {name: part for name, part in report.items() if isinstance(part, dict) and "tokens_forward" in part}
-    flops = {
-        name: parameters * (2.0 * part["tokens_forward"] + 6.0 * part.get("tokens_backward", 0))
-        for name, part in ran.items()
-    }
+    stage = report["contrast_stage"]
+    rows = [report.get(part, {}) for part in ("composition", "calibration")]
     _, text_bytes = _measured(recipe, align)
     start = Plan(
         steps=0,
@@ -132,9 +130,9 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
         bytes_per_token=bytes_per_token(recipe),
         parameters=parameters,
         text_bytes=text_bytes,
-        align_bytes=sum(int(part.get("target_bytes", 0)) for part in ran.values()),
-        rows_flops=flops.pop("calibration", 0.0),
-        align_flops=sum(flops.values()),
+        align_bytes=sum(int(part.get("target_bytes", 0)) for part in (stage, *rows)),
+        rows_flops=2.0 * parameters * sum(part.get("tokens_forward", 0) for part in rows),
+        align_flops=stage.get("flops", 0.0),
         map_flops=_map_flops(recipe) if recipe.train.composition_lr else 0.0,
     )
     if most_flops is not None:
