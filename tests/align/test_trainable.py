@@ -37,7 +37,11 @@ def test_packed_sequences_do_not_see_each_other(grown, num_old: int, trains):
     packed = pack(sequences, START_ID)
     states = trained.states(packed)
     hidden = trained.hidden(packed)
-    assert torch.equal(states[-1], hidden) and trained.tokens_backward == 2 * packed.tokens
+    assert torch.equal(states[-1], hidden)
+    depths = [2, 1]
+    for state, depth in zip(trained.run_to(model, depths, trained.embed(packed.ids_BT), packed), depths, strict=True):
+        assert depth == 2 or torch.equal(state, states[depth])
+        torch.testing.assert_close(model.model.norm(state) if depth == 2 else state, states[depth])
     for ids, first in zip(sequences, packed.first, strict=True):
         expected = model(torch.tensor([[START_ID, *ids]]), output_hidden_states=True).hidden_states
         for found, wanted in zip(states, expected, strict=True):

@@ -3,11 +3,12 @@
     bytes = target text of the alignment stage + training tokens of target text * bytes per token of its tokenizer
     FLOPs = 6 N per token that is trained on, 2 N per token that is only read        (Kaplan et al. 2020, section 2.1)
             + what the composition map of the new rows takes in each step                    (train/composition.py)
+            + those of the alignment stage, in which N are the blocks that ran, with 4 N for a token where the
+              gradient passes through a frozen body                                            (align/trainable.py)
 
 N counts the weights that a token is multiplied with: the body's matrices and the head, not the embedding table.
 Not counted: attention's own products (a few percent of 6 N at usual sequence lengths, and alike in all variants), the
-static start of the rows but for its calibration, and scoring. A backward pass counts in full also where only some rows
-move, so the alignment stage is rather over- than undercounted.
+static start of the rows but for its calibration, the map of the alignment stage, and scoring.
 """
 
 import json
@@ -91,10 +92,7 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     align = recipe.run / "align"
     parameters = matmul_parameters(align)
     report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
-    align_bytes, forward, backward = (
-        sum(part.get(name, 0) for part in (report["contrast_stage"], report.get("calibration", {})))
-        for name in ("target_bytes", "tokens_forward", "tokens_backward")
-    )
+    stage, calibration = report["contrast_stage"], report.get("calibration", {})
     start = Plan(
         steps=0,
         sequences=recipe.train.sequences,
@@ -102,8 +100,8 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
         english_share=recipe.data.english_share,
         bytes_per_token=bytes_per_token(recipe),
         parameters=parameters,
-        align_bytes=int(align_bytes),
-        align_flops=parameters * (2.0 * forward + 6.0 * backward),
+        align_bytes=int(stage.get("target_bytes", 0) + calibration.get("target_bytes", 0)),
+        align_flops=stage.get("flops", 0.0) + 2.0 * parameters * calibration.get("tokens_forward", 0),
         map_flops=_map_flops(recipe) if recipe.train.composition_lr else 0.0,
     )
     if most_flops is not None:
