@@ -24,7 +24,7 @@ BATCH = 2048
 
 @torch.no_grad()
 def piece_features(model: Trainable, pieces: Sequence[Sequence[int]]) -> Tensor:
-    """Features of each new token, fp32 [M, K]; all but the last have mean 0 over the tokens, and norm about 2 in all.
+    """Features of each new token, fp32 [M, K]; all but the last have mean 0 over the tokens, and a norm of about 2.
 
     Args:
         pieces: old ids that spell each new token; one that has none gets zeros and the 1.
