@@ -3,6 +3,7 @@
 base, vocab ─ initialize.py ─► init/ ─ build.py, all ranks ─► align/
 
     rows.py  mixture.py  lexicon_rows.py  calibrate.py              static rows
-    stage.py  units.py  contrast.py  language_model.py              the training stage: what is learned
+    stage.py  distill.py  pieces.py                                 the training stage: what is learned
+    units.py  contrast.py  language_model.py
     trainable.py  ranks.py                                          and with what
 """

@@ -1,5 +1,6 @@
 """The training stage behind the static rows: what moves (trainable.py) by a weighted sum of terms.
 
+    distill       new tokens mean what their old pieces meant                                  distill.py, pieces.py
     contrastive   words and their translations agree at every layer; or another objective     contrast.py
     anchor        language-model loss on English text                                          language_model.py
     target_text   the same on text in the new language, without which aligned rows drift       language_model.py
@@ -9,7 +10,6 @@ part of each batch; gradients are summed, so any number of ranks makes the same 
 work on is left out, and that is said once.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.contrast import Contrast
+from prealign_cpt.align.distill import Distillation, two_readings
 from prealign_cpt.align.language_model import WINDOW, FrozenTextLoss, TextLoss, english_windows, target_windows
+from prealign_cpt.align.mixture import old_pieces
+from prealign_cpt.align.pieces import piece_features
 from prealign_cpt.align.ranks import sum_gradients, total
 from prealign_cpt.align.trainable import NewRows, Trainable, make_trainable
 from prealign_cpt.align.units import Group, batches, connections, word_groups
@@ -29,16 +32,17 @@ from prealign_cpt.data.codeswitch import Respeller
 from prealign_cpt.data.pack import encode
 from prealign_cpt.data.word_spans import Ids
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.tokens import num_ids, start_token_id
+from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError, RecipeError
 from prealign_cpt.run.folder import say
 from prealign_cpt.text.reader import read_documents
 
-EPS = 1e-4
-"""Adam's epsilon. Every new row gets some gradient in every step, through the softmax; with the usual 1e-8 Adam would
-blow the smallest of them up to full steps, and rows that no batch speaks of would drift."""
+EPS, EPS_SOFTMAX = 1e-8, 1e-4
+"""Adam's epsilon, and where a term has a softmax over all rows. Through that every new row gets some gradient in every
+step; with the usual epsilon Adam would blow the smallest of them up to full steps, and rows that no batch speaks of
+would drift."""
 
 ANCHOR_POSITIONS = 8_192
 """Positions of English text in the frozen anchor: their hidden states take so many rows of the hidden size in fp32."""
@@ -142,8 +146,8 @@ def run_stage(
 
     Returns:
         `entries` (units there are to choose from), `steps`, `target_tokens` (of language-model windows),
-        `target_bytes` (target text read by all terms), `tokens_forward` and `tokens_backward` (run forward only, and
-        forward and backward, by all ranks, padding not counted); `reason` where there was nothing to do.
+        `target_bytes` (target text read by all terms), `flops` (of all ranks, padding not counted; trainable.py);
+        `reason` where there was nothing to do.
 
     Raises:
         NumericError: a loss or a weight is not finite, on all ranks together; the model is left as it was.
@@ -159,9 +163,8 @@ def run_stage(
         keep = True
     finally:
         trained.close(keep)
-    run = torch.tensor([trained.tokens_forward, trained.tokens_backward], device=trained.device)
-    forward, backward = total(run, world).tolist()
-    return {**facts, "steps": recipe.align.steps, "tokens_forward": forward, "tokens_backward": backward}
+    flops = total(torch.tensor(trained.flops, dtype=torch.float64, device=trained.device), world)
+    return {**facts, "steps": recipe.align.steps, "flops": float(flops)}
 
 
 def train(
@@ -177,7 +180,8 @@ def train(
         NumericError: a loss, or what moves, is not finite; on all ranks together.
     """
     parameters = trained.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=align.lr, weight_decay=0.0, betas=(0.9, 0.95), eps=EPS)
+    eps = EPS_SOFTMAX if any(isinstance(term, TextLoss | FrozenTextLoss) for term in terms) else EPS
+    optimizer = torch.optim.AdamW(parameters, lr=align.lr, weight_decay=0.0, betas=(0.9, 0.95), eps=eps)
     bar = tqdm(range(align.steps), desc="align", unit="step", disable=None if world.rank == 0 else True)
     for step in bar:
         optimizer.zero_grad()
@@ -207,11 +211,8 @@ def train(
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Share of `align.lr`: warm-up over a twentieth of the steps, then a cosine down to a tenth."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    """Share of `align.lr`: falls in a line to 0, where the step after the last would be."""
+    return 1 - step / steps
 
 
 def _terms(material: Material) -> tuple[list[Term], dict[str, Any]]:
@@ -219,6 +220,13 @@ def _terms(material: Material) -> tuple[list[Term], dict[str, Any]]:
     model, recipe, align = material.model, material.recipe, material.recipe.align
     terms: list[Term] = []
     facts: dict[str, Any] = {"entries": 0, "target_tokens": 0, "target_bytes": 0}
+    if align.distill:
+        distilled = _distillation(material)
+        if distilled is None:
+            facts["reason"] = "no new token stands in the target text"
+        else:
+            terms.append(distilled)
+            facts["target_bytes"] += distilled.bytes
     if align.weight:
         if align.objective not in OBJECTIVES:
             raise RecipeError(
@@ -239,6 +247,28 @@ def _terms(material: Material) -> tuple[list[Term], dict[str, Any]]:
             facts["target_tokens"] = align.steps * per_step * (rows.shape[1] - 1)
             facts["target_bytes"] += _bytes_read(rows, align.steps * per_step, material.tokenizer, model.start_id)
     return terms, facts
+
+
+def _distillation(material: Material) -> Distillation | None:
+    """The term, if the target text has a new token; new rows then share what they learn."""
+    model, recipe, align = material.model, material.recipe, material.recipe.align
+    new, old = material.tokenizer, material.base_tokenizer
+    texts = two_readings(material.target(), new, old, align.steps * align.distill_tokens, recipe.seed)
+    if not texts:
+        material.say("align: no distillation: no new token stands in the target text")
+        return None
+    if isinstance(model, NewRows):
+        spellings = old_pieces(token_texts(new)[model.num_old :], old, new)
+        model.share(piece_features(model, spellings))
+    term = Distillation(
+        model, texts, align.distill_tokens, align.steps, align.distill, align.distill_to, material.world
+    )
+    if term.tokens < align.distill_tokens:
+        material.say(
+            f"align: one reading of the target text is {term.tokens:.0f} tokens of distillation a step "
+            f"(align.distill_tokens {align.distill_tokens})"
+        )
+    return term
 
 
 def _anchor(material: Material) -> Term:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prealign_cpt.data.mixture import positions
+from prealign_cpt.model.depth import states_behind
+from prealign_cpt.model.load import blocks
 
 ROW_TOKENS = 516
 """Most tokens in a row of packed sequences, four windows with their start tokens; unless one sequence is longer."""
@@ -77,16 +79,18 @@ class Trainable:
     Attributes:
         num_old: rows that belong to old tokens.
         english_moves: whether vectors of English text can change.
-        tokens_forward, tokens_backward: how many were only run forward, and forward and backward.
+        flops: floating-point operations so far: per token 2 N where it is only read, `backward_flops` N with gradient;
+            N are the weights of the blocks that ran and, if all of them did, of the head.
     """
 
     english_moves = True
+    backward_flops = 6
 
     def __init__(self, model: PreTrainedModel, start_id: int, num_old: int, moving: list[nn.Parameter]) -> None:
         self.model, self.start_id, self.num_old = model, start_id, num_old
         self.device = model.get_input_embeddings().weight.device
         self.tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        self.tokens_forward = self.tokens_backward = 0
+        self.flops = 0.0
         self._learned = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._learned:
             parameter.requires_grad_(False)
@@ -143,11 +147,8 @@ class Trainable:
         return self.run(self.model, self.embed(packed.ids_BT.to(self.device)), packed).last_hidden_state.flatten(0, 1)
 
     def run(self, model: PreTrainedModel, embedded_BTD: Tensor, packed: Packed, every_layer: bool = False) -> Any:
-        """The body of a model over packed rows; their tokens are counted."""
-        if torch.is_grad_enabled():
-            self.tokens_backward += packed.tokens
-        else:
-            self.tokens_forward += packed.tokens
+        """The body of a model over packed rows."""
+        self._count(model, packed, len(blocks(model)))
         # Any attention mask, or use_cache=True, would silently let attention cross documents.
         return model.base_model(
             inputs_embeds=embedded_BTD,
@@ -156,11 +157,34 @@ class Trainable:
             output_hidden_states=every_layer,
         )
 
+    def run_to(
+        self, model: PreTrainedModel, depths: Sequence[int], embedded_BTD: Tensor, packed: Packed
+    ) -> list[Tensor]:
+        """What the blocks numbered `depths` (from 1) give over packed rows, each [N, D]; no later one runs."""
+        self._count(model, packed, max(depths))
+        place = positions(packed.ids_BT.to(self.device), self.start_id)
+        found = states_behind(model, depths, inputs_embeds=embedded_BTD, position_ids=place)
+        return [state.flatten(0, 1) for state in found]
+
+    def _count(self, model: PreTrainedModel, packed: Packed, depth: int) -> None:
+        """Add what `depth` blocks take."""
+        whole = blocks(model)
+        weights = sum(p.numel() for block in whole[:depth] for p in block.parameters() if p.ndim >= 2)
+        if depth == len(whole):
+            weights += model.get_output_embeddings().weight.numel()
+        self.flops += (self.backward_flops if torch.is_grad_enabled() else 2.0) * weights * packed.tokens
+
 
 class NewRows(Trainable):
-    """The new rows as parameters of their own, fp32, beside a frozen model; one set if the head is tied, two if not."""
+    """The new rows as parameters of their own, fp32, beside a frozen model; one set if the head is tied, two if not.
+
+    After `share` the input rows are the sum of rows of their own and of `x C`: features x [M, K] of each token times a
+    map C [K, D] of all of them, which starts at 0. What one token learns, those with like features learn too, as in
+    train/composition.py; nothing of the map is left after the stage.
+    """
 
     english_moves = False
+    backward_flops = 4  # the gradient passes through the body and stops at the rows
 
     def __init__(self, model: PreTrainedModel, start_id: int, num_old: int) -> None:
         super().__init__(model, start_id, num_old, [])
@@ -170,9 +194,28 @@ class NewRows(Trainable):
         self.scale = getattr(model.get_input_embeddings(), "embed_scale", None)
         self.rows = nn.Parameter(self.table[num_old:].float().clone())
         self.output_rows = self.rows if self.tied else nn.Parameter(self.old_head[num_old:].float().clone())
+        self._features: Tensor | None = None
+        self._inputs = [self.rows]
+
+    def share(self, features_MK: Tensor) -> None:
+        """Let the input rows move by a shared map of these features too, fp32."""
+        self._features = features_MK
+        shape = (features_MK.shape[1], self.rows.shape[1])
+        self._inputs = [nn.Parameter(self.rows.detach().clone()), nn.Parameter(features_MK.new_zeros(shape))]
 
     def parameters(self) -> list[nn.Parameter]:
-        return [self.rows] if self.tied else [self.rows, self.output_rows]
+        return self._inputs if self.tied else [*self._inputs, self.output_rows]
+
+    def collect(self) -> None:
+        if self._features is not None and self.rows.grad is not None:
+            free, shared = self._inputs
+            free.grad, shared.grad = self.rows.grad, self._features.T @ self.rows.grad
+            self.rows.grad = None
+
+    @torch.no_grad()
+    def place(self) -> None:
+        if self._features is not None:
+            self.rows.copy_(torch.addmm(self._inputs[0], self._features, self._inputs[1]))
 
     def embed(self, ids: Tensor) -> Tensor:
         embedded = _mixed(ids, self.num_old, self.table, self.rows.to(self.table.dtype))

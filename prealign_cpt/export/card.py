@@ -87,10 +87,12 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
             f"{count} new tokens behind those of the base, which keep their ids; their rows begin as `{align.init}`."
         )
     if align.steps and (recipe.vocab.size or align.trains != "new_rows"):
-        distills = align.objective == "distill"
-        what = "distillation of the original tokenization" if distills else "contrast of a bilingual lexicon"
-        told = f": {what}" if align.weight else ""
-        facts.append(f"{align.steps} steps of alignment{told}.")
+        terms = {
+            "distillation of the original tokenization": align.distill,
+            "contrast of a bilingual lexicon": align.weight,
+        }
+        told = ", ".join(name for name, weight in terms.items() if weight)
+        facts.append(f"{align.steps} steps of alignment{': ' * bool(told)}{told}.")
     share = f", {data.english_share:.0%} of them English" if data.english_share else ""
     facts.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
     if recipe.codeswitch.ratio and data.english_share:

@@ -86,7 +86,7 @@ class Vocab:
 
 @dataclass(frozen=True, kw_only=True)
 class Align:
-    """Rows of the new tokens: a static start, then the contrastive stage (PreAlign, arXiv 2407.16222, section 3)."""
+    """Rows of the new tokens: a static start, then a training stage."""
 
     init: Literal["composed", "mean", "subword", "lexicon", "subword+lexicon", "file"] = "composed"
     """The static start (docs/method.md says what each one is); "file" takes the rows from `rows`."""
@@ -101,22 +101,33 @@ class Align:
     """How far the output rows are shifted, so that target text expects the new tokens as often as it has them, and
     English text hardly; 0: not at all. The base model reads 4,000 tokens of target training text for it, and 3,000 of
     English."""
-    steps: int = number(least=0)
+    steps: int = number(100, least=0)
     """Steps of the training stage behind the static start; 0 leaves it out."""
-    lr: float = number(2e-3, above=0.0)
+    lr: float = number(1e-3, above=0.0)
+    """Learning rate of the first step; it falls in a line to 0."""
     trains: Literal["new_rows", "embeddings", "all"] = "new_rows"
     """What moves: the new rows; all rows; everything."""
-    objective: Literal["prealign", "veco", "infoxlm", "afp", "distill"] = "prealign"
+    distill: float = number(1.0, least=0.0)
+    """Weight of the distillation: the base model, reading target text in its own tokens, teaches the new rows what they
+    stand for; 0 leaves it out."""
+    distill_tokens: int = number(2048, least=1)
+    """New-tokenization tokens of target training text that it reads in each step, over all ranks; fewer where one
+    reading of the text, spread over the steps, is less."""
+    distill_to: Literal["states", "logits"] = "states"
+    """What is compared: hidden states behind a third of the blocks, or next-token distributions behind all of them, at
+    about three times the cost."""
+    objective: Literal["prealign", "veco", "infoxlm", "afp"] = "prealign"
     """What is learned of the lexicon: a word and its translation agree at every layer (PreAlign). The others are of
     the laboratory: docs/method.md; "infoxlm" and "afp" need `text.parallel_*`."""
     weight: float = number(0.1, least=0.0)
-    """Weight of the objective beside the language-model losses; 0 leaves it out."""
+    """Weight of the objective beside the other losses; 0 leaves it out."""
     words: int = number(64, least=2)
     """Units in a batch, over all ranks; every other unit of the batch is a negative."""
-    anchor_tokens: int = number(4096, least=0)
-    """English tokens in the language-model loss of each step."""
-    target_tokens: int = number(512, least=0, step=128)
-    """Tokens of target training text in it, in windows of 128. It is training text: a fair control reads as much."""
+    anchor_tokens: int = number(0, least=0)
+    """English tokens in a language-model loss of each step, which also moves output rows; 0 leaves it out."""
+    target_tokens: int = number(0, least=0, step=128)
+    """Tokens of target training text in another, in windows of 128; 0 leaves it out. Like the text of the distillation
+    it is training text: a fair control reads as much."""
     max_english_increase: float = number(0.02, least=0.0)
     """Gate: the stage fails if English bits per byte (validation text) rise by more than this."""
 

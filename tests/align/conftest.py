@@ -79,13 +79,13 @@ NOTHING = ("--align.weight", "0", "--align.anchor_tokens", "0", "--align.target_
 
 
 def recipe_with(path: Path, *flags: str) -> Recipe:
-    """The tiny recipe, with parallel text beside it; a later flag wins."""
+    """The tiny recipe without distillation, with parallel text beside it; a later flag wins."""
     for n, name in enumerate(("english", "target")):
         file = path.parent / f"parallel_{name}.txt"
         if not file.exists():  # another rank may be reading it
             file.write_text("".join(pair[n] + "\n" for pair in SENTENCES), encoding="utf-8")
     parallel = ("--text.parallel_english", "parallel_english.txt", "--text.parallel_target", "parallel_target.txt")
-    return load_recipe(path, [*parallel, *flags])
+    return load_recipe(path, [*parallel, "--align.distill", "0", *flags])
 
 
 @pytest.fixture
@@ -148,3 +148,9 @@ def ring() -> Ring:
 
 def ring_distance(a: int, b: int) -> int:
     return min((a - b) % NUM_WORDS, (b - a) % NUM_WORDS)
+
+
+def matmul_weights(model: LlamaForCausalLM) -> int:
+    """Numbers in the body's matrices and the head: what a token is multiplied with."""
+    body = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
+    return body + model.lm_head.weight.numel()

@@ -176,5 +176,5 @@ def test_two_ranks_build_what_one_builds(base_folder: Path, vocab: Path, tmp_pat
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5, msg=name)
     done, same = (report(out) for out in (alone, together))
-    assert done["contrast_stage"]["tokens_backward"] == same["contrast_stage"]["tokens_backward"] > 0
+    assert same["contrast_stage"]["flops"] >= done["contrast_stage"]["flops"] > 0  # pieces are read on every rank
     assert len(same["contrast"]) == 3

@@ -12,7 +12,7 @@ from prealign_cpt.align.units import Graph, Group, Unit, batches, connections, w
 from prealign_cpt.lab.objectives import contrasts
 from prealign_cpt.lab.objectives.contrasts import OneDirection, Queue
 from prealign_cpt.lexicon.pairs import Pair
-from tests.align.conftest import ALONE, LEXICON, model_for
+from tests.align.conftest import ALONE, LEXICON, matmul_weights, model_for
 
 
 def related(entries: list[list[str]], connected: Graph | None = None) -> tuple[Tensor, Tensor]:
@@ -210,11 +210,11 @@ def test_vectors_are_those_of_the_span_alone_in_its_sequence(grown, num_old: int
 def test_english_words_are_run_once(grown, num_old: int):
     same = batch(num_old, 0, 1, 2)
     one = term(grown, num_old, [same, same, same])
-    once = one._model.tokens_forward
-    assert once == 3 * 3, "start token and two pieces of each, for the centre"
+    weights = matmul_weights(one._model.model)
+    once = one._model.flops
+    assert once == 2 * weights * 3 * 3, "start token and two pieces of each, for the centre"
     one.loss(0)
-    one.loss(1)
-    assert one._model.tokens_forward == once
+    assert one._model.flops == once + 4 * weights * 3 * 2
 
 
 def test_words(grown, num_old: int):

@@ -12,7 +12,7 @@ from prealign_cpt.align.contrast import contrastive_loss, relations
 from prealign_cpt.align.ranks import gather, parts
 from prealign_cpt.align.stage import run_stage
 from prealign_cpt.model.world import World, process_group
-from tests.align.conftest import ALONE, LEXICON, grown_tokenizer, model_for, recipe_with
+from tests.align.conftest import ALONE, LEXICON, NOTHING, grown_tokenizer, model_for, recipe_with
 from tests.conftest import ENGLISH, make_tokenizer, recipe_file, run_ranks
 
 ENTRIES = 5
@@ -71,7 +71,16 @@ CASES: dict[str, tuple[str, ...]] = {
     "words in context, untied": ("--align.objective", "veco"),
     "sentences, whole model": ("--align.words", "3", "--align.objective", "infoxlm", "--align.trains", "all"),
     "one direction, untied": ("--align.objective", "afp"),
-    "distillation": ("--align.objective", "distill"),
+    "distillation": ("--align.distill", "1", "--align.distill_tokens", "90", "--align.lr", "1e-3"),
+    "distillation alone": (*NOTHING, "--align.distill", "1", "--align.steps", "6"),
+    "distillation of the whole model": (
+        "--align.distill",
+        "1",
+        "--align.trains",
+        "all",
+        "--align.distill_tokens",
+        "20",
+    ),
 }
 
 
@@ -108,8 +117,8 @@ def test_two_ranks_make_the_steps_of_one(two_ranks: list[Any], path: Path, name:
     one, other = (found[1][list(CASES).index(name)] for found in two_ranks)
     weights, figures, done = run_case(str(path), name, ALONE)
     assert one[2] == other[2]
-    # Each rank keeps English words for itself, so one that both meet is run twice.
-    assert one[2].pop("tokens_forward") >= done.pop("tokens_forward") and one[2] == done
+    # Each rank keeps English words for itself, so one that both meet is run twice; so are pieces of new tokens.
+    assert one[2].pop("flops") >= done.pop("flops") and one[2] == done
     for row, a, b in zip(figures, one[1], other[1], strict=True):
         assert a == b and a == pytest.approx(row, abs=2e-5)
     for key, value in weights.items():

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prealign_cpt.align.pieces import piece_features
 from prealign_cpt.align.trainable import ROW_TOKENS, NewRows, Packed, make_trainable, pack
 from prealign_cpt.model.loss import LanguageModelLoss
 from tests.align.conftest import model_for, weights
+from tests.conftest import make_model
 
 START_ID = 0
 
@@ -37,7 +39,11 @@ def test_packed_sequences_do_not_see_each_other(grown, num_old: int, trains):
     packed = pack(sequences, START_ID)
     states = trained.states(packed)
     hidden = trained.hidden(packed)
-    assert torch.equal(states[-1], hidden) and trained.tokens_backward == 2 * packed.tokens
+    assert torch.equal(states[-1], hidden)
+    depths = [2, 1]
+    for state, depth in zip(trained.run_to(model, depths, trained.embed(packed.ids_BT), packed), depths, strict=True):
+        assert depth == 2 or torch.equal(state, states[depth])
+        torch.testing.assert_close(model.model.norm(state) if depth == 2 else state, states[depth])
     for ids, first in zip(sequences, packed.first, strict=True):
         expected = model(torch.tensor([[START_ID, *ids]]), output_hidden_states=True).hidden_states
         for found, wanted in zip(states, expected, strict=True):
@@ -104,3 +110,49 @@ def test_an_embedding_that_scales_itself(num_old: int):
     ids = torch.tensor([[START_ID, 5, 41, 9]])
     expected = model.model(ids, use_cache=False).last_hidden_state[0]
     torch.testing.assert_close(trained.hidden(Packed(ids, [], 4)), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_shared_map_moves_what_no_text_shows(grown, num_old: int, tied: bool):
+    model = model_for(grown, tied)
+    trained = NewRows(model, START_ID, num_old)
+    start = trained.rows.detach().clone()
+    x = torch.randn(len(start), 5, generator=torch.Generator().manual_seed(2))
+    trained.share(x)
+    free, shared = trained.parameters()[:2]
+    assert len(trained.parameters()) == (2 if tied else 3) and torch.equal(free, start) and not shared.any()
+    embedded = trained.embed(torch.tensor([num_old + 2, num_old + 4, 7]))
+    embedded.square().sum().backward()
+    trained.collect()
+    assert free.grad.abs().amax(dim=1).nonzero().flatten().tolist() == [2, 4]
+    expected = sum(torch.outer(x[m], 2 * start[m]) for m in (2, 4))
+    torch.testing.assert_close(shared.grad, expected)
+    with torch.no_grad():
+        free[4] += 1.0
+        shared -= 0.1 * shared.grad
+    trained.place()
+    wanted = start - 0.1 * x @ expected
+    wanted[4] += 1.0
+    torch.testing.assert_close(trained.rows.detach(), wanted)
+    trained.close(keep=True)
+    torch.testing.assert_close(model.get_input_embeddings().weight[num_old:], wanted)
+
+
+def test_features_are_what_the_base_makes_of_the_pieces(num_old: int):
+    model = make_model(num_old, layers=6)
+    trained = NewRows(model, START_ID, num_old)
+    pieces = [[5, 9, 7], [11], [], [8, 5]]
+    x = piece_features(trained, pieces)
+    table = model.get_input_embeddings().weight.detach()
+    raw = []
+    for ids in (ids for ids in pieces if ids):
+        states = model(torch.tensor([[START_ID, *ids]]), output_hidden_states=True).hidden_states
+        raw.append(
+            torch.cat(
+                [*(states[depth][0, -1] for depth in (1, 2, 4)), table[ids[0]], table[ids[-1]], table[ids].mean(dim=0)]
+            )
+        )
+    wanted = torch.stack(raw)
+    wanted = (wanted - wanted.mean(dim=0)) / wanted.std(dim=0, correction=0) * 2 / wanted.shape[1] ** 0.5
+    torch.testing.assert_close(x[[0, 1, 3], :-1], wanted, atol=1e-4, rtol=1e-3)
+    assert not x[2, :-1].any() and (x[:, -1] == 1).all()

@@ -39,7 +39,8 @@ save_every = 2
 """
 
 KEYS = """
-align.anchor_tokens align.calibrate align.init align.lexicon_weight align.lr align.max_english_increase align.objective
+align.anchor_tokens align.calibrate align.distill align.distill_to
+align.distill_tokens align.init align.lexicon_weight align.lr align.max_english_increase align.objective
 align.rows align.steps align.target_tokens align.trains align.untie align.weight align.words base.end_token base.model
 base.start_token
 codeswitch.curriculum

@@ -3,12 +3,10 @@
 veco       words inside English sentences and the same sentences with the word translated (arXiv 2304.08205)
 infoxlm    parallel sentences, with earlier batches as further negatives (2007.07834)
 afp        parallel sentences by their last token, English ones as anchors (2311.08089)
-distill    new tokens mean what their old pieces meant
 vecmap.py  new rows from the tokens' own vectors (2103.10531), as a file for `align.init` "file"
 """
 
 from prealign_cpt.align.stage import OBJECTIVES
 from prealign_cpt.lab.objectives.contrasts import afp, infoxlm, veco
-from prealign_cpt.lab.objectives.distill import distillation
 
-OBJECTIVES |= {"veco": veco, "infoxlm": infoxlm, "afp": afp, "distill": distillation}
+OBJECTIVES |= {"veco": veco, "infoxlm": infoxlm, "afp": afp}

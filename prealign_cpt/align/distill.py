@@ -1,9 +1,16 @@
 """Distillation of the tokenization: the model as it was, reading a text in old pieces, teaches it in new tokens.
 
-    loss = mean over positions of KL(teacher's next token || student's), both over the old vocabulary
+    text ─┬─ old pieces ─► first third of the blocks, as they were ─► teacher ─┐
+          └─ new tokens ─► the same blocks, with what moves ────────► student ─┴► mean of ((student - teacher) / s)²
 
-The idea of token distillation: the meaning of a split word is built in the lower layers, not in the table. Under trains
-"new_rows" only input rows of new tokens get a gradient: old output rows are all that the loss looks at.
+The states are compared where both tokenizations end together, from the first new token on; s is the teacher's standard
+deviation in each dimension. What a split word means is built in the lower layers, not in the table, so no later block
+runs: a third of what whole models take (after Dobler, Elliott and de Melo 2025, arXiv 2505.20133, who compare the last
+states). Or, at `align.distill_to` "logits", behind the whole model and over the old vocabulary:
+
+    KL(teacher's next token || student's)
+
+Under trains "new_rows" only input rows of new tokens get a gradient.
 Shapes: N positions, V old tokens, D hidden size.
 """
 
@@ -11,21 +18,23 @@ import copy
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.align.language_model import WINDOW
-from prealign_cpt.align.stage import Material, Term
+from prealign_cpt.align.ranks import total
 from prealign_cpt.align.trainable import Packed, Trainable, pack
+from prealign_cpt.model.load import blocks
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.model.world import World
 
-TOKENS = 256
-"""That the student reads in a step, over all ranks; the last text may go beyond."""
+DEPTH = 1 / 3
+"""Share of the blocks that run where states are compared."""
+
+WINDOW = 256
+"""Most tokens of the student in one text."""
 
 CHUNK = 512
 """Positions whose logits exist at once, twice: the teacher's and the student's; the backward pass makes them anew."""
@@ -45,19 +54,6 @@ class TwoReadings:
     student: list[int]
     places: list[tuple[int, int]]
     bytes: int
-
-
-def distillation(material: Material) -> tuple[Term | None, dict[str, Any]]:
-    """The term over the recipe's target text."""
-    recipe = material.recipe
-    wanted = recipe.align.steps * TOKENS
-    texts = two_readings(material.target(), material.tokenizer, material.base_tokenizer, wanted, recipe.seed)
-    if not texts:
-        reason = "no new token stands in the target text"
-        material.say(f"align: no distillation: {reason}")
-        return None, {"reason": reason}
-    term = Distillation(material.model, texts, TOKENS, recipe.align.steps, recipe.align.weight, material.world)
-    return term, {"target_bytes": term.bytes}
 
 
 def two_readings(
@@ -86,29 +82,29 @@ class Distillation:
     """The term.
 
     Args:
-        texts: at least one; read from front to back and then again.
-        tokens: that the student reads in a step, over all ranks; the last text may go beyond.
+        texts: at least one. One reading of them is spread over the steps; they are read again only where there are
+            fewer of them than steps.
+        most: student tokens in a step, over all ranks, on average.
+        to: "states" or "logits".
+
+    Attributes:
+        tokens: student tokens in a step, over all ranks, on average.
+        bytes: UTF-8 bytes of what is read in all steps.
     """
 
     name = "distill"
 
     def __init__(
-        self, model: Trainable, texts: list[TwoReadings], tokens: int, steps: int, weight: float, world: World
+        self, model: Trainable, texts: list[TwoReadings], most: int, steps: int, weight: float, to: str, world: World
     ) -> None:
         self.weight, self._model, self._world = weight, model, world
         # As long as only new rows move, the model by its old ones is what it was.
-        whole = copy.deepcopy(model.model).requires_grad_(False) if model.english_moves else model.model
-        self._teacher = whole
-        self._teacher_head = whole.get_output_embeddings().weight.detach()[: model.num_old]
-        self._steps: list[list[TwoReadings]] = []
-        place = 0
-        for _ in range(steps):
-            chosen: list[TwoReadings] = []
-            while sum(len(text.student) for text in chosen) < tokens:
-                chosen.append(texts[place % len(texts)])
-                place += 1
-            self._steps.append(chosen)
+        self._teacher = copy.deepcopy(model.model).requires_grad_(False) if model.english_moves else model.model
+        self.tokens = min(float(most), sum(len(text.student) for text in texts) / steps)
+        self._steps = _spread(texts, self.tokens, steps)
         self.bytes = sum(text.bytes for step in self._steps for text in step)
+        self._depth = None if to == "logits" else max(1, round(DEPTH * len(blocks(model.model))))
+        self._deviation_D = self._deviations() if self._depth else torch.ones(0)
 
     def loss(self, step: int) -> Tensor:
         """This rank's part of the loss of a step; the parts of all ranks add up to it."""
@@ -117,26 +113,61 @@ class Distillation:
         if not mine:
             return torch.zeros(())
         model = self._model
-        teacher = pack([text.teacher for text in mine], model.start_id)
-        student = pack([text.student for text in mine], model.start_id)
-        old = [first + t for first, text in zip(teacher.first, mine, strict=True) for t, _ in text.places]
-        new = [first + s for first, text in zip(student.first, mine, strict=True) for _, s in text.places]
-        taught = self._taught(teacher)[old]
-        return divergence(model.hidden(student)[new], model.head()[: model.num_old], taught, self._teacher_head) / count
+        packed = pack([text.student for text in mine], model.start_id)
+        new = [first + s for first, text in zip(packed.first, mine, strict=True) for _, s in text.places]
+        student = self._run(model.model, model.embed(packed.ids_BT.to(model.device)), packed)[new]
+        teacher = self._taught(mine)
+        if self._depth:
+            return ((student.float() - teacher.float()) / self._deviation_D).square().mean(dim=1).sum() / count
+        old_head = self._teacher.get_output_embeddings().weight.detach()[: model.num_old]
+        return divergence(student, model.head()[: model.num_old], teacher, old_head) / count
 
     @torch.no_grad()
-    def _taught(self, packed: Packed) -> Tensor:
-        """Final hidden states of the teacher, [N, D]."""
+    def _taught(self, texts: list[TwoReadings]) -> Tensor:
+        """The teacher's states at the places of some texts, [N, D]."""
+        packed = pack([text.teacher for text in texts], self._model.start_id)
+        old = [first + t for first, text in zip(packed.first, texts, strict=True) for t, _ in text.places]
         embedded = self._teacher.get_input_embeddings()(packed.ids_BT.to(self._model.device))
-        return self._model.run(self._teacher, embedded, packed).last_hidden_state.flatten(0, 1)
+        return self._run(self._teacher, embedded, packed)[old]
+
+    def _run(self, model: PreTrainedModel, embedded_BTD: Tensor, packed: Packed) -> Tensor:
+        """The states that are compared, of all positions."""
+        if self._depth:
+            return self._model.run_to(model, [self._depth], embedded_BTD, packed)[0]
+        return self._model.run(model, embedded_BTD, packed).last_hidden_state.flatten(0, 1)
+
+    def _deviations(self) -> Tensor:
+        """Standard deviation of the teacher's states in the first step, fp32 [D]; alike on all ranks."""
+        mine = self._steps[0][self._world.rank :: self._world.size]
+        width, device = self._model.model.get_input_embeddings().weight.shape[1], self._model.device
+        wide = {"dtype": torch.float64, "device": device}
+        states = self._taught(mine).double() if mine else torch.zeros(0, width, **wide)
+        sums = torch.stack([states.sum(dim=0), states.square().sum(dim=0), torch.full((width,), len(states), **wide)])
+        first, second, count = total(sums, self._world)
+        # A dimension in which the states hardly differ must not rule.
+        return ((second / count - (first / count).square()).clamp(min=0).sqrt() + 1e-3).float()
+
+
+def _spread(texts: list[TwoReadings], tokens: float, steps: int) -> list[list[TwoReadings]]:
+    """From front to back, and again if need be, `tokens` a step on average; each step has a text."""
+    spread: list[list[TwoReadings]] = []
+    place = read = 0
+    for step in range(steps):
+        chosen: list[TwoReadings] = []
+        while not chosen or read + len(texts[place % len(texts)].student) / 2 < tokens * (step + 1):
+            chosen.append(texts[place % len(texts)])
+            read += len(chosen[-1].student)
+            place += 1
+        spread.append(chosen)
+    return spread
 
 
 def divergence(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor) -> Tensor:
     """Sum over positions of KL(softmax(teacher) || softmax(student)) in nats, fp32; no gradient for the teacher."""
-    total = torch.zeros((), device=student_ND.device)
+    nats = torch.zeros((), device=student_ND.device)
     for student, teacher in zip(student_ND.split(CHUNK), teacher_ND.detach().split(CHUNK), strict=True):
-        total = total + checkpoint(_divergence, student, head_VD, teacher, teacher_head_VD, use_reentrant=False)
-    return total
+        nats = nats + checkpoint(_divergence, student, head_VD, teacher, teacher_head_VD, use_reentrant=False)
+    return nats
 
 
 def _divergence(student: Tensor, head: Tensor, teacher: Tensor, teacher_head: Tensor) -> Tensor:
