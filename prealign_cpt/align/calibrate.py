@@ -1,48 +1,46 @@
-"""How often a new token is expected: output rows shifted until target text expects it as often as it occurs there, and
-English text no more than before.
+"""How often a new token is expected: output rows shifted until target text expects it as often as its first piece leads
+to it, and English text no more than before.
 
-    target and English text in old pieces ─► base model ─► last hidden states, their means mu_t, mu_e, covariance C
-    target text in new tokens ─► relative frequencies f_M
+    target text, both tokenizations ─► share k_m of the first piece's occurrences that are this token
+    base model ─► mean probability of the first piece p_f ─► wanted: k_m p_f
+    states of target and English text ─► their means mu_t, mu_e, covariance C
     output row += a u + b v,   u, v = (C + ridge)^-1 mu_t, (C + ridge)^-1 mu_e
 
-A static row tells what a token means and not how frequent it is. Hidden states of a text have a large common part, so a
-step along it acts as a bias. Those of two languages are nearly parallel; the whitened means tell them apart, as the
-directions of a linear discriminant do (Fisher 1936). a and b are solved for each row, in rounds: a step moves the
-logarithm of a mean probability by about as many nats as the mean logit. The method is this project's own.
+A static row tells what a token means and not how frequent it is. The text's own frequencies would be learned by heart
+where there is little of it, so the base says how often the first piece is expected and the text only what it leads to.
+Hidden states of a text have a large common part, so a step along it acts as a bias. Those of two languages are nearly
+parallel; the whitened means tell them apart, as the directions of a linear discriminant do (Fisher 1936). a and b are
+solved for each row, in rounds: a step moves the logarithm of a mean probability by about as many nats as the mean
+logit. The method is this project's own.
 
-Shapes: N positions, D hidden size, M new tokens.
+Shapes: N places, D hidden size, M new tokens.
 """
 
 import math
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prealign_cpt.align.discriminant import discriminants
+from prealign_cpt.align.states import States, read_states
 from prealign_cpt.data.pack import encode
-from prealign_cpt.model.bits import windows
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.run.errors import DataError
 
-TARGET_POSITIONS, ENGLISH_POSITIONS = 4000, 3000
-"""Positions of each text whose hidden states are looked at."""
-
-WINDOW, WINDOW_BYTES = 128, 1024
-"""Tokens that are read at once at most, from the beginning of a piece of text of so many bytes at most."""
-
-CHUNK = 256
-"""Positions whose logits exist at once."""
+TARGET_PLACES, ENGLISH_PLACES = 32_768, 3_000
+"""Places of each text whose hidden states are looked at, by the discriminants; the frequencies look at the first"""
+CALIBRATED = 4_000
+"""of them."""
 
 RIDGE = 0.1
 """What is added to the covariance's diagonal, in units of its mean."""
 
 APART = 0.01
 """Two texts are told apart if their whitened means' Gram matrix has eigenvalues of this ratio (German and English in
-SmolLM2: 0.11; two samples of one text: 0.001). Otherwise the frequencies alone are reached."""
+SmolLM2: 0.11). Otherwise the frequencies alone are reached."""
 
 ROUNDS, LARGEST_STEP = 4, 6.0
 """Rounds, and the nats that a mean probability is asked to move in one at most."""
@@ -54,12 +52,16 @@ DISCOUNT, LEAST_COUNT = 0.5, 0.3
 """A count is lowered by the one, to the other at least (absolute discounting; Ney, Essen and Kneser 1994): what little
 text has, other text of the language has more seldom."""
 
+UNSEEN, LARGEST_SHARE = 2.0, 0.95
+"""Occurrences of a first piece that are added to those in the text; the largest share of them that is one new token."""
+
 
 @torch.no_grad()
 def calibrate(
     model: PreTrainedModel,
     base_tokenizer: PreTrainedTokenizerBase,
     tokenizer: PreTrainedTokenizerBase,
+    pieces: Sequence[Sequence[int]],
     target: Sequence[str],
     english: Sequence[str],
     strength: float,
@@ -68,10 +70,13 @@ def calibrate(
 ) -> dict[str, Any]:
     """Shift the output rows of the new tokens in place; with a tied head these are the input rows too.
 
+    Rows of a head that is not tied are first moved by what tells their places apart (discriminant.py).
+
     Args:
         model: grown, with static rows; the body as in the base model.
-        target, english: documents of training text. New tokens are counted in all of `target`; the model reads
-            TARGET_POSITIONS and ENGLISH_POSITIONS tokens.
+        pieces: of each new token the old ids that spell it, perhaps none.
+        target, english: documents of training text. Tokens are counted in all of `target`; the model reads
+            TARGET_PLACES and ENGLISH_PLACES places or somewhat more.
         strength: share of the whole shift that is made; 0 does nothing.
         start_id: stands before everything that is read.
         seed: chooses what the model reads.
@@ -87,58 +92,61 @@ def calibrate(
     old = num_ids(base_tokenizer)
     if not strength or num_ids(tokenizer) == old:
         return {"target_bytes": 0, "tokens_forward": 0}
-    frequency_M = frequencies(tokenizer, target, old)
-    weight = model.get_output_embeddings().weight
-    states = [
-        _states(model, base_tokenizer, documents, positions, start_id, seed, weight[:old].float())
-        for documents, positions in ((target, TARGET_POSITIONS), (english, ENGLISH_POSITIONS))
-    ]
+    counts, first_counts = (_counts(t, target) for t in (tokenizer, base_tokenizer))
+    weight, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    whole, other = (
+        read_states(model, base_tokenizer, tokenizer, documents, places, start_id, seed)
+        for documents, places in ((target, TARGET_PLACES), (english, ENGLISH_PLACES))
+    )
+    text = whole.first(CALIBRATED)
     before_MD = weight[old:].detach().float().clone()
-    after_MD = before_MD + strength * (shifted(before_MD, frequency_M.to(before_MD), *states) - before_MD)
+    rows_MD = before_MD if weight is table else before_MD + discriminants(whole, pieces)
+    wanted_M = expected(text, weight[:old].detach().float(), pieces, counts[old:], first_counts, int(counts.sum()))
+    after_MD = before_MD + strength * (shifted(rows_MD, wanted_M, text, other) - before_MD)
     weight[old:] = after_MD.to(weight)
-    mass, english_mass = ({"before": text.mass(before_MD), "after": text.mass(weight[old:].float())} for text in states)
+    mass, english_mass = (
+        {"before": states.mass(before_MD), "after": states.mass(weight[old:].float())} for states in (text, other)
+    )
     return {
-        "target_bytes": states[0].bytes,
-        "tokens_forward": sum(text.tokens for text in states),
-        "mass": {**mass, "text": frequency_M.sum().item()},
+        "target_bytes": whole.bytes,
+        "tokens_forward": whole.tokens + other.tokens,
+        "mass": {**mass, "text": int(counts[old:].sum()) / int(counts.sum())},
         "english_mass": english_mass,
     }
 
 
-@dataclass(frozen=True)
-class States:
-    """What the base makes of a text.
+def expected(
+    target: States,
+    old_VD: Tensor,
+    pieces: Sequence[Sequence[int]],
+    counts_M: Tensor,
+    first_counts_V: Tensor,
+    tokens: int,
+) -> Tensor:
+    """Logarithm of the mean probability that each new token should have on target states, fp32 [M].
 
-    Attributes:
-        hidden_ND: fp32 [N, D], last hidden states, the start token's left out.
-        old_N: fp32 [N], logarithm of the sum over old tokens of exp(logit).
-        bytes, tokens: of text read; of tokens run through the model, start tokens counted.
+    Args:
+        old_VD: fp32, the old tokens' output rows.
+        counts_M: how often each new token stands in the text.
+        first_counts_V: how often each old one does in the old tokenization.
+        tokens: of the text in the new tokenization; a token without pieces is expected by its frequency among them.
     """
-
-    hidden_ND: Tensor  # noqa: N815
-    old_N: Tensor  # noqa: N815
-    bytes: int = 0
-    tokens: int = 0
-
-    def log_mean(self, rows_MD: Tensor) -> Tensor:
-        """Logarithm of each new token's mean probability over the positions, fp32 [M]; finite also where it is tiny."""
-        parts = []
-        for hidden, old in zip(self.hidden_ND.split(CHUNK), self.old_N.split(CHUNK), strict=True):
-            logits = hidden @ rows_MD.T
-            parts.append((logits - torch.logaddexp(old, logits.logsumexp(dim=1))[:, None]).logsumexp(dim=0))
-        return torch.stack(parts).logsumexp(dim=0) - math.log(len(self.hidden_ND))
-
-    def mass(self, rows_MD: Tensor) -> float:
-        """Mean probability of all new tokens together."""
-        return self.log_mean(rows_MD).exp().sum().item()
+    discounted_M = (counts_M - DISCOUNT).clamp(min=LEAST_COUNT)
+    wanted_M = (discounted_M / tokens).log().to(old_VD)
+    spelled = [m for m, ids in enumerate(pieces) if ids]
+    if spelled:
+        first = torch.tensor([pieces[m][0] for m in spelled])
+        share = (discounted_M[spelled] / (first_counts_V[first] + UNSEEN)).clamp(max=LARGEST_SHARE)
+        wanted_M[spelled] = target.log_mean(old_VD[first], among_them=False) + share.log().to(old_VD)
+    return wanted_M
 
 
-def shifted(rows_MD: Tensor, frequency_M: Tensor, target: States, english: States) -> Tensor:
-    """New tokens' output rows that are expected at their frequencies on target states and hardly on English ones.
+def shifted(rows_MD: Tensor, wanted_M: Tensor, target: States, english: States) -> Tensor:
+    """New tokens' output rows that are expected as is wanted on target states and hardly on English ones.
 
     Args:
         rows_MD: fp32 [M, D].
-        frequency_M: fp32 [M], above 0.
+        wanted_M: fp32 [M], logarithms of mean probabilities.
 
     Returns:
         fp32 [M, D]; each differs from the row it was by a combination of the same two directions.
@@ -156,15 +164,13 @@ def shifted(rows_MD: Tensor, frequency_M: Tensor, target: States, english: State
     solve_22, directions_2D = solve_22.float(), directions_2D.float()
     limit_M = english.log_mean(rows_MD).clamp(max=math.log(ENGLISH))
     for _ in range(ROUNDS):
-        wanted_2M = torch.stack(
-            [frequency_M.log() - target.log_mean(rows_MD), limit_M - english.log_mean(rows_MD)]
-        ).clamp(-LARGEST_STEP, LARGEST_STEP)
-        rows_MD = rows_MD + (solve_22 @ wanted_2M).T @ directions_2D
+        wanted_2M = torch.stack([wanted_M - target.log_mean(rows_MD), limit_M - english.log_mean(rows_MD)])
+        rows_MD = rows_MD + (solve_22 @ wanted_2M.clamp(-LARGEST_STEP, LARGEST_STEP)).T @ directions_2D
     return rows_MD
 
 
-def frequencies(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], old: int) -> Tensor:
-    """Relative frequency of each new token among all tokens of the text, discounted and never 0; fp32 [M].
+def _counts(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> Tensor:
+    """How often each token stands in the text, int64.
 
     Raises:
         DataError: there is no text.
@@ -174,32 +180,4 @@ def frequencies(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], ol
         counts += torch.bincount(torch.as_tensor(ids, dtype=torch.long), minlength=len(counts))
     if not counts.sum():
         raise DataError("text.target: holds no text to count the new tokens in; give more, or set align.calibrate to 0")
-    return (counts[old:] - DISCOUNT).clamp(min=LEAST_COUNT) / counts.sum()
-
-
-def _states(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[str],
-    positions: int,
-    start_id: int,
-    seed: int,
-    old_head_VD: Tensor,
-) -> States:
-    """States of text in old pieces, from places all over it."""
-    texts = windows(documents, WINDOW_BYTES, sum(len(document.encode()) for document in documents))
-    random.Random(seed).shuffle(texts)
-    hidden: list[Tensor] = []
-    count = bytes_read = 0
-    for ids in encode(texts, tokenizer):
-        start = [int(i) for i in ids[: min(WINDOW, positions - count)]]
-        if start:
-            inputs = torch.tensor([[start_id, *start]], device=model.device)
-            hidden.append(model.base_model(inputs, use_cache=False).last_hidden_state[0, 1:].float())
-            count += len(start)
-            bytes_read += len(tokenizer.decode(start).encode())
-        if count == positions:
-            break
-    hidden_ND = torch.cat(hidden)
-    old_N = torch.cat([(part @ old_head_VD.T).logsumexp(dim=1) for part in hidden_ND.split(CHUNK)])
-    return States(hidden_ND, old_N, bytes_read, count + len(hidden))
+    return counts

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prealign_cpt.align.ranks import total
 from prealign_cpt.align.trainable import Packed, Trainable, pack
 from prealign_cpt.model.load import blocks
-from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.tokens import encode_with_ends, num_ids
 from prealign_cpt.model.world import World
 
 DEPTH = 1 / 3
@@ -69,7 +69,7 @@ def two_readings(
     order = random.Random(seed).sample(range(len(documents)), len(documents))
     for i in range(0, len(order), 32):
         batch = [documents[k] for k in order[i : i + 32]]
-        for text, new, old in zip(batch, _with_ends(grown, batch), _with_ends(base, batch), strict=True):
+        for text, new, old in zip(batch, encode_with_ends(grown, batch), encode_with_ends(base, batch), strict=True):
             for reading in _cut(text, new, old, num_ids(base)):
                 texts.append(reading)
                 count += len(reading.student)
@@ -174,17 +174,6 @@ def _divergence(student: Tensor, head: Tensor, teacher: Tensor, teacher_head: Te
     p = (teacher @ teacher_head.T).float().log_softmax(dim=-1)
     q = (student @ head.T).float().log_softmax(dim=-1)
     return (p.exp() * (p - q)).sum()
-
-
-def _with_ends(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-    """Token ids of each text, and the character at which each token ends."""
-    encoded = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-    )
-    return [
-        (list(ids), [end for _, end in offsets])
-        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
 
 
 def _cut(

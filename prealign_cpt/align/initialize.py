@@ -66,9 +66,10 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     )
     rows, composition = first_rows(model, base_tokenizer, tokenizer, pairs, statistics, recipe)
     write_rows(model, num_old, rows)
-    start, strength = start_token_id(tokenizer, recipe), recipe.align.calibrate
+    pieces, start = old_pieces(texts, base_tokenizer, tokenizer), start_token_id(tokenizer, recipe)
+    target, replay = statistics.target_text, statistics.english_text
     calibration = calibrate(
-        model, base_tokenizer, tokenizer, statistics.target_text, statistics.english_text, strength, start, recipe.seed
+        model, base_tokenizer, tokenizer, pieces, target, replay, recipe.align.calibrate, start, recipe.seed
     )
     exact = load_whole(base)
     grow(exact, recipe.align, num_tokens, num_old)
@@ -77,7 +78,7 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     for path in base.iterdir():
         if path.suffix in TOKENIZER_FILES and path.is_file():
             shutil.copyfile(path, out / BASE_TOKENIZER / path.name)
-    atomic_write(out / PIECES, json.dumps(old_pieces(texts, base_tokenizer, tokenizer)))
+    atomic_write(out / PIECES, json.dumps(pieces))
     lines = [
         f"{num_old + m}\t{text!r}\t{kind}" for m, (text, kind) in enumerate(zip(texts, rows.provenance, strict=True))
     ]

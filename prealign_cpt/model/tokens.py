@@ -55,6 +55,19 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return encode_plain(tokenizer, [text])[0]
 
 
+def encode_with_ends(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Ids of plain texts, as `encode_plain` gives them, and the character at which each token ends."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
+    return [
+        (list(ids), [end for _, end in offsets])
+        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+
+
 def is_byte_token(token: str) -> bool:
     """Whether a token stands for one byte, as `<0x0A>` does where SentencePiece knows no token for a character."""
     return BYTE_TOKEN.fullmatch(token) is not None
