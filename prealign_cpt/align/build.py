@@ -64,7 +64,7 @@ def build_align(recipe: Recipe, init: Path, pairs: list[Pair], out: Path | None,
     else:
         unwanted = shutil.ignore_patterns(BASE_TOKENIZER, PIECES, "report.json", NAME)
         shutil.copytree(init, out, ignore=unwanted, dirs_exist_ok=True)
-    report = {key: before[key] for key in ("new_tokens", "rows", "composition", "calibration")} | {
+    report = {key: before[key] for key in ("new_tokens", "rows", "calibration")} | {
         "contrast": curve,
         "contrast_stage": done,
         "english_gate": {

@@ -30,7 +30,7 @@ from prealign_cpt.data.pack import encode
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.run.errors import DataError
 
-TARGET_PLACES, ENGLISH_PLACES = 32_768, 3_000
+TARGET_PLACES, ENGLISH_PLACES = 16_384, 3_000
 """Places of each text whose hidden states are looked at, by the discriminants; the frequencies look at the first"""
 CALIBRATED = 4_000
 """of them."""

@@ -5,22 +5,20 @@ base ─► English scored ─► rows grown, head untied ─► static rows ─
     base_tokenizer/   the base's files but its weights
     pieces.json       for each new token, in the order of their ids, the old ids that spell it
     rows.tsv          for each new token its id, text and where its row comes from
-    report.json       new_tokens, rows, composition, calibration, english_before
+    report.json       new_tokens, rows, calibration, english_before
 """
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.calibrate import calibrate
-from prealign_cpt.align.composed import composed_input_rows
 from prealign_cpt.align.lexicon_rows import TextStatistics
 from prealign_cpt.align.mixture import old_pieces
-from prealign_cpt.align.rows import StaticRows, old_tables, static_rows, write_rows
+from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import Score, batches, score_windows, windows
 from prealign_cpt.model.load import grow_rows, load_whole, untie_head
@@ -64,7 +62,8 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
         [read_documents([path]) for path in recipe.paths(recipe.text.target)],
         [read_documents([path]) for path in recipe.paths(recipe.text.english)],
     )
-    rows, composition = first_rows(model, base_tokenizer, tokenizer, pairs, statistics, recipe)
+    tables, file = old_tables(model, num_old), recipe.path(recipe.align.rows) if recipe.align.rows else None
+    rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, file)
     write_rows(model, num_old, rows)
     pieces, start = old_pieces(texts, base_tokenizer, tokenizer), start_token_id(tokenizer, recipe)
     target, replay = statistics.target_text, statistics.english_text
@@ -86,7 +85,6 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     report = {
         "new_tokens": len(texts),
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
-        "composition": composition,
         "calibration": calibration,
         "english_before": english,
     }
@@ -100,35 +98,8 @@ def grow(model: PreTrainedModel, align: Align, num_tokens: int, num_old: int) ->
         Parameters by which a head of its own has made the model grow.
     """
     grow_rows(model, num_tokens, num_old)
-    unties = align.untie == "yes" or (align.untie == "auto" and align.init == "composed")
+    unties = align.untie == "yes" or (align.untie == "auto" and align.init == "pieces")
     return untie_head(model) if unties and num_tokens > num_old else 0
-
-
-def first_rows(
-    model: PreTrainedModel,
-    base_tokenizer: PreTrainedTokenizerBase,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: list[Pair],
-    statistics: TextStatistics,
-    recipe: Recipe,
-) -> tuple[StaticRows, dict[str, int]]:
-    """The rows that `align.init` names, and `known_tokens` and `tokens_forward` where the model composed some.
-
-    Args:
-        model: grown; only the base's own part of it is used.
-
-    Raises:
-        as `static_rows`.
-    """
-    num_old = num_ids(base_tokenizer)
-    texts, tables = token_texts(tokenizer)[num_old:], old_tables(model, num_old)
-    file = recipe.path(recipe.align.rows) if recipe.align.rows else None
-    rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, file)
-    if recipe.align.init != "composed" or not texts:
-        return rows, {}
-    pieces, start = old_pieces(texts, base_tokenizer, tokenizer), start_token_id(tokenizer, recipe)
-    composed, facts = composed_input_rows(model, base_tokenizer, pieces, tables[0], start)
-    return (rows if composed is None else replace(rows, input_MD=composed)), facts
 
 
 def load_for_run(recipe: Recipe, folder: Path, device: torch.device) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """Static rows: `align.init` of the recipe to rows for both tables, which are then written into the model.
 
-texts ─► old pieces ───┐                                                  (composed: one for each table)
+texts ─► old pieces ───┐                                                    (pieces: one for each table)
 pairs ─► translations ─┴─► weights of old rows, sparse [M, V] ─► times each table ─► rows
 file ──────────────────────────────────────────────────────────────────────────────► rows
 
@@ -25,7 +25,7 @@ from prealign_cpt.recipe.schema import Align
 from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 
 FIRST_PIECE = 0.75
-"""Share of the first piece's row in an output row of init "composed"."""
+"""Share of the first piece's row in an output row of init "pieces"."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StaticRows:
     Attributes:
         input_MD: fp32 [M, D].
         output_MD: fp32 [M, D]; the same tensor as `input_MD` when the head is tied.
-        provenance: where each row comes from: "composed", "copied" (it is one old token's), "subword", "lexicon" (alone
+        provenance: where each row comes from: "pieces", "copied" (it is one old token's), "subword", "lexicon" (alone
             or mixed with subwords), "mean" (asked for), "fallback" (the mean, since the token has no pieces) or "file".
     """
 
@@ -57,8 +57,8 @@ def static_rows(
 ) -> StaticRows:
     """Rows for the new tokens; never random, and the same for equal arguments.
 
-    For "composed" the input rows are subword means, which `composed_input_rows` may replace; the output rows are
-    FIRST_PIECE of the first piece's row and the rest of the mean.
+    For "pieces" the input rows are subword means; the output rows are FIRST_PIECE of the first piece's row, which is
+    what the base predicts where the new token stands, and the rest of the mean.
 
     Args:
         align: `init` and `lexicon_weight`; nothing else of it is read.
@@ -70,7 +70,7 @@ def static_rows(
 
     Raises:
         DataError, MissingInputError: the lexicon or the rows file cannot serve.
-        RecipeError: "composed" with a tied head.
+        RecipeError: "pieces" with a tied head.
     """
     if not texts:
         empty = torch.empty(0, input_VD.shape[1])
@@ -79,14 +79,14 @@ def static_rows(
         assert rows_file is not None, "the recipe has no file of rows"
         rows, head = read_rows(rows_file, len(texts), input_VD.shape[1], output_VD is None)
         return StaticRows(rows, head, ["file"] * len(texts))
-    if align.init == "composed":
+    if align.init == "pieces":
         if output_VD is None:
             raise RecipeError(
-                'align.untie: init "composed" makes two rows for each new token, so it needs a head of its own; leave '
+                'align.untie: init "pieces" makes two rows for each new token, so it needs a head of its own; leave '
                 'it at "auto", or choose another align.init'
             )
         pieces = old_pieces(texts, base_tokenizer, grown_tokenizer)
-        kinds = ["composed" if ids else "fallback" for ids in pieces]
+        kinds = ["pieces" if ids else "fallback" for ids in pieces]
         output = first_piece_mixture(pieces, FIRST_PIECE)
         return StaticRows(subword_mixture(pieces).times(input_VD), output.times(output_VD), kinds)
     mixture, provenance = _mixture(align, texts, base_tokenizer, grown_tokenizer, pairs, statistics)

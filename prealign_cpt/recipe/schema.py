@@ -88,19 +88,19 @@ class Vocab:
 class Align:
     """Rows of the new tokens: a static start, then a training stage."""
 
-    init: Literal["composed", "mean", "subword", "lexicon", "subword+lexicon", "file"] = "composed"
+    init: Literal["pieces", "mean", "subword", "lexicon", "subword+lexicon", "file"] = "pieces"
     """The static start (docs/method.md says what each one is); "file" takes the rows from `rows`."""
     untie: Literal["auto", "yes", "no"] = "auto"
     """Whether a tied base gets a head of its own when it gets new tokens, so that each has two rows; it grows by a
-    table. "auto": with init "composed"."""
+    table. "auto": with init "pieces"."""
     rows: str = ""
     """safetensors with `input` [new tokens, hidden size] and, for an untied head, `output`; only for init "file"."""
     lexicon_weight: float = number(0.1, least=0.0, most=1.0)
     """Share of the lexicon's mean in a row whose token is a listed word, for init "subword+lexicon"."""
     calibrate: float = number(1.0, least=0.0, most=1.0)
-    """How far the output rows are shifted, so that target text expects the new tokens as often as it has them, and
-    English text hardly; 0: not at all. The base model reads 4,000 tokens of target training text for it, and 3,000 of
-    English."""
+    """How far the output rows are shifted: towards what tells their places apart, and so that target text expects each
+    new token as often as its first piece leads to it, and English text hardly; 0: not at all. The base model reads
+    16,384 tokens of target training text for it, and 3,000 of English."""
     steps: int = number(100, least=0)
     """Steps of the training stage behind the static start; 0 leaves it out."""
     lr: float = number(1e-3, above=0.0)
@@ -171,7 +171,7 @@ class Train:
     """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
     """Learning rate of the new tokens' rows; 0: the same as `lr`."""
-    composition_lr: float = number(2.5e-4, least=0.0)
+    composition_lr: float = number(1e-3, least=0.0)
     """Learning rate of the map by which new rows move together, from the old tokens that spell theirs; 0: no map. It
     rises and falls with that of the new rows."""
     rows_steps: int = number(0, least=0)

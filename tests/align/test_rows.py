@@ -81,7 +81,7 @@ def test_the_ends_of_the_lexicon_weight(tokenizer, tables, weight: float):
     assert mixed.provenance == expected.provenance
 
 
-@pytest.mark.parametrize("init", ["composed", *INITS])
+@pytest.mark.parametrize("init", ["pieces", *INITS])
 def test_the_head_has_its_own_rows(tokenizer, tables, init: str):
     """Changing one table leaves the other's new rows alone."""
     rows, other = rows_of(init, tokenizer, tables), rows_of(init, tokenizer, (tables[0], tables[1] * 2))
@@ -90,8 +90,8 @@ def test_the_head_has_its_own_rows(tokenizer, tables, init: str):
 
 
 def test_a_head_of_first_pieces(tokenizer, tables):
-    rows = rows_of("composed", tokenizer, tables)
-    assert rows.provenance == ["composed"] * 7 + ["fallback"]
+    rows = rows_of("pieces", tokenizer, tables)
+    assert rows.provenance == ["pieces"] * 7 + ["fallback"]
     torch.testing.assert_close(rows.input_MD, rows_of("subword", tokenizer, tables).input_MD)
     for text, head in zip(TEXTS[:-1], rows.output_MD, strict=False):
         first = tables[1][tokenizer.encode(text, add_special_tokens=False)[0]]
@@ -105,7 +105,7 @@ def test_mean_rows(tokenizer, tables):
     torch.testing.assert_close(rows.output_MD, tables[1].mean(dim=0).expand(len(TEXTS), -1))
 
 
-@pytest.mark.parametrize("init", ["composed", *INITS, "file"])
+@pytest.mark.parametrize("init", ["pieces", *INITS, "file"])
 def test_no_new_tokens(tokenizer, tables, init: str):
     rows = static_rows(Align(init=init, steps=0), [], tokenizer, tokenizer, [], *tables)
     assert rows.input_MD.shape == rows.output_MD.shape == (0, 6) and rows.provenance == []

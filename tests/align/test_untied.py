@@ -69,10 +69,7 @@ def test_from_a_tied_base_to_an_export(
         assert torch.equal(table[: len(old)], old) and torch.equal(head[: len(old)], old)
         assert not (table[len(old) :] == head[len(old) :]).all(dim=1).any()
     report = json.loads((align / "report.json").read_text())
-    assert report["rows"] == {"composed": NUM_NEW} and report["composition"].keys() == {
-        "known_tokens",
-        "tokens_forward",
-    }
+    assert report["rows"] == {"pieces": NUM_NEW}
     recipe = load_recipe(recipe_file, ["--train.precision", precision])
     exported = export(recipe, align, *trained(recipe, align, world, precision))
     assert json.loads((exported / "config.json").read_text())["tie_word_embeddings"] is False
@@ -85,7 +82,7 @@ def test_from_a_tied_base_to_an_export(
 
 
 @pytest.mark.parametrize(
-    ("init", "untie", "tied"), [("subword", "auto", True), ("subword", "yes", False), ("composed", "yes", False)]
+    ("init", "untie", "tied"), [("subword", "auto", True), ("subword", "yes", False), ("pieces", "yes", False)]
 )
 def test_what_the_key_says(recipe_file: Path, base_folder: Path, vocab: Path, init: str, untie: str, tied: bool):
     flags = ("--align.init", init, "--align.untie", untie, "--align.steps", "0")
@@ -99,7 +96,7 @@ def test_without_new_tokens_nothing_is_untied(recipe_file: Path, base_folder: Pa
 
 
 def test_two_rows_need_two_tables(recipe_file: Path, base_folder: Path, vocab: Path):
-    with pytest.raises(RecipeError, match=r'align\.untie: init "composed" makes two rows.*"auto"'):
+    with pytest.raises(RecipeError, match=r'align\.untie: init "pieces" makes two rows.*"auto"'):
         aligned(recipe_file, base_folder, vocab, "--align.untie", "no")
 
 

@@ -35,7 +35,7 @@ def test_metadata(recipe_file: Path, tmp_path: Path) -> None:
     }
     assert (
         "30 new tokens" in text
-        and "composed" in text
+        and "pieces" in text
         and "3 steps of alignment: distillation of the original tokenization, contrast" in text
     )
     assert "50% of the words" in text and "6 steps of 4 sequences of 32 tokens, 25% of them English" in text

@@ -120,7 +120,7 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     parameters = matmul_parameters(align)
     report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
     stage = report["contrast_stage"]
-    rows = [report.get(part, {}) for part in ("composition", "calibration")]
+    calibration = report.get("calibration", {})
     _, text_bytes = _measured(recipe, align)
     start = Plan(
         steps=0,
@@ -130,8 +130,8 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
         bytes_per_token=bytes_per_token(recipe),
         parameters=parameters,
         text_bytes=text_bytes,
-        align_bytes=sum(int(part.get("target_bytes", 0)) for part in (stage, *rows)),
-        rows_flops=2.0 * parameters * sum(part.get("tokens_forward", 0) for part in rows),
+        align_bytes=sum(int(part.get("target_bytes", 0)) for part in (stage, calibration)),
+        rows_flops=2.0 * parameters * calibration.get("tokens_forward", 0),
         align_flops=stage.get("flops", 0.0),
         map_flops=_map_flops(recipe) if recipe.train.composition_lr else 0.0,
     )
