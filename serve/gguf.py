@@ -28,6 +28,11 @@ def same_cut(export: Path, base: Path) -> None:
     ids, own = grown["model"]["vocab"], old["model"]["vocab"]
     if any(ids.get(token) != number for token, number in own.items()):
         sys.exit(f"{export}: tokens of {base} have other ids there; name the base that the tokenizer was grown from")
+    if grown["model"].get("ignore_merges") and not old["model"].get("ignore_merges"):
+        sys.exit(
+            f"{export}: llama.cpp looks whole words up for some tokenizers only (Llama 3's is one), not for this one; "
+            'grow it by vocab.kind = "merges"'
+        )
 
 
 def load_converter(path: Path) -> Any:

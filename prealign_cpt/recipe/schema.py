@@ -75,10 +75,13 @@ class Lexicon:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocab:
-    """New tokens, learned by further merges on top of the base tokenizer."""
+    """New tokens on top of the base tokenizer, learned from the target text."""
 
     size: int = number(least=0)
     """How many; 0 keeps the base tokenizer."""
+    kind: Literal["auto", "words", "merges"] = "auto"
+    """Whole words, which the tokenizer looks up before its merges (as Llama 3's does), or further merges. "auto": words
+    where the tokenizer is of the byte-level kind. llama.cpp reads words of a few tokenizers only (docs/export.md)."""
     tokenizer: str = ""
     """Folder of a ready grown tokenizer, taken instead of learning one. The base's tokens must keep their ids in it,
     and `size` must be the number of tokens that it adds. With size 0 it is not read."""

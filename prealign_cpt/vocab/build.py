@@ -36,7 +36,9 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
     if recipe.vocab.tokenizer and recipe.vocab.size:
         growth = take_tokenizer(base, recipe.path(recipe.vocab.tokenizer), recipe.vocab.size, out)
     else:
-        growth = grow_tokenizer(base, first(text.target), first(text.english), recipe.vocab.size, out)
+        growth = grow_tokenizer(
+            base, first(text.target), first(text.english), recipe.vocab.size, out, recipe.vocab.kind
+        )
     tokenizer = load_tokenizer(out)
     new_ids = [token.id for token in growth.tokens]
     heldout = recipe.paths(tuple(filter(None, (text.valid_english, text.test_english, text.general_english))))

@@ -75,11 +75,20 @@ class Family(ABC):
     def probes(self, string: str) -> Iterator[str]:
         """Texts in whose tokenization a piece should occur."""
 
-    def grown(self, content: dict[str, Any], pieces: Mapping[str, Piece], first_id: int) -> dict[str, Any]:
-        """The content of tokenizer.json with the pieces added, changed in place."""
+    def grown(
+        self, content: dict[str, Any], pieces: Mapping[str, Piece], first_id: int, looked_up: bool = False
+    ) -> dict[str, Any]:
+        """The content of tokenizer.json with the pieces added, changed in place.
+
+        Args:
+            looked_up: words are looked up before the merges, and the pieces need none.
+        """
         model = content["model"]
         keep_added_ids(content)
         model["vocab"].update({string: first_id + n for n, string in enumerate(pieces)})
+        if looked_up:
+            model["ignore_merges"] = True
+            return content
         model["merges"] = [
             *self._base_merges(model, pieces),
             *(list(split) for string in pieces for split in splits(string, model["vocab"])),
@@ -107,6 +116,14 @@ class ByteLevel(Family):
         super().__init__(backend)
         self.base_rank = {}
         self.whole_words = bool(json.loads(backend.to_str())["model"].get("ignore_merges"))
+
+    def may_look_up(self) -> bool:
+        """Whether words may be looked up before the merges without another tokenization of any text: the merges make
+        every token that can be a whole word, or words are looked up already."""
+        if self.whole_words:
+            return True
+        lost = [token for token in self.vocab if [t.value for t in self._backend.model.tokenize(token)] != [token]]
+        return not any(list(self._units(self.text(token))) == [token] for token in lost)
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Start and end of every pretoken in a text that normalisation leaves as it is."""

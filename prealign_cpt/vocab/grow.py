@@ -1,6 +1,6 @@
-"""Grow a tokenizer: base folder and text in, a Hugging Face folder with further merges out.
+"""Grow a tokenizer: base folder and text in, a Hugging Face folder with whole words or further merges out.
 
-    base ──► words of target and English text ──► Learner ──► tokenizer.json (+ tokenizer.model) ──► checked ──► out
+    base ─► words of target and English text ─► learn_words | Learner ─► tokenizer.json (+ tokenizer.model) ─► out
 
 Every old token keeps its id and its rules; the words of the English guard keep their tokens; every new token occurs in
 the tokenization of a real text. The last two are checked with the grown tokenizer as it will be loaded.
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -21,6 +21,7 @@ from prealign_cpt.run.errors import MissingInputError, RecipeError, StorageError
 from prealign_cpt.run.manifest import storage_error
 from prealign_cpt.vocab.families import ByteLevel, Family, SentencePiece, grow_model
 from prealign_cpt.vocab.learn import Learner, Piece
+from prealign_cpt.vocab.words import learn_words
 
 MODEL = "tokenizer.model"
 _WORD = re.compile(r"[^\W\d_]+")
@@ -35,7 +36,8 @@ class NewToken:
     """What it decodes to; U+FFFD for a byte-level token that is a part of a character."""
     left: int | None
     right: int | None
-    """Ids of the two tokens that first formed it; None for a character that SentencePiece spelled in bytes."""
+    """Ids of the two tokens that first formed it; None for a whole word, and for a character that SentencePiece spelled
+    in bytes."""
     count: int
     """How many tokens it saved in the target text when it was learned."""
 
@@ -48,7 +50,14 @@ class Growth:
     tokens: list[NewToken]
 
 
-def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], size: int, out: Path) -> Growth:
+def grow_tokenizer(
+    base: Path,
+    target: Iterable[str],
+    english: Iterable[str],
+    size: int,
+    out: Path,
+    kind: Literal["auto", "words", "merges"] = "merges",
+) -> Growth:
     """Write to `out` the tokenizer of `base` with up to `size` tokens for the target language.
 
     Args:
@@ -59,9 +68,10 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
             English throughout.
         size: number of tokens wanted; fewer are made when nothing that occurs twice is left. 0 copies the tokenizer.
         out: folder to fill; made if missing, must be empty.
+        kind: whole words, looked up before the merges, or further merges; "auto": words where they can be looked up.
 
     Raises:
-        RecipeError: the tokenizer is of another kind, or `size` is negative.
+        RecipeError: the tokenizer is of another kind, or cannot look words up, or `size` is negative.
         MissingInputError: `base` holds no tokenizer.
         StorageError: `out` is not empty.
     """
@@ -77,10 +87,19 @@ def grow_tokenizer(base: Path, target: Iterable[str], english: Iterable[str], si
         return Growth(first_id, [])
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     family = family_of(base, tokenizer, content)
-    pieces, witnesses = _learn(family, target, english, size)
+    as_words = kind != "merges" and isinstance(family, ByteLevel) and family.may_look_up()
+    if kind == "words" and not as_words:
+        raise RecipeError(f'vocab.kind: the tokenizer of {base} cannot look whole words up; choose "merges"')
+    if as_words:
+        guard = family.words(_spellings(english))
+        pieces, witnesses = learn_words(family.words(target), guard, family.text, size), list[str]()
+    else:
+        pieces, witnesses = _learn(family, target, english, size)
     copy_tokenizer(tokenizer, base, out)
     try:
-        (out / "tokenizer.json").write_text(json.dumps(family.grown(content, pieces, first_id), ensure_ascii=False))
+        (out / "tokenizer.json").write_text(
+            json.dumps(family.grown(content, pieces, first_id, as_words), ensure_ascii=False)
+        )
         if (out / MODEL).is_file():
             grow_model(out / MODEL, vocab, pieces, first_id)
     except OSError as error:
