@@ -95,7 +95,7 @@ def calibrate(
     counts, first_counts = (_counts(t, target) for t in (tokenizer, base_tokenizer))
     weight, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     whole, other = (
-        read_states(model, base_tokenizer, tokenizer, documents, places, start_id, seed)
+        read_states(model, base_tokenizer, tokenizer, documents, places, CALIBRATED, start_id, seed)
         for documents, places in ((target, TARGET_PLACES), (english, ENGLISH_PLACES))
     )
     text = whole.first(CALIBRATED)

@@ -42,7 +42,8 @@ class States:
 
     Attributes:
         hidden_ND: fp32 [N, D], last hidden states.
-        old_N: fp32 [N], logarithm of the sum over old tokens of exp(logit).
+        old_N: fp32 [N], logarithm of the sum over old tokens of exp(logit); of the first places only, where no more
+            were asked for.
         next_old_N: int64 [N], the old token that follows.
         next_new_N: int64 [N], the new token that follows, counted from 0, or NOTHING.
         bytes, tokens: of text read; of tokens run through the model, start tokens counted.
@@ -84,6 +85,7 @@ def read_states(
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[str],
     places: int,
+    scored: int,
     start_id: int,
     seed: int,
 ) -> States:
@@ -91,6 +93,7 @@ def read_states(
 
     Args:
         model: with the base's body and old rows.
+        scored: how many places get their `old_N`.
         start_id: stands before everything that is read.
         seed: chooses what is read.
     """
@@ -124,7 +127,7 @@ def read_states(
     head_VD = model.get_output_embeddings().weight[:old].float()
     return States(
         hidden_ND,
-        torch.cat([(part @ head_VD.T).logsumexp(dim=1) for part in hidden_ND.split(CHUNK)]),
+        torch.cat([(part @ head_VD.T).logsumexp(dim=1) for part in hidden_ND[:scored].split(CHUNK)]),
         torch.tensor([ids[place] for ids, places_ in zip(read, kept, strict=True) for place in places_]),
         torch.tensor([i for some_new in new for i in some_new]),
         size,
