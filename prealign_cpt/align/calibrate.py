@@ -92,7 +92,7 @@ def calibrate(
     old = num_ids(base_tokenizer)
     if not strength or num_ids(tokenizer) == old:
         return {"target_bytes": 0, "tokens_forward": 0}
-    counts, first_counts = (_counts(t, target) for t in (tokenizer, base_tokenizer))
+    counts, first_counts = (counts_of(t, target) for t in (tokenizer, base_tokenizer))
     weight, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     whole, other = (
         read_states(model, base_tokenizer, tokenizer, documents, places, CALIBRATED, start_id, seed)
@@ -169,7 +169,7 @@ def shifted(rows_MD: Tensor, wanted_M: Tensor, target: States, english: States) 
     return rows_MD
 
 
-def _counts(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> Tensor:
+def counts_of(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> Tensor:
     """How often each token stands in the text, int64.
 
     Raises:

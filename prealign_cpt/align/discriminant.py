@@ -6,8 +6,7 @@
 
 Words that begin with the same piece begin with like output rows. Were states normally distributed around their token's
 mean, this is what their logits differ by (linear discriminant analysis, Fisher 1936). It needs means only, so it learns
-from a few occurrences where rows that are trained on them by gradient learn them by heart: with 150 kB of text those
-are worse than static ones, and these are better (benchmarks/results/race.md). The method is this project's own.
+from a few occurrences (benchmarks/output_rows.py). The method is this project's own.
 
 Shapes: N places, D hidden size, M new tokens, F old tokens that follow somewhere.
 """
@@ -20,8 +19,8 @@ from torch import Tensor
 from prealign_cpt.align.states import NOTHING, States
 
 RIDGE, SHARE, UNSEEN = 2.0, 0.5, 30.0
-"""What is added to the covariance's diagonal, in units of its mean; how much of the difference is taken; n0. Chosen on
-held-out German and Greek text that no table is measured on; values nearby do as well."""
+"""What is added to the covariance's diagonal, in units of its mean; how much of the difference is taken; n0. Chosen for
+German and Greek together; values nearby do as well."""
 
 
 def discriminants(target: States, pieces: Sequence[Sequence[int]]) -> Tensor:
