@@ -50,13 +50,14 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
         english[: 2 * HELDOUT_LINES : 2],
         new_ids,
     )
-    report["new_tokens"] = len(new_ids)
+    report |= {"new_tokens": len(new_ids), "whole_words": growth.words}
     report["unreachable"] = len(unreachable(tokenizer, new_ids, first(text.target)))
     lines = [f"{t.id}\t{t.text!r}\t{t.left}\t{t.right}\t{t.count}" for t in growth.tokens]
     atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
     atomic_write(out / "report.json", json.dumps(report, indent=1))
     say(
-        f"vocab: {len(new_ids)} new tokens, {report['fertility_before']:.2f} -> {report['fertility_after']:.2f} tokens "
+        f"vocab: {len(new_ids)} new {'words' if growth.words else 'tokens'}, "
+        f"{report['fertility_before']:.2f} -> {report['fertility_after']:.2f} tokens "
         f"per word, English lines changed: {report['english_lines_changed']} of {report['english_lines']}, "
         f"unreachable: {report['unreachable']}"
     )

@@ -48,6 +48,8 @@ class Growth:
 
     first_id: int
     tokens: list[NewToken]
+    words: bool = False
+    """Whether they are whole words, looked up before the merges."""
 
 
 def grow_tokenizer(
@@ -117,7 +119,7 @@ def grow_tokenizer(
         NewToken(ids[piece.string], family.text(piece.string), ids.get(piece.left), ids.get(piece.right), piece.count)
         for piece in pieces.values()
     ]
-    return Growth(first_id, tokens)
+    return Growth(first_id, tokens, as_words)
 
 
 def take_tokenizer(base: Path, given: Path, size: int, out: Path) -> Growth:

@@ -40,6 +40,7 @@ def test_what_a_word_is(text: str, yes: bool):
 def test_words_become_tokens_and_nothing_else_changes(family: str, bases: dict[str, Path], tmp_path: Path):
     growth = grow_tokenizer(bases[family], TEXT, ENGLISH, 40, tmp_path / "out", "auto")
     base, new = load_tokenizer(bases[family]), load_tokenizer(tmp_path / "out")
+    assert growth.words
     texts = {token.text for token in growth.tokens}
     assert {" Brücke", " Familie", " Bücher"} <= texts and len(texts) > 10
     assert not unreachable(new, [token.id for token in growth.tokens])
