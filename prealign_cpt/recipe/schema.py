@@ -175,8 +175,8 @@ class Train:
     rows_lr: float = number(0.0, least=0.0)
     """Learning rate of the new tokens' rows; 0: the same as `lr`."""
     composition_lr: float = number(1e-3, least=0.0)
-    """Learning rate of the map by which new rows move together, from the old tokens that spell theirs; 0: no map. It
-    rises and falls with that of the new rows."""
+    """Learning rate of the map by which new input rows move together, from the old tokens that spell theirs; 0: no map.
+    It rises and falls with that of the new rows."""
     rows_steps: int = number(0, least=0)
     """Steps at the beginning in which only the new rows move."""
     schedule: Literal["wsd", "cosine"] = "wsd"

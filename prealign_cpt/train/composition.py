@@ -1,4 +1,4 @@
-"""What new tokens learn together: a linear map from the old tokens that spell a new one to a change of its row.
+"""What new tokens learn together: a linear map from the old tokens that spell a new one to a change of its input row.
 
     spellings of the new tokens, the base model's rows ─► x = [first; last; mean of all; 1]      fixed
     gradient of the new rows G ─► X'G, summed over the ranks ─► AdamW ─► step dC of the map ─► rows += X dC
@@ -67,6 +67,6 @@ def compose(table: Tensor, rows: Tensor, gradient: Tensor, x: Tensor, state: dic
     rows.addmm_(x, change_KD)
 
 
-def step_flops(num_new: int, hidden: int, tables: int) -> float:
+def step_flops(num_new: int, hidden: int) -> float:
     """Floating-point operations of the map in one optimizer step: two products of [M, K] with [M or K, D]."""
-    return 4.0 * tables * num_new * (3 * hidden + 1) * hidden
+    return 4.0 * num_new * (3 * hidden + 1) * hidden

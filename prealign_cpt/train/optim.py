@@ -6,7 +6,7 @@ New and old rows stand in one tensor (the embedding, and the head where it is no
 Each shard is therefore updated as two slices, old rows and new rows, as if they were two parameters: each with its own
 rate and its own count of updates. A rate of 0 leaves a slice and its moments bit by bit as they are.
 
-Besides, the new rows of a table move together, by a map from the old tokens that spell theirs: composition.py.
+Besides, the new rows of the embedding move together, by a map from the old tokens that spell theirs: composition.py.
 
 Under "adamw8bit" the body's matrices keep their moments in 8 bits, by bitsandbytes' kernels (arXiv 2110.02861,
 section 2). Its own optimizers do not know sharded tensors (bitsandbytes issue 1633); here its update runs on the local
@@ -155,7 +155,7 @@ def make_optimizer(
         _check_8bit(matrices)
     features = None
     if first_new is not None and spellings and recipe.composition_lr:
-        features = _features(tables, first_new, spellings)
+        features = _features(tables[0], first_new, spellings)
     optimizer = AdamW(
         [
             {"params": matrices, "weight_decay": recipe.weight_decay, "bits": bits},
@@ -181,17 +181,15 @@ def row_tables(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def _features(
-    tables: list[nn.Parameter], first_new: int, spellings: Sequence[Sequence[int]]
+    embedding: nn.Parameter, first_new: int, spellings: Sequence[Sequence[int]]
 ) -> dict[nn.Parameter, Tensor]:
-    """Features of this rank's new tokens by table; the embedding's rows describe them for the head too."""
-    embedding = tables[0].detach()
-    old_VD = (embedding.full_tensor() if isinstance(embedding, DTensor) else embedding)[:first_new]
-    features = {}
-    for table in tables:
-        begin = max(0, first_row(table) - first_new)
-        count = len(local_shard(table)) - old_rows(table, first_new)
-        features[table] = composition.features(spellings[begin : begin + count], old_VD)
-    return features
+    """Features of this rank's new tokens, for the embedding alone: output rows that move together by rates at which
+    input rows learn make every old token less likely in the first steps (benchmarks/results/race.md)."""
+    rows = embedding.detach()
+    begin = max(0, first_row(embedding) - first_new)
+    count = len(local_shard(embedding)) - old_rows(embedding, first_new)
+    old_VD = (rows.full_tensor() if isinstance(rows, DTensor) else rows)[:first_new]
+    return {embedding: composition.features(spellings[begin : begin + count], old_VD)}
 
 
 def rates(step: int, recipe: Train) -> tuple[float, float]:

@@ -33,8 +33,8 @@ def weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: full(parameter) for name, parameter in module.named_parameters()}
 
 
-def write_text(folder: Path, rows: int, starts: tuple[int, ...] = (0, 9)) -> None:
-    """Random tokens, packed: at the columns `starts` documents begin."""
+def write_text(folder: Path, rows: int, starts: tuple[int, ...] = (9,)) -> None:
+    """Random tokens, packed: at the columns `starts` documents begin; rows begin inside one."""
     inputs = np.random.default_rng(5).integers(1, VOCAB, size=(rows, LENGTH)).astype(np.int32)
     inputs[:, list(starts)] = 0
     np.save(folder / "text.inputs.npy", inputs)
@@ -58,7 +58,7 @@ def reference(
 ) -> dict[str, Any]:
     """A training in which old and new rows really are two parameters, a table their `cat`, under torch's AdamW.
 
-    What does not move yet has no gradient. With spellings the new rows are `row + x C`, and C is a parameter too.
+    What does not move yet has no gradient. With spellings the new input rows are `row + x C`, and C is a parameter too.
     """
     model = load_whole(folder / model_name).train()
     whole = LanguageModelLoss(model)
@@ -69,7 +69,7 @@ def reference(
     maps: dict[str, nn.Parameter] = {}
     if spellings:
         x_MK = features(spellings, model.get_input_embeddings().weight.detach()[:first_new])
-        maps = {n: nn.Parameter(torch.zeros(x_MK.shape[1], p.shape[1])) for n, p in tables.items()}
+        maps = {n: nn.Parameter(torch.zeros(x_MK.shape[1], p.shape[1])) for n, p in tables.items() if "embed" in n}
     groups: list[tuple[list[nn.Parameter], float, float]] = [
         ([p for p in body.values() if p.ndim == 2], recipe.lr, recipe.weight_decay),
         ([p for p in body.values() if p.ndim == 1], recipe.lr, 0.0),
@@ -82,7 +82,7 @@ def reference(
     )
 
     def table(name: str) -> torch.Tensor:
-        return torch.cat([old[name], new[name] + x_MK @ maps[name] if maps else new[name]])
+        return torch.cat([old[name], new[name] + x_MK @ maps[name] if name in maps else new[name]])
 
     def now() -> dict[str, np.ndarray]:
         return {n: full(table(n) if n in tables else p) for n, p in whole.named_parameters()}
@@ -90,6 +90,7 @@ def reference(
     found: dict[str, Any] = {"weights": [now()], "norms": [], "losses": []}
     for step in range(recipe.steps):
         inputs, labels = mixture(folder).rows(list(range(step * recipe.sequences, (step + 1) * recipe.sequences)))
+        inputs[:, 0] = 0  # the start token
         values = {n: table(n) for n in tables}
         call = {n.removeprefix("model."): values.get(n, next(iter(values.values()))) for n in TABLES}
         arguments = {"input_ids": inputs, "position_ids": positions(inputs, 0), "use_cache": False}

@@ -192,4 +192,4 @@ def _map_flops(recipe: Recipe) -> float:
     """What the composition map takes in a step."""
     report = json.loads((recipe.run / "vocab" / "report.json").read_text(encoding="utf-8"))
     config = AutoConfig.from_pretrained(recipe.run / "align", local_files_only=True)
-    return step_flops(report["new_tokens"], config.hidden_size, tables=1 if config.tie_word_embeddings else 2)
+    return step_flops(report["new_tokens"], config.hidden_size)
