@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> int:
 
     add = commands.add_parser("sizes", help='what new tokens give or cost, by short trials; vocab.size = "auto"')
     add.add_argument("recipe", type=Path)
-    add.add_argument("--sizes", type=_numbers, help="numbers of new tokens, with commas between them")
+    add.add_argument("--sizes", type=_numbers, default=[], help="numbers of new tokens, with commas between them")
     add.add_argument("--trial-bytes", type=int, help="target text that the trial without new tokens reads")
     add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
     add.set_defaults(work=_sizes, takes_flags=True)
@@ -252,9 +252,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def _sizes(options: argparse.Namespace) -> None:
-    from prealign_cpt.lab.sizes import SIZES, sizes
+    from prealign_cpt.lab.sizes import sizes
 
-    sizes(options.recipe, options.flags, options.sizes or SIZES, options.trial_bytes, options.nproc)
+    sizes(options.recipe, options.flags, options.sizes, options.trial_bytes, options.nproc)
 
 
 def _compare(options: argparse.Namespace) -> int:

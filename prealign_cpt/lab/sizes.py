@@ -25,6 +25,7 @@ from prealign_cpt.evaluate.statistics import Curve
 from prealign_cpt.lab.compare.budget import Plan, measured, plan
 from prealign_cpt.lab.compare.variants import BASE, as_flags
 from prealign_cpt.model.base import resolve_base
+from prealign_cpt.prepare import check_inputs
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import launch
@@ -74,13 +75,14 @@ class Trial:
 
 
 def sizes(
-    path: Path, flags: list[str], wanted: Sequence[int] = SIZES, trial_bytes: int | None = None, num_processes: int = 0
+    path: Path, flags: list[str], wanted: Sequence[int] = (), trial_bytes: int | None = None, num_processes: int = 0
 ) -> Row:
     """Make the trials that are not there yet, predict and choose; write and print the table.
 
     Args:
         flags: recipe keys, for all trials.
-        wanted: numbers of new tokens; 0 is always among them. The list ends where the text has fewer words to offer.
+        wanted: numbers of new tokens, by default `SIZES`; 0 is always among them. The list ends where the text offers
+            no more.
         trial_bytes: target text that size 0 reads; by default `TRIAL_BYTES` or what is less.
         num_processes: ranks; 0: one for each GPU, one on a CPU.
 
@@ -88,7 +90,8 @@ def sizes(
         the content of `sizes.json`.
 
     Raises:
-        RecipeError: the recipe fixes its new tokens, or a number is impossible.
+        RecipeError, MissingInputError, DataError: the recipe fixes its new tokens, a number is impossible, or an input
+            is wrong; nothing has been started then.
         what the stages raise; a size whose alignment or training fails by its figures is only left out.
     """
     recipe = load_recipe(path, flags, auto=True)
@@ -98,13 +101,16 @@ def sizes(
         raise RecipeError(
             f"--sizes {list(wanted)}, --trial-bytes {trial_bytes}: sizes are at least 0, bytes at least 1"
         )
+    check_inputs(recipe)
     folder, inputs = _folder(recipe), _inputs(recipe, save=True)
     trial_bytes = trial_bytes or _default_bytes(recipe)
     # Trials do not hang on the length of the run, but for the share of it in which only new rows move.
     own = {key: value for key, value in inputs.items() if key != "train.steps" or recipe.train.rows_steps}
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
     trials = folder / f"{trial_bytes}-{digest[:8]}"
-    found, failed, most_flops = _trials(path, flags, trials, sorted({0, *wanted}), trial_bytes, num_processes)
+    found, failed, most_flops = _trials(
+        path, flags, trials, sorted({0, *(wanted or SIZES)}), trial_bytes, num_processes
+    )
     choice = _choice(found, found[0].plan.flops(recipe.train.steps))
     choice |= {"inputs": inputs, "trial_bytes": trial_bytes, "trial_flops": most_flops, "trials": trials.name}
     text = _markdown(recipe, choice, failed)
@@ -269,9 +275,8 @@ def _why(best: Row, chosen: Row) -> str:
     )
     if chosen is best:
         return f"{best['new_tokens']:,} new tokens: predicted {told}"
-    return (
-        f"0 new tokens: the best other size, {best['new_tokens']:,}, is predicted {told}; below -{NOISE} it is chosen"
-    )
+    other = f"the best other size, {best['new_tokens']:,}, is predicted {told}"
+    return f"0 new tokens: {other}; a size is chosen below -{NOISE}"
 
 
 def _markdown(recipe: Recipe, choice: Row, failed: dict[str, str]) -> str:

@@ -172,7 +172,6 @@ def test_auto_is_a_number_when_the_run_begins(recipe_file: Path, started: list[l
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SIZES", (0, 8))
-        patch.setattr(module.sizes, "__defaults__", ((0, 8), None, 0))
         patch.setattr(module, "NOISE", -10.0)  # so that the size with tokens is chosen whatever it predicts
         assert main(["run", str(recipe_file)]) == 0
     assert [line[0] for line in started] == ["align", "train"] * 2 + ["prepare", "train", "export", "eval"]
@@ -227,4 +226,7 @@ def test_what_is_refused(recipe_file: Path, started: list[list[str]], capfd: Any
         assert main(arguments) == 78
         error = capfd.readouterr().err
         assert words in error and error.count("\n") == 1
+    (recipe_file.parent / "valid_target.txt").unlink()
+    assert main(["sizes", recipe]) == 66
+    assert "valid_target.txt: cannot be read" in capfd.readouterr().err
     assert started == []
