@@ -83,11 +83,18 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("--out", type=Path, dest="points", help="file for the points of the curves (JSON lines)")
     add.add_argument("--only", type=_names, default=[], help="names of the variants to run, with commas between them")
     add.add_argument(
-        "--seeds", type=_seeds, default=[], help="seeds of the variants file to run, with commas between them"
+        "--seeds", type=_numbers, default=[], help="seeds of the variants file to run, with commas between them"
     )
     add.add_argument("--target-bytes", type=int, help="in place of the variants file's")
     add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
     add.set_defaults(work=_compare, takes_flags=True)
+
+    add = commands.add_parser("sizes", help='what new tokens give or cost, by short trials; vocab.size = "auto"')
+    add.add_argument("recipe", type=Path)
+    add.add_argument("--sizes", type=_numbers, default=[], help="numbers of new tokens, with commas between them")
+    add.add_argument("--trial-bytes", type=int, help="target text that the trial without new tokens reads")
+    add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
+    add.set_defaults(work=_sizes, takes_flags=True)
 
     add = commands.add_parser("base", help="bring a base model into the cache and print its folder")
     add.add_argument("name")
@@ -169,6 +176,7 @@ def _run(arguments: list[str]) -> int:
 def _recipe_command(arguments: list[str], until: str, num_processes: int | None = None) -> int:
     from prealign_cpt.pipeline import Command, run_parts
     from prealign_cpt.recipe.file import load_recipe
+    from prealign_cpt.recipe.schema import AUTO
 
     if not arguments or arguments[0].startswith("-"):
         raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
@@ -179,6 +187,12 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
     accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
     if reuse is not None and not Path(reuse).is_dir():
         raise RecipeError(f"--reuse: {reuse} is no folder; name the one that holds the runs")
+    if load_recipe(path, flags, auto=True).vocab.size == AUTO:
+        from prealign_cpt.lab.sizes import resolve
+
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        flags, trials = resolve(path, flags, num_processes if alone else None)
+        reuse = reuse or (str(trials) if trials.is_dir() else None)
     command = Command(
         path=path,
         flags=tuple(flags),
@@ -233,8 +247,14 @@ def _names(text: str) -> list[str]:
     return text.split(",")
 
 
-def _seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _sizes(options: argparse.Namespace) -> None:
+    from prealign_cpt.lab.sizes import sizes
+
+    sizes(options.recipe, options.flags, options.sizes, options.trial_bytes, options.nproc)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -288,8 +308,8 @@ def _vecmap(options: argparse.Namespace) -> None:
     from prealign_cpt.model.base import resolve_base
     from prealign_cpt.recipe.file import load_recipe
 
-    _recipe_command([str(options.recipe), *options.flags, "--skip", "data,init"], "prepare")
     recipe = load_recipe(options.recipe, options.flags)
+    _recipe_command([str(options.recipe), *options.flags, "--skip", "data,init"], "prepare")
     pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
     write_vecmap(recipe, resolve_base(recipe.base.model), recipe.run / "vocab", pairs, options.rows)
 

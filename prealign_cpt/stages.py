@@ -84,11 +84,19 @@ def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path
     Raises:
         MissingInputError: a file is not there; its key is named.
     """
-    reads = READS[stage]
-    content: dict[str, Any] = {name: digests.folder(folders[name]) for name in reads.stages}
-    for key in reads.files:
+    return {name: digests.folder(folders[name]) for name in READS[stage].stages} | of_recipe(stage, recipe, digests)
+
+
+def of_recipe(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
+    """Of what a stage is made from, the recipe's keys and files; earlier stages are left out.
+
+    Raises:
+        MissingInputError: a file is not there; its key is named.
+    """
+    content: dict[str, Any] = {}
+    for key in READS[stage].files:
         content |= _digests_of(key, recipe, digests)
-    return content | {key: value for name in reads.keys for key, value in _values(recipe, name).items()}
+    return content | {key: value for name in READS[stage].keys for key, value in _values(recipe, name).items()}
 
 
 def made_anew(key: str) -> list[str]:

@@ -16,16 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.recipe.schema import AUTO, Recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
 
-def load_recipe(path: Path, flags: list[str] | None = None) -> Recipe:
+def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) -> Recipe:
     """Read a recipe and apply flags such as `--train.steps 10` or `--train.steps=10`.
+
+    Args:
+        auto: let `vocab.size = "auto"` pass, as `AUTO`; for those who choose the number.
 
     Raises:
         MissingInputError: no such file.
-        RecipeError: not TOML, an unknown key, a wrong type, or a value out of its bounds.
+        RecipeError: not TOML, an unknown key, a wrong type, or a value out of its bounds; or a number is "auto".
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -38,6 +41,11 @@ def load_recipe(path: Path, flags: list[str] | None = None) -> Recipe:
     recipe = _build(Recipe, content, "")
     recipe = dataclasses.replace(recipe, folder=path.parent)
     _check_whole(recipe)
+    if recipe.vocab.size == AUTO and not auto:
+        raise RecipeError(
+            f'vocab.size: "auto" is chosen by `prealign sizes {path}`, for `prealign run`; give a number here, '
+            "such as --vocab.size 0"
+        )
     return recipe
 
 
@@ -159,8 +167,11 @@ def _value(kind: Any, value: Any, key: str, bounds: Mapping[str, Any]) -> Any:
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if bounds.get("auto") and value == "auto":
+        return AUTO
     if type(value) is not kind:
-        raise RecipeError(f"{key}: expected {_NAMES[kind]}, got {value!r} ({type(value).__name__})")
+        expected = _NAMES[kind] + (' or "auto"' if bounds.get("auto") else "")
+        raise RecipeError(f"{key}: expected {expected}, got {value!r} ({type(value).__name__})")
     if kind is float and not math.isfinite(value):
         raise RecipeError(f"{key}: {value!r} is not a finite number")
     for name, holds, complaint in _BOUNDS:
@@ -194,6 +205,8 @@ def _check_whole(recipe: Recipe) -> None:
     ):
         if bool(value) != bool(other):
             raise RecipeError(f"{key}: needs {other_key} beside it, and the other way round")
+    if recipe.vocab.size == AUTO and (recipe.vocab.tokenizer or recipe.align.rows):
+        raise RecipeError('vocab.size: "auto" does not go with vocab.tokenizer or align.rows, which are of one size')
     align = recipe.align
     if (align.init == "file") != bool(align.rows):
         raise RecipeError('align.rows: names the rows of align.init "file", and belongs to it alone')

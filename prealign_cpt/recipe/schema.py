@@ -15,11 +15,15 @@ from prealign_cpt.run.cache import cache_folder
 HELD_OUT_SETS = ("valid", "test", "general")
 """Names of the held-out texts: `text.valid_target`, `text.valid_english`, ..."""
 
+AUTO = -1
+"""Stands for "auto" in a number that is to be chosen before the run; no run ever sees it (`load_recipe`)."""
+
 
 def number(default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
-           most: float | None = None, step: int = 1) -> Any:  # fmt: skip
-    """A dataclass field with bounds: `least <= value <= most`, `value > above`, a multiple of `step` if an integer."""
-    metadata = {"least": least, "above": above, "most": most, "step": step}
+           most: float | None = None, step: int = 1, auto: bool = False) -> Any:  # fmt: skip
+    """A dataclass field with bounds: `least <= value <= most`, `value > above`, a multiple of `step` if an integer;
+    or, where `auto` allows it, the string "auto"."""
+    metadata = {"least": least, "above": above, "most": most, "step": step, "auto": auto}
     if default is dataclasses.MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -77,8 +81,8 @@ class Lexicon:
 class Vocab:
     """New tokens on top of the base tokenizer, learned from the target text."""
 
-    size: int = number(least=0)
-    """How many; 0 keeps the base tokenizer."""
+    size: int = number(least=0, auto=True)
+    """How many; 0 keeps the base tokenizer. "auto": what short trials predict to be best (`prealign sizes`)."""
     kind: Literal["auto", "words", "merges"] = "auto"
     """Whole words, which the tokenizer looks up before its merges (as Llama 3's does), or further merges. "auto": words
     where the tokenizer is of the byte-level kind. llama.cpp reads words of a few tokenizers only (docs/export.md)."""

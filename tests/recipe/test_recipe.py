@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prealign_cpt.recipe.file import _toml, as_dict, as_toml, keys, load_recipe
+from prealign_cpt.recipe.schema import AUTO
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
 WHOLE = """
@@ -102,6 +103,11 @@ def test_every_section_is_read(file: Path):
         ("sequences = 4", "sequences = 4\ncompile = 1", ["train.compile", "true or false"]),
         ("sequences = 4", "sequences = 4\ncheckpoint_activations = true", ["checkpoint_activations", "'selective'"]),
         ("size = 10", "size = -1", ["vocab.size", "-1", "at least 0"]),
+        ("size = 10", 'size = "many"', ["vocab.size", 'a whole number or "auto"', "'many'", "str"]),
+        ("size = 10", "size = 10.0", ["vocab.size", 'a whole number or "auto"', "10.0"]),
+        ("size = 10", 'size = "auto"', ["vocab.size", '"auto" is chosen by `prealign sizes', "recipe.toml"]),
+        ("size = 10", 'size = "auto"\ntokenizer = "grown"', ["vocab.size", "vocab.tokenizer", "of one size"]),
+        ("steps = 3", 'steps = "auto"', ["align.steps", "a whole number, got 'auto'"]),
         ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
         ("steps = 3", "steps = 3\nlr = 0", ["align.lr", "above 0"]),
         ("steps = 3", "steps = 3\ncalibrate = 1.5", ["align.calibrate", "1.5", "at most 1.0"]),
@@ -145,6 +151,14 @@ def test_a_byte_order_mark_is_no_key(file: Path):
 def test_a_whole_number_is_a_number(file: Path):
     recipe = load_recipe(file, ["--train.lr", "1"])
     assert type(recipe.train.lr) is float and recipe.train.lr == 1.0
+
+
+def test_auto_is_for_those_who_choose(file: Path):
+    for flag in ("--vocab.size=auto", '--vocab.size="auto"'):
+        assert load_recipe(file, [flag], auto=True).vocab.size == AUTO
+    assert load_recipe(file, auto=True) == load_recipe(file)
+    with pytest.raises(RecipeError, match="-1 is too small"):
+        load_recipe(file, ["--vocab.size", str(AUTO)], auto=True)
 
 
 def test_flags_override_the_file(file: Path):

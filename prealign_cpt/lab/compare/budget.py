@@ -121,7 +121,7 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
     report: dict[str, Any] = json.loads((align / "report.json").read_text(encoding="utf-8"))
     stage = report["contrast_stage"]
     calibration = report.get("calibration", {})
-    _, text_bytes = _measured(recipe, align)
+    _, text_bytes = measured(recipe, align)
     start = Plan(
         steps=0,
         sequences=recipe.train.sequences,
@@ -152,9 +152,9 @@ def plan(recipe: Recipe, target_bytes: int, most_flops: float | None = None) -> 
 
 def bytes_per_token(recipe: Recipe) -> float:
     """UTF-8 bytes of target training text per packed token, start and end tokens included, as the run spells it."""
-    grown, _ = _measured(recipe, recipe.run / "align")
+    grown, _ = measured(recipe, recipe.run / "align")
     share = recipe.data.mixed_tokenization
-    old = _measured(recipe, resolve_base(recipe.base.model))[0] if share else 0.0
+    old = measured(recipe, resolve_base(recipe.base.model))[0] if share else 0.0
     return 1.0 / ((1 - share) * grown + share * old)
 
 
@@ -162,8 +162,8 @@ _MEASURED: dict[tuple[str, ...], tuple[float, int]] = {}
 """Tokens per byte, and bytes, by tokenizer and texts: most variants share theirs."""
 
 
-def _measured(recipe: Recipe, folder: Path) -> tuple[float, int]:
-    """Tokens per byte of the training text by a folder's tokenizer, and the text's bytes."""
+def measured(recipe: Recipe, folder: Path) -> tuple[float, int]:
+    """Tokens per byte of the training text by a folder's tokenizer, start and end tokens included; the text's bytes."""
     files = recipe.paths(recipe.text.target)
     key = (sha256(folder / "tokenizer.json"), *map(str, files))
     if key not in _MEASURED:
