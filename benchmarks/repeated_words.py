@@ -3,11 +3,11 @@
     python benchmarks/repeated_words.py BASE EXTENDED TEXT --old-tokens N
 
 BASE and EXTENDED are Hugging Face folders of models trained alike, the first with its own tokens; TEXT is held out.
-Both read the same windows. Nats are summed between the places where both tokenizations end together, and each such segment
-is put into one of eight kinds: does the extended model spell it with a new token or not, was the segment before it new,
-and has it occurred in the window before. Prints a line of JSON: bits per byte of both models, and by kind how many
-segments there are, their mean nats in both models, and the bits per byte of text that the extension loses (or gains,
-if negative) in them.
+Both read the same windows. Nats are summed between the places where both tokenizations end together, and each such
+segment is put into one of eight kinds: does the extended model spell it with a new token or not, was the segment before
+it new, and has it occurred in the window before. Prints a line of JSON: bits per byte of both models, and by kind how
+many segments there are, their mean nats in both models, and the bits per byte of text that the extension loses (or
+gains, if negative) in them.
 """
 
 import argparse
