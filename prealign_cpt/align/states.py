@@ -109,9 +109,10 @@ def read_states(
         for text, (ids, ends), (grown, grown_ends) in both:
             if not ids or count >= places:
                 continue
-            # A character in several tokens ends with the last of them.
+            # A character in several tokens ends with the last of them, and a token within one begins nowhere.
             follows = {end: place for place, end in enumerate([0, *ends[: WINDOW - 1]])}
-            begins = [(follows[end], i) for i, end in enumerate([0, *grown_ends[:-1]]) if end in follows]
+            starts = enumerate(zip([0, *grown_ends[:-1]], grown_ends, strict=True))
+            begins = [(follows[start], i) for i, (start, end) in starts if start < end and start in follows]
             read.append(ids[:WINDOW])
             kept.append([place for place, _ in begins])
             new.append([grown[i] - old if grown[i] >= old else NOTHING for _, i in begins])

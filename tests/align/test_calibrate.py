@@ -151,6 +151,15 @@ def test_states_stand_where_tokens_of_both_tokenizations_begin(ring: Ring):
         place += len(_pieces(ring)[token - old]) if token >= old else 1
 
 
+def test_no_state_stands_within_a_character_of_several_tokens(ring: Ring):
+    text = f" {DOUBLES[0]} कख"  # three bytes each, a token for every byte
+    states = read_states(_model(ring, True), ring.base, ring.grown, [text], 100, 100, START, 0)
+    ids = ring.base(text, add_special_tokens=False)["input_ids"]
+    assert len(ring.base("कख", add_special_tokens=False)["input_ids"]) == 6
+    pieces = len(ids) - 7  # of the word; behind it the space and the six bytes
+    assert states.next_old_N.tolist() == [ids[place] for place in (0, pieces, pieces + 1, pieces + 4)]
+
+
 def test_one_long_document_is_read_all_over(ring: Ring):
     """Not only its beginning."""
     one = [" ".join(documents(WORDS, 3, 30, 100))]
