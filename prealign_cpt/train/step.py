@@ -76,7 +76,7 @@ def train_step(
     count = math.ceil(math.ceil(recipe.sequences / world.size) / recipe.micro_batch)
     inputs, labels = mixture.rows(mine or [first])
     # A row that begins inside a document is read as a text is. Models dump attention on the first token; a new token in
-    # that place, on which none has learned to dump it, gave gradients a hundred times the usual.
+    # that place, on which none has learned to dump it, gave gradients thirty times the usual.
     inputs[:, 0] = start_id
     if not mine:
         labels = torch.full_like(labels, IGNORED)
