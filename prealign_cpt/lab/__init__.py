@@ -1,1 +1,1 @@
-"""The laboratory: what shows and tests the method, and is no part of extending a model."""
+"""The laboratory: what shows and tests the method. Of a run only `vocab.size = "auto"` comes here, by the CLI."""

@@ -75,8 +75,8 @@ def train_step(
     # Ranks without a sequence left read one more without labels, so that all make the same collective calls.
     count = math.ceil(math.ceil(recipe.sequences / world.size) / recipe.micro_batch)
     inputs, labels = mixture.rows(mine or [first])
-    # A row that begins inside a document is read as a text is. Models dump attention on the first token; a new token in
-    # that place, on which none has learned to dump it, gave gradients thirty times the usual.
+    # A row that begins inside a document is read as a text is. The first token is the attention sink (2309.17453); a
+    # new token there, which the base has not learned to use as one, gave gradients thirty times the usual.
     inputs[:, 0] = start_id
     if not mine:
         labels = torch.full_like(labels, IGNORED)
