@@ -36,7 +36,7 @@ FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activatio
 
 READS = {
     "lexicon": Reads(("lexicon.format", "lexicon.heldout", "lexicon.max_translations", "seed"), ("lexicon.path",)),
-    "vocab": Reads(("vocab.size", "vocab.kind"), ("base.model", "vocab.tokenizer", *TEXTS)),
+    "vocab": Reads(("vocab.size", "vocab.kind", "vocab.pretokenizer"), ("base.model", "vocab.tokenizer", *TEXTS)),
     "data": Reads(
         ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),
         TEXTS,

@@ -22,7 +22,7 @@ that both are seen in the same places. Labels are the inputs.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Literal
 
 import numpy as np
@@ -47,6 +47,7 @@ from prealign_cpt.data.word_spans import (
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.loss import IGNORED
 from prealign_cpt.model.tokens import encode_plain, is_byte_token, num_ids, token_texts
+from prealign_cpt.text.scripts import is_unspaced
 
 Table = Mapping[tuple[int, ...], Sequence[tuple[int, ...]]]
 """Token ids of a word -> token ids of each of its translations."""
@@ -148,6 +149,8 @@ class Respeller:
         self._grown, self._base, self.probability = grown, base, probability
         self._words, self._first_new = Words(token_texts(grown)), num_ids(base)
         self._letter = grown.encode("a", add_special_tokens=False)
+        old, new = (tokenizer.backend_tokenizer.pre_tokenizer for tokenizer in (base, grown))
+        self._same_cut = old is None or old.__getstate__() == new.__getstate__()
         self._known: dict[tuple[int, ...], Ids] = {}
 
     def respell(self, ids: Ids, seed: int, epoch: int, document: int) -> Ids:
@@ -176,11 +179,19 @@ class Respeller:
             spelling: list[int] = []
             for is_byte, run in groupby(word, key=self._is_byte):
                 tokens = list(run)
-                spelled = "".join(self._grown.convert_ids_to_tokens(tokens))
-                spelling += tokens if is_byte else [token.id for token in merges.tokenize(spelled)]
+                spelling += (
+                    tokens if is_byte else [token.id for part in self._cut(tokens) for token in merges.tokenize(part)]
+                )
             alike = self._text(spelling) == self._text(list(word))
             self._known[word] = np.array(spelling if alike else word, dtype=np.int32)
         return self._known[word]
+
+    def _cut(self, tokens: list[int]) -> list[str]:
+        """The word in the letters of the vocabulary, in parts where the base alone cuts it before its merges."""
+        if self._same_cut:
+            return ["".join(self._grown.convert_ids_to_tokens(tokens))]
+        word = self._text(tokens).removeprefix(self._text([]))
+        return [part for part, _ in self._base.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)]
 
     def _is_byte(self, i: int) -> bool:
         """A byte of a character that the base has no token for (SentencePiece); no merge reaches over it."""
@@ -210,18 +221,24 @@ def _replace(
 
 
 def token_table(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Token ids of every form of a listed word -> token ids of its translations in that form, in the order given."""
+    """Token ids of every form of a listed word -> token ids of its translations in that form, in the order given.
+
+    A translation is spelled as in running text: with a space in front where the word has one, unless it is of a script
+    that puts none between words.
+    """
     sources, targets = [], []
     for pair in pairs:
         for form in (lambda word: word), _capitalised:
             for lead in (" ", "\n"):
                 sources.append(lead + form(pair.source))
-                targets.append(lead + form(pair.target))
+                targets.append(("\n" if is_unspaced(pair.target) else lead) + form(pair.target))
     newline = tokenizer.encode("\n", add_special_tokens=False)
     table: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for source, target in zip(encode_plain(tokenizer, sources), encode_plain(tokenizer, targets), strict=True):
-        if source[: len(newline)] == newline and target[: len(newline)] == newline:
-            source, target = source[len(newline) :], target[len(newline) :]
+    encoded = zip(encode_plain(tokenizer, sources), encode_plain(tokenizer, targets), strict=True)
+    for (source, target), lead in zip(encoded, cycle((" ", "\n"))):
+        behind_line = target[: len(newline)] == newline
+        if behind_line and (lead == " " or source[: len(newline)] == newline):
+            source, target = source[0 if lead == " " else len(newline) :], target[len(newline) :]
         if not source or not target or source == target:
             continue
         choices = table.setdefault(tuple(source), [])

@@ -13,7 +13,9 @@ from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer, take_tokenizer, unreachable
+from prealign_cpt.text.scripts import unspaced_share
+from prealign_cpt.vocab.cuts import CUT_SHARE
+from prealign_cpt.vocab.grow import Growth, grow_tokenizer, load_tokenizer, take_tokenizer, unreachable
 
 GUARD_DOCUMENTS = 20_000
 """English documents whose tokenization the vocabulary stage protects, and target documents it learns from."""
@@ -37,7 +39,13 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
         growth = take_tokenizer(base, recipe.path(recipe.vocab.tokenizer), recipe.vocab.size, out)
     else:
         growth = grow_tokenizer(
-            base, first(text.target), first(text.english), recipe.vocab.size, out, recipe.vocab.kind
+            base,
+            first(text.target),
+            first(text.english),
+            recipe.vocab.size,
+            out,
+            recipe.vocab.kind,
+            recipe.vocab.pretokenizer,
         )
     tokenizer = load_tokenizer(out)
     new_ids = [token.id for token in growth.tokens]
@@ -50,17 +58,47 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
         english[: 2 * HELDOUT_LINES : 2],
         new_ids,
     )
-    report |= {"new_tokens": len(new_ids), "whole_words": growth.words}
+    report |= {"new_tokens": len(new_ids), "whole_words": growth.words, **_cuts(growth)}
     report["unreachable"] = len(unreachable(tokenizer, new_ids, first(text.target)))
     lines = [f"{t.id}\t{t.text!r}\t{t.left}\t{t.right}\t{t.count}" for t in growth.tokens]
     atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
     atomic_write(out / "report.json", json.dumps(report, indent=1))
-    say(
-        f"vocab: {len(new_ids)} new {'words' if growth.words else 'tokens'}, "
-        f"{report['fertility_before']:.2f} -> {report['fertility_after']:.2f} tokens "
-        f"per word, English lines changed: {report['english_lines_changed']} of {report['english_lines']}, "
+    say(_line(report))
+
+
+def _line(report: dict[str, Any]) -> str:
+    """The outcome in a line, and one more where the base's pre-tokenizer matters."""
+    # Where no space divides words there are none to count by.
+    unit, per = ("tokens per word", "fertility") if report["fertility_before"] else (
+        "characters per token", "characters_per_token")  # fmt: skip
+    line = (
+        f"vocab: {report['new_tokens']} new {'words' if report['whole_words'] else 'tokens'}, "
+        f"{report[f'{per}_before']:.2f} -> {report[f'{per}_after']:.2f} {unit}, "
+        f"English lines changed: {report['english_lines_changed']} of {report['english_lines']}, "
         f"unreachable: {report['unreachable']}"
     )
+    if report.get("words_cut_share", 0.0) >= CUT_SHARE:
+        line += (
+            f"\nvocab: the base's pre-tokenizer cuts {report['words_cut_share']:.0%} of the words, into "
+            f"{report['parts_per_word']:.2f} parts on average; "
+        )
+        if scripts := report["pretokenizer_changed"]:
+            line += f"it was changed for {', '.join(scripts)}, and llama.cpp cannot read the grown one (docs/export.md)"
+        else:
+            line += "there can be no fewer tokens per word"
+    return line
+
+
+def _cuts(growth: Growth) -> dict[str, Any]:
+    """What the base's pre-tokenizer does to the words of the training text, and what was done about it."""
+    if growth.cuts is None:
+        return {}
+    return {
+        "words_cut_share": _share(growth.cuts.cut, growth.cuts.words),
+        "parts_per_word": _share(growth.cuts.parts, growth.cuts.words),
+        "pretokenizer_changed": list(growth.scripts),
+        "english_documents_recut": growth.recut,
+    }
 
 
 def tokenizer_report(
@@ -78,7 +116,9 @@ def tokenizer_report(
         new_ids: ids of the tokens that were added.
 
     Returns:
-        `fertility_before`, `fertility_after`: tokens per whitespace-separated word of the target text;
+        `fertility_before`, `fertility_after`: tokens per whitespace-separated word of the target text; 0.0 where most
+        of its letters are of scripts that put no space between words;
+        `characters_per_token_before`, `characters_per_token_after`: characters of the target text per token;
         `bytes_per_token_before`, `bytes_per_token_after`: UTF-8 bytes of the target text per token;
         `english_lines`, `english_lines_changed`, `english_changed_share`: lines, and those whose ids differ;
         `round_trip_failures`: texts of both languages that the grown tokenizer does not give back as they were;
@@ -87,7 +127,9 @@ def tokenizer_report(
         A quotient with nothing to divide by is 0.0.
     """
     target, english = list(target_documents), list(english_lines)
-    num_words = sum(len(document.split()) for document in target)
+    spaced = unspaced_share("\n".join(target[:HELDOUT_LINES])) <= 0.5
+    num_words = sum(len(document.split()) for document in target) if spaced else 0
+    num_characters = sum(map(len, target))
     num_bytes = sum(len(document.encode()) for document in target)
     before, after = ([encode_text(tokenizer, text) for text in target + english] for tokenizer in (base, grown))
     num_before, num_after = (sum(map(len, ids[: len(target)])) for ids in (before, after))
@@ -96,6 +138,8 @@ def tokenizer_report(
     return {
         "fertility_before": _share(num_before, num_words),
         "fertility_after": _share(num_after, num_words),
+        "characters_per_token_before": _share(num_characters, num_before),
+        "characters_per_token_after": _share(num_characters, num_after),
         "bytes_per_token_before": _share(num_bytes, num_before),
         "bytes_per_token_after": _share(num_bytes, num_after),
         "english_lines": len(english),

@@ -1,0 +1,62 @@
+"""Scripts of text, by Unicode's own names: what letters are, which script a letter is of, which go without spaces.
+
+"हिन्दी"  ─► Devanagari; a word is letters with their marks      "図書館"  ─► Han; no space divides words
+"""
+
+from functools import cache
+
+import regex
+
+UNSPACED = ("Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan", "Javanese",
+            "Balinese", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet")  # fmt: skip
+"""Scripts that put no space between words. Tibetan puts a mark between syllables, and none between words."""
+
+MARKED = ("Latin", "Cyrillic", "Greek", "Hebrew", "Arabic", "Syriac", "Thaana", "Nko", "Devanagari", "Bengali",
+          "Gurmukhi", "Gujarati", "Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao",
+          "Tibetan", "Myanmar", "Khmer", "Ethiopic", "Mongolian", "Javanese", "Balinese", "Sundanese", "Tai_Tham",
+          "Meetei_Mayek", "Ol_Chiki", "Chakma", "Adlam", "Hiragana", "Katakana", "Hangul", "Armenian", "Georgian",
+          "Tagalog", "Buginese", "Cham", "Limbu", "Lepcha", "Rejang", "Saurashtra", "Kayah_Li")  # fmt: skip
+"""Scripts whose letters may carry combining marks."""
+
+JOINERS = "\u200c\u200d"
+"""ZWNJ and ZWJ: no letters, but they stand within words of Indic scripts and of Persian."""
+
+_LETTERS = regex.compile(rf"[{JOINERS}]*(?:[\p{{L}}\p{{Mn}}\p{{Mc}}--[\ufe00-\ufe0f]][{JOINERS}]*)+", flags=regex.V1)
+_UNSPACED = regex.compile("[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + "ー]")
+
+
+def is_letters(text: str) -> bool:
+    """Whether a text is letters and their marks, with joiners or without, and nothing else. It may begin within a word,
+    so with a mark; the marks of emoji (variation selectors, keycaps) are none of a word."""
+    return _LETTERS.fullmatch(text) is not None
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text begins with a letter of a script that puts no space before a word."""
+    return _UNSPACED.match(text) is not None
+
+
+def in_running_text(word: str) -> str:
+    """A word as it stands within a sentence: behind a space, or bare where its script has none."""
+    return word if is_unspaced(word) else f" {word}"
+
+
+def unspaced_share(text: str) -> float:
+    """Share of a text's letters that are of scripts without spaces; 0 without letters."""
+    letters = "".join(regex.findall(r"\p{L}+", text))
+    return len(_UNSPACED.findall(letters)) / len(letters) if letters else 0.0
+
+
+@cache
+def marked_script(letter: str) -> str:
+    """The script of `MARKED` that a letter is of; empty for all others."""
+    return next((name for name in MARKED if regex.match(rf"\p{{Script={name}}}", letter)), "")
+
+
+@cache
+def letters_of(script: str) -> str:
+    """The letters of a script as the inside of a bracket in a regular expression: ranges, each letter as itself, so
+    that every engine reads them and none by another version of Unicode."""
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    runs = regex.findall(rf"[\p{{Script={script}}}&&\p{{L}}]+", every, flags=regex.V1)
+    return "".join(run if len(run) < 3 else f"{run[0]}-{run[-1]}" for run in runs)
