@@ -43,7 +43,7 @@ def letters(text: str) -> bool:
 
 
 def starts_word(text: str) -> bool:
-    unspaced = unicodedata.name(text[:1] or " ").startswith(("CJK UNIFIED", "HIRAGANA", "THAI CHARACTER KO KAI"))
+    unspaced = unicodedata.name(text[:1] or " ", "").startswith(("CJK UNIFIED", "HIRAGANA", "THAI CHARACTER KO KAI"))
     return letters(text[1:]) if text.startswith(" ") else letters(text) and unspaced
 
 
