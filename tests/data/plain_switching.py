@@ -43,8 +43,8 @@ def letters(text: str) -> bool:
 
 
 def starts_word(text: str) -> bool:
-    unspaced = unicodedata.name(text[:1] or " ", "").startswith(("CJK UNIFIED", "HIRAGANA", "THAI CHARACTER KO KAI"))
-    return letters(text[1:]) if text.startswith(" ") else letters(text) and unspaced
+    unspaced = unicodedata.name(text[:1] or " ", "").startswith(("CJK UNIFIED", "HIRAGANA", "THAI CHARACTER"))
+    return letters(text[1:]) if text.startswith(" ") else letters(text) and unspaced and text[0].isalpha()
 
 
 def goes_on(text: str) -> bool:
