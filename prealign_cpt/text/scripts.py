@@ -22,7 +22,7 @@ JOINERS = "\u200c\u200d"
 """ZWNJ and ZWJ: no letters, but they stand within words of Indic scripts and of Persian."""
 
 _LETTERS = regex.compile(rf"[{JOINERS}]*(?:[\p{{L}}\p{{Mn}}\p{{Mc}}--[\ufe00-\ufe0f]][{JOINERS}]*)+", flags=regex.V1)
-_UNSPACED = regex.compile("[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + "ー]")
+_UNSPACED = regex.compile(r"(?=\p{L})[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + "ー]")
 
 
 def is_letters(text: str) -> bool:

@@ -7,6 +7,7 @@ the tokenization of a real text. The last two are checked with the grown tokeniz
 cuts the target's words at their marks, the pre-tokenizer of their script is changed first (`vocab.cuts`).
 """
 
+import gc
 import json
 import re
 import shutil
@@ -302,6 +303,15 @@ def _learn(family: Family, target: Iterable[str], guard: _Guard, size: int) -> t
     Returns:
         The pieces, and training words that hold those which their own text does not reach.
     """
+    # Millions of lists and sets, no circles among them: looking for some took half of the time.
+    gc.disable()
+    try:
+        return _learned(family, target, guard, size)
+    finally:
+        gc.enable()
+
+
+def _learned(family: Family, target: Iterable[str], guard: _Guard, size: int) -> tuple[dict[str, Piece], list[str]]:
     learner = Learner(
         family.words(target),
         guard.words(),
