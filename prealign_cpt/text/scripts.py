@@ -57,6 +57,6 @@ def marked_script(letter: str) -> str:
 def letters_of(script: str) -> str:
     """The letters of a script as the inside of a bracket in a regular expression: ranges, each letter as itself, so
     that every engine reads them and none by another version of Unicode."""
-    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)]))  # beyond are ideographs
     runs = regex.findall(rf"[\p{{Script={script}}}&&\p{{L}}]+", every, flags=regex.V1)
     return "".join(run if len(run) < 3 else f"{run[0]}-{run[-1]}" for run in runs)

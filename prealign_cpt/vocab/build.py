@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerFast
 
@@ -124,6 +125,8 @@ def tokenizer_report(
         `round_trip_failures`: texts of both languages that the grown tokenizer does not give back as they were;
         `round_trip_failures_base`: the same for the base, which is to blame for those it shares;
         `unreachable`: new tokens found neither in their own text's tokenization nor in the target text.
+        `decomposed_texts`, `decomposed_texts_changed`: target texts that Unicode's decomposed form (NFD) spells
+        otherwise, and those of them that then get other tokens.
         A quotient with nothing to divide by is 0.0.
     """
     target, english = list(target_documents), list(english_lines)
@@ -134,6 +137,11 @@ def tokenizer_report(
     before, after = ([encode_text(tokenizer, text) for text in target + english] for tokenizer in (base, grown))
     num_before, num_after = (sum(map(len, ids[: len(target)])) for ids in (before, after))
     changed = sum(a != b for a, b in zip(before[len(target) :], after[len(target) :], strict=True))
+    decomposed = [
+        (form, ids)
+        for text, ids in zip(target[:HELDOUT_LINES], after[: len(target)], strict=False)
+        if (form := normalize("NFD", text)) != text
+    ]
     used = {number for ids in after[: len(target)] for number in ids}
     return {
         "fertility_before": _share(num_before, num_words),
@@ -147,6 +155,8 @@ def tokenizer_report(
         "english_changed_share": _share(changed, len(english)),
         "round_trip_failures": _failures(grown, target + english, after),
         "round_trip_failures_base": _failures(base, target + english, before),
+        "decomposed_texts": len(decomposed),
+        "decomposed_texts_changed": sum(encode_text(grown, form) != ids for form, ids in decomposed),
         "unreachable": len(unreachable(grown, set(new_ids) - used)),
     }
 

@@ -33,8 +33,8 @@ LONG = 32
 """Characters of a word that is learned from as it is; longer ones are taken apart."""
 
 LEARNED = 10_000_000
-"""Letters of the vocabulary (bytes, or characters of SentencePiece) in words that are no more frequent than `RARE`:
-what 4 MB of German have, and 10 MB of Japanese, whose sentences hardly occur twice."""
+"""Letters of the vocabulary (bytes, or characters of SentencePiece) in words that are no more frequent than `RARE`.
+Text with spaces seldom has so many; without them most parts of sentences occur once."""
 
 RARE = 2
 
