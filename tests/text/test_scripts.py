@@ -42,6 +42,8 @@ def test_the_letters_of_a_script(script: str) -> None:
     for letter in map(chr, range(0x500, 0x1000)):
         named = unicodedata.name(letter, "").startswith(script.upper()) and unicodedata.category(letter)[0] == "L"
         named &= letter != "\u0640"  # the tatweel is of no script
+        if unicodedata.category(letter) == "Cn":  # two libraries may know two versions of Unicode
+            continue
         assert bool(inside.match(letter)) is named
         assert (marked_script(letter) == script) is named or unicodedata.category(letter)[0] != "L"
 

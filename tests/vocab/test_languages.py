@@ -11,7 +11,7 @@ from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import RecipeError
-from prealign_cpt.text.scripts import is_letters, is_unspaced
+from prealign_cpt.text.scripts import in_running_text, is_letters, is_unspaced
 from prealign_cpt.vocab.build import tokenizer_report
 from prealign_cpt.vocab.grow import Growth, grow_tokenizer, load_tokenizer
 
@@ -93,10 +93,11 @@ def test_english_keeps_its_ids(grown: Grown) -> None:
 
 def test_switching_and_word_vectors_meet_the_new_tokens(grown: Grown) -> None:
     _, new, growth, _, _ = grown
-    words = [
-        token for token in growth.tokens
-        if is_letters(token.text.removeprefix(" ")) and (token.text.startswith(" ") or (is_unspaced(token.text) and len(token.text) < 4))
-    ]  # fmt: skip
+    words = []
+    for token in growth.tokens:
+        word = token.text.removeprefix(" ")
+        if is_letters(word) and token.text == in_running_text(word) and (len(word) < 4 or not is_unspaced(word)):
+            words.append(token)
     assert words
     for token in sorted(words, key=lambda token: -len(token.text))[:5]:
         word = token.text.removeprefix(" ")
