@@ -42,19 +42,19 @@ TOKENIZERS = {
 
 HEAD = """# Reach: what new tokens save, by language and tokenizer
 
-Tokens per word of unseen text, or characters per token where no space divides words, before and after so many new tokens
-(`{command}`, {date}; {lines}; commit {commit}; {versions}; {machine}).
+Tokens per word of unseen text, or characters per token where no space divides words, before and after so many new
+tokens (`{command}`, {date}; {lines}; commit {commit}; {versions}; {machine}).
 The vocabulary is learned from about 500 sentences and nothing else, which is little: where fewer tokens were made than
 asked, nothing that occurs twice was left, and a real corpus goes further. New tokens are merges. Figures for code:
 [reach.json](../benchmarks/results/reach.json).
 
-Many byte-level tokenizers cut words at vowel signs and vocalisation before any merge ("cut": share of the words). From a
-tenth on their pre-tokenizer is changed for that script (`vocab.pretokenizer`), which llama.cpp cannot read; "own
+Many byte-level tokenizers cut words at vowel signs and vocalisation before any merge ("cut": share of the words). From
+a tenth on their pre-tokenizer is changed for that script (`vocab.pretokenizer`), which llama.cpp cannot read; "own
 pre-tokenizer" is what can be had without. English is cut as before: the new pattern differs where a letter of the
 script carries a mark, and nowhere else.
 
 The other columns are of the last number of tokens, faults and unreachable tokens the most of all: how many tokens are
-left of a hundred; English lines (none of the guard's) with other ids; texts that do not come back and did with the base.
+left of a hundred; English lines (none of the guard's) with other ids; texts that come back with the base and no more.
 """
 
 Row = dict[str, Any]
