@@ -187,7 +187,13 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
     accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
     if reuse is not None and not Path(reuse).is_dir():
         raise RecipeError(f"--reuse: {reuse} is no folder; name the one that holds the runs")
-    if load_recipe(path, flags, auto=True).vocab.size == AUTO:
+    only_text = skip is not None and "lexicon" in skip.split(",")
+    if not only_text:
+        from prealign_cpt.advise.choices import choose
+        from prealign_cpt.lab.texts import default_english
+
+        flags = choose(path, flags, default_english)
+    if load_recipe(path, flags, auto=True).vocab.size == AUTO and not only_text:
         from prealign_cpt.lab.sizes import resolve
 
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -201,7 +207,7 @@ def _recipe_command(arguments: list[str], until: str, num_processes: int | None 
         accept=tuple(accept.split(",")) if accept else (),
         skip=tuple(skip.split(",")) if skip else (),
     )
-    recipe = load_recipe(path, flags)
+    recipe = load_recipe(path, flags, auto=only_text)
     if recipe.align.objective != "prealign":
         import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
     run_parts(recipe, command, until, num_processes)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prealign_cpt.model.world import World
 
 PARTS = {
-    "prepare": ("lexicon", "vocab", "data", "init"),
+    "prepare": ("text", "lexicon", "vocab", "data", "init"),
     "align": ("align",),
     "train": ("train",),
     "export": ("export",),

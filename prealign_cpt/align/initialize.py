@@ -28,7 +28,7 @@ from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import held_out_documents, training_documents
 
 BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
 
@@ -59,8 +59,8 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
         size = added * model.dtype.itemsize
         say(f"align: the head is untied, each new token has two rows; {added:,} more parameters, {size / 1e6:,.0f} MB")
     statistics = TextStatistics(
-        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
-        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        [training_documents(recipe, "target")],
+        [training_documents(recipe, "english")],
     )
     tables, file = old_tables(model, num_old), recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, file)
@@ -111,7 +111,7 @@ def load_for_run(recipe: Recipe, folder: Path, device: torch.device) -> PreTrain
 def english_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> float:
     """Bits per byte of the English validation text, to four digits."""
     limits = recipe.evaluate
-    documents = read_documents([recipe.path(recipe.text.valid_english)])
+    documents = held_out_documents(recipe, "valid", "english")
     texts = windows(documents, limits.window_bytes, limits.max_bytes)
     prepared = batches(texts, tokenizer, start_token_id(tokenizer, recipe), limits.batch_tokens)
     scored = score_windows(LanguageModelLoss(model), prepared, model.get_input_embeddings().weight.device)

@@ -23,10 +23,10 @@ import numpy as np
 
 from prealign_cpt.evaluate.statistics import Curve
 from prealign_cpt.lab.compare.budget import Plan, measured, plan
-from prealign_cpt.lab.compare.variants import BASE, as_flags
+from prealign_cpt.lab.compare.variants import BASE
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.prepare import check_inputs
-from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.file import as_flags, load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import launch
 from prealign_cpt.run.digests import Digests
@@ -102,6 +102,7 @@ def sizes(
             f"--sizes {list(wanted)}, --trial-bytes {trial_bytes}: sizes are at least 0, bytes at least 1"
         )
     check_inputs(recipe)
+    launch.start(["prepare", str(path), *flags, "--skip", "lexicon,vocab,data,init"])
     folder, inputs = _folder(recipe), _inputs(recipe, save=True)
     trial_bytes = trial_bytes or _default_bytes(recipe)
     # Trials do not hang on the length of the run, but for the share of it in which only new rows move.
@@ -335,8 +336,9 @@ def _inputs(recipe: Recipe, save: bool = False) -> Row:
     for stage in ORDER[: ORDER.index("train") + 1]:
         content |= of_recipe(stage, recipe, digests)
     del content["vocab.size"]
-    for key in ("valid_target", "valid_english"):
-        content[f"text.{key}"] = digests.sha256(recipe.path(getattr(recipe.text, key)))
+    for key in ("valid_target", "valid_english"):  # where none is named it is a part of the text stage
+        if named := getattr(recipe.text, key):
+            content[f"text.{key}"] = digests.sha256(recipe.path(named))
     for key in ("window_bytes", "max_bytes"):
         content[f"evaluate.{key}"] = getattr(recipe.evaluate, key)
     if save:

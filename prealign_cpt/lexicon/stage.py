@@ -79,6 +79,14 @@ def build_lexicon(
     return report
 
 
+def no_lexicon(out: Path) -> None:
+    """Fill `out` for a run that has no dictionary: two files without a pair."""
+    write_pairs(out / "clean.tsv", [], "No dictionary was given.")
+    write_pairs(out / "heldout.tsv", [], "No dictionary was given.")
+    nothing = {"pairs": 0, "sources": 0}
+    atomic_write(out / "report.json", json.dumps({"kept": 0, "train": nothing, "heldout": nothing}) + "\n")
+
+
 def convert(path: Path, format: str, out_file: Path) -> dict[str, Any]:
     """Rewrite a dictionary as a canonical lexicon file with all its translations; return the counts.
 

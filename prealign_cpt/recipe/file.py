@@ -24,11 +24,11 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
     """Read a recipe and apply flags such as `--train.steps 10` or `--train.steps=10`.
 
     Args:
-        auto: let `vocab.size = "auto"` pass, as `AUTO`; for those who choose the number.
+        auto: let what is left open pass, numbers as `AUTO`; for those who choose them.
 
     Raises:
         MissingInputError: no such file.
-        RecipeError: not TOML, an unknown key, a wrong type, or a value out of its bounds; or a number is "auto".
+        RecipeError: not TOML, an unknown key, a wrong type, or a value out of its bounds; or a value is left open.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -41,12 +41,21 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
     recipe = _build(Recipe, content, "")
     recipe = dataclasses.replace(recipe, folder=path.parent)
     _check_whole(recipe)
-    if recipe.vocab.size == AUTO and not auto:
+    if not auto and (left := left_open(recipe)):
         raise RecipeError(
-            f'vocab.size: "auto" is chosen by `prealign sizes {path}`, for `prealign run`; give a number here, '
-            "such as --vocab.size 0"
+            f"{', '.join(left)}: left open; `prealign run {path}` chooses and says what (recipe.toml of the run has it); "
+            "here a value is needed, such as --vocab.size 0"
         )
     return recipe
+
+
+def left_open(recipe: Recipe) -> list[str]:
+    """Keys whose value is to be chosen before the run: those that are "auto", and `base.start_token` and `text.english`
+    if they are empty."""
+    values = {f"{name}.{key}": value for name, section in as_dict(recipe).items() if isinstance(section, dict)
+              for key, value in section.items()}  # fmt: skip
+    empty = ("base.start_token", "text.english")
+    return [key for key, value in values.items() if value == AUTO or (key in empty and not value)]
 
 
 def as_dict(value: Any) -> Any:
@@ -65,6 +74,11 @@ def as_toml(recipe: Recipe) -> str:
         else:
             top += f"{key} = {_toml(value)}\n"
     return top + sections
+
+
+def as_flags(changes: dict[str, Any]) -> list[str]:
+    """Recipe keys and their values as flags of a command."""
+    return [f"--{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in changes.items()]
 
 
 def keys() -> list[str]:
@@ -194,9 +208,8 @@ def _check_whole(recipe: Recipe) -> None:
     """What one key alone cannot tell."""
     if not recipe.name or set(recipe.name) & set("/\\\0\n") or recipe.name.startswith("."):
         raise RecipeError(f"name: {recipe.name!r} must be a plain folder name")
-    for key in ("target", "english"):
-        if not getattr(recipe.text, key):
-            raise RecipeError(f"text.{key}: empty; name at least one file")
+    if not recipe.text.target:
+        raise RecipeError("text.target: empty; name at least one file, folder or pattern")
     text, evaluate = recipe.text, recipe.evaluate
     for key, value, other_key, other in (
         ("text.general_target", text.general_target, "text.general_english", text.general_english),
@@ -212,7 +225,9 @@ def _check_whole(recipe: Recipe) -> None:
         raise RecipeError('align.rows: names the rows of align.init "file", and belongs to it alone')
     if align.objective in ("infoxlm", "afp") and align.steps and align.weight and not recipe.text.parallel_target:
         raise RecipeError(f'align.objective: "{align.objective}" needs text.parallel_target and text.parallel_english')
-    if recipe.train.rows_steps >= recipe.train.steps:
+    if "lexicon" in align.init and not recipe.lexicon.path:
+        raise RecipeError(f'align.init: "{align.init}" needs lexicon.path')
+    if AUTO != recipe.train.steps <= recipe.train.rows_steps:
         raise RecipeError(
             f"train.rows_steps: {recipe.train.rows_steps} leaves no step of {recipe.train.steps} to the body"
         )

@@ -15,8 +15,13 @@ from prealign_cpt.run.cache import cache_folder
 HELD_OUT_SETS = ("valid", "test", "general")
 """Names of the held-out texts: `text.valid_target`, `text.valid_english`, ..."""
 
+SPLIT_SETS = ("valid", "test")
+"""Those that are split off the training text where they are not named."""
+
+SIDES = ("target", "english")
+
 AUTO = -1
-"""Stands for "auto" in a number that is to be chosen before the run; no run ever sees it (`load_recipe`)."""
+"""Stands for "auto" in a number that is to be chosen before the run; no stage behind the text ever sees it."""
 
 
 def number(default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
@@ -35,9 +40,9 @@ class Base:
 
     model: str
     """`smollm2-135m`, a local Hugging Face folder, or a hub id such as `meta-llama/Llama-3.2-1B`."""
-    start_token: str
-    """Separates documents and starts every text, alike in training, evaluation and parity. Choose it by measurement:
-    the tokenizer's own BOS is not always what the model was trained with."""
+    start_token: str = ""
+    """Separates documents and starts every text, alike in training, evaluation and parity; empty: measured, for the
+    tokenizer's own BOS is not always what the model was trained with."""
     end_token: str = ""
     """Ends every document of the training text and is learned, so that the model stops where a text does; empty: the
     tokenizer's EOS. Where it is the start token, that token before the next document is the end of the last one."""
@@ -45,18 +50,23 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """Plain text (documents separated by blank lines) or JSON lines with a `text` key, UTF-8."""
+    """Files, folders, globs, or datasets of a hub ("hf:owner/name"): plain text, JSON lines, CSV, Parquet or Arrow, in
+    UTF-8, packed or not."""
 
     target: tuple[str, ...]
     """Training text in the new language."""
-    english: tuple[str, ...]
-    """Training text in English, for replay and code-switching."""
-    valid_target: str
-    valid_english: str
-    """Watched while training, and where choices are made."""
-    test_target: str
-    test_english: str
-    """Scored once per variant, for the result table."""
+    english: tuple[str, ...] = ()
+    """Training text in English, for replay and code-switching; empty: a default that is fetched."""
+    document: Literal["auto", "file", "line", "paragraph"] = "auto"
+    """What a document is in plain files; "paragraph": blank lines part documents. "auto": guessed, and said."""
+    column: str = "text"
+    """Key of JSON lines, or column of a table, that holds the document."""
+    valid_target: str = ""
+    valid_english: str = ""
+    """Watched while training, and where choices are made; empty: split off the training text, by document."""
+    test_target: str = ""
+    test_english: str = ""
+    """Scored once per variant, for the result table; empty: split off the training text, by document."""
     general_target: str = ""
     general_english: str = ""
     """A second held-out pair from another domain; empty: not reported."""
@@ -70,7 +80,8 @@ class Text:
 class Lexicon:
     """The word list, English to target."""
 
-    path: str
+    path: str = ""
+    """Empty: no list, and so no switching, no contrast and no word retrieval."""
     format: Literal["tsv", "muse", "dictd"] = "tsv"
     heldout: float = number(0.1, least=0.0, most=0.5)
     """Share of the source words that are kept for evaluation."""
@@ -81,7 +92,7 @@ class Lexicon:
 class Vocab:
     """New tokens on top of the base tokenizer, learned from the target text."""
 
-    size: int = number(least=0, auto=True)
+    size: int = number(AUTO, least=0, auto=True)
     """How many; 0 keeps the base tokenizer. "auto": what short trials predict to be best (`prealign sizes`)."""
     kind: Literal["auto", "words", "merges"] = "auto"
     """Whole words, which the tokenizer looks up before its merges (as Llama 3's does), or further merges. "auto": words
@@ -143,7 +154,8 @@ class Align:
 class Data:
     """Packed sequences."""
 
-    sequence_length: int = number(least=8)
+    sequence_length: int = number(AUTO, least=8, auto=True)
+    """In tokens. "auto": by the length of the text, at most the model's own limit."""
     english_share: float = number(0.25, least=0.0, most=0.95)
     """Share of the sequences that are English replay."""
     mixed_tokenization: float = number(0.0, least=0.0, most=1.0)
@@ -168,9 +180,11 @@ class Codeswitch:
 class Train:
     """Continual pretraining under FSDP2."""
 
-    steps: int = number(least=1)
-    sequences: int = number(least=1)
-    """Sequences per optimizer step, over all ranks; the same batch at any number of ranks."""
+    steps: int = number(AUTO, least=1, auto=True)
+    """Optimizer steps. "auto": as many as read the target text once, or several times where it is short."""
+    sequences: int = number(AUTO, least=1, auto=True)
+    """Sequences per optimizer step, over all ranks; the same batch at any number of ranks. "auto": by the length of the
+    text."""
     micro_batch: int = number(4, least=1)
     """Sequences per rank in one forward pass; the rest is gradient accumulation."""
     lr: float = number(2e-4, above=0.0)
@@ -205,8 +219,10 @@ class Train:
     replicas: int = number(1, least=1)
     """Copies of the sharded model (hybrid sharding): a node each, for example, so that weights are gathered within a
     node and only gradients cross nodes. Must divide the number of ranks."""
-    eval_every: int = number(least=1)
-    save_every: int = number(least=1)
+    eval_every: int = number(AUTO, least=1, auto=True)
+    """Steps between two looks at the validation text. "auto": a tenth of the steps."""
+    save_every: int = number(AUTO, least=1, auto=True)
+    """Steps between two checkpoints. "auto": a fifth of the steps, at most 500."""
     keep: int = number(2, least=2)
     """Newest checkpoints to keep."""
 
@@ -249,15 +265,15 @@ class Recipe:
 
     name: str
     language: str
-    """Name of the target language, for reports."""
+    """The target language: an English name ("Swahili") or a BCP 47 code ("sw", "swh_Latn")."""
     base: Base
     text: Text
-    lexicon: Lexicon
-    vocab: Vocab
-    align: Align
-    data: Data
+    lexicon: Lexicon = field(default_factory=Lexicon)
+    vocab: Vocab = field(default_factory=Vocab)
+    align: Align = field(default_factory=Align)
+    data: Data = field(default_factory=Data)
     codeswitch: Codeswitch = field(default_factory=Codeswitch)
-    train: Train
+    train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     serve: Serve = field(default_factory=Serve)
     out: str = "runs"
@@ -273,6 +289,8 @@ class Recipe:
 
     def path(self, value: str) -> Path:
         """The file that a path of the recipe means."""
+        if value.startswith("hf:"):
+            return Path(value)
         if value.startswith("cache:"):
             return cache_folder() / value.removeprefix("cache:")
         return self.folder / Path(value).expanduser()
@@ -281,11 +299,20 @@ class Recipe:
         """`path` of each value."""
         return [self.path(value) for value in values]
 
-    def evaluation_files(self) -> list[Path]:
-        """The held-out texts, those that are named."""
-        names = [
-            getattr(self.text, f"{name}_{language}") for name in HELD_OUT_SETS for language in ("target", "english")
-        ]
+    def training(self, side: str) -> Path:
+        """The training text of a side ("target" or "english") as the text stage wrote it."""
+        return self.run / "text" / f"{side}.train.jsonl"
+
+    def held_out(self, name: str, side: str) -> Path | None:
+        """The held-out text of a set ("valid", "test", "general") and a side: the file that the recipe names, or what
+        the text stage has split off; None for a general set that is not named."""
+        if named := getattr(self.text, f"{name}_{side}"):
+            return self.path(named)
+        return self.run / "text" / f"{side}.{name}.jsonl" if name in SPLIT_SETS else None
+
+    def named_held_out(self) -> list[Path]:
+        """The held-out texts that the recipe names."""
+        names = [getattr(self.text, f"{name}_{side}") for name in HELD_OUT_SETS for side in SIDES]
         return [self.path(name) for name in names if name]
 
     def question_files(self) -> list[Path]:
@@ -296,7 +323,8 @@ class Recipe:
 
     def anywhere(self) -> "Recipe":
         """The same recipe with absolute paths, so that it means the same files wherever it is read."""
-        text = {key.name: self._absolute(getattr(self.text, key.name)) for key in dataclasses.fields(self.text)}
+        paths = [key.name for key in dataclasses.fields(self.text) if key.name not in ("document", "column")]
+        text = {name: self._absolute(getattr(self.text, name)) for name in paths}
         questions = ("clka", "transfer_train", "transfer_test")
         model = Path(self.base.model).expanduser()
         changed = {
@@ -313,4 +341,4 @@ class Recipe:
     def _absolute(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(self._absolute(one) for one in value)
-        return value if not value or value.startswith("cache:") else str(self.path(value).absolute())
+        return value if not value or value.startswith(("cache:", "hf:")) else str(self.path(value).absolute())

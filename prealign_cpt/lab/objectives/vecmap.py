@@ -32,7 +32,7 @@ from prealign_cpt.model.tokens import num_ids, token_texts
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import training_documents
 
 WINDOW = 5
 """Tokens to each side that are context; one at distance d counts 1 / d."""
@@ -59,7 +59,7 @@ def write_vecmap(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out
     """
     base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
     inputs, outputs = old_tables(load_whole(base), num_ids(base_tokenizer))
-    statistics = TextStatistics([read_documents([path]) for path in recipe.paths(recipe.text.target)], [])
+    statistics = TextStatistics([training_documents(recipe, "target")], [])
     check_lexicon(pairs, statistics)
     tables = {"input": inputs} | ({} if outputs is None else {"output": outputs})
     rows = vecmap_rows(base_tokenizer, tokenizer, pairs, statistics.target_text, list(tables.values()), recipe.seed)
