@@ -43,7 +43,7 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
     _check_whole(recipe)
     if not auto and (left := left_open(recipe)):
         raise RecipeError(
-            f"{', '.join(left)}: left open; `prealign run {path}` chooses and says what (recipe.toml of the run has it); "
+            f"{', '.join(left)}: left open; `prealign run {path}` chooses, and recipe.toml of the run says what; "
             "here a value is needed, such as --vocab.size 0"
         )
     return recipe

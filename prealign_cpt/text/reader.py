@@ -2,12 +2,15 @@
 
     .txt and the like       plain text: a document is a paragraph between blank lines, a line, or the whole file
     .jsonl .ndjson          one object a line, the document under a key
-    .json .csv .tsv .parquet .arrow     by Hugging Face `datasets`, the document in a column
+    .csv .tsv               the document in a column
+    .json .parquet .arrow   the same, by Hugging Face `datasets`
 
 Each may be packed (.gz, .xz, .bz2, .zst). Text is normalised to NFC, the form that the lexicon and the vocabulary use,
 and a very long document is cut into several, so that nothing behind has to hold or tokenize a book at once.
 """
 
+import csv
+import io
 import json
 import os
 import stat
@@ -15,7 +18,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal
 
 from prealign_cpt.run.errors import DataError, MissingInputError
 
@@ -27,8 +30,11 @@ LINE_LIMIT = 64 * 1024
 LONGEST = 50_000
 """Characters of a document; a longer one is cut, at a line end where there is one, else at a space."""
 
-TABLES = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+TABLES = {".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 """Builders of `datasets`, by the end of the name."""
+
+SEPARATED = {".csv": ",", ".tsv": "\t"}
+"""Between the fields of a line, of which the first names the columns."""
 
 JSON_LINES = (".jsonl", ".ndjson")
 PACKED = {".gz": "gzip", ".xz": "xz", ".bz2": "bz2", ".zst": "zstd"}
@@ -162,7 +168,7 @@ def open_regular(path: Path) -> BinaryIO:
         if packing := PACKED.get(path.suffix.lower()):
             from fsspec.compression import compr
 
-            return cast(BinaryIO, compr[packing](file, mode="rb"))
+            return io.BufferedReader(compr[packing](file, mode="rb"))
         return file
     os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
@@ -183,6 +189,8 @@ def _documents(path: Path, column: str, unit: Unit | None) -> Iterator[str]:
         raise DataError(f"{path}: {kind} is not read; save it as plain text (.txt), .jsonl, .csv or .parquet")
     if kind in JSON_LINES:
         return _json_documents(path, column)
+    if kind in SEPARATED:
+        return _separated_documents(path, SEPARATED[kind], column)
     if kind in TABLES:
         open_regular(path).close()
         return table_documents(TABLES[kind], path, column)
@@ -240,11 +248,25 @@ def _json_documents(path: Path, column: str) -> Iterator[str]:
         yield text
 
 
+def _separated_documents(path: Path, separator: str, column: str) -> Iterator[str]:
+    csv.field_size_limit(2**31 - 1)
+    rows = csv.reader((line + "\n" for _, line in read_lines(path, limit=None)), delimiter=separator)
+    names = next(rows, [])
+    if column not in names:
+        raise DataError(f"{path}:1: no column {column!r}; it has {', '.join(map(repr, names))}; see text.column")
+    place = names.index(column)
+    for row in rows:
+        if row and len(row) != len(names):
+            raise DataError(f"{path}:{rows.line_num}: {len(row)} fields, but {len(names)} columns; is a quote missing?")
+        if row:
+            yield row[place]
+
+
 def table_documents(builder: str, path: Path | str, column: str) -> Iterator[str]:
     """A column of a table, as a stream.
 
     Args:
-        builder: of `datasets` ("json", "csv", ...) for a file; "" for the id of a dataset on the hub.
+        builder: of `datasets` ("json", "parquet", ...) for a file; "" for the id of a dataset on the hub.
 
     Raises:
         DataError: no such column, or a row of it is no text; or `datasets` cannot read it.
@@ -252,12 +274,9 @@ def table_documents(builder: str, path: Path | str, column: str) -> Iterator[str
     """
     import datasets
 
-    options: dict[str, object] = {"dtype": str, "keep_default_na": False} if builder == "csv" else {}
-    if builder == "csv" and kind_of(Path(path)) == ".tsv":
-        options["sep"] = "\t"
     try:
         if builder:
-            rows = datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True, **options)
+            rows = datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True)
         else:
             rows = datasets.load_dataset(str(path), split="train", streaming=True)
         iterator = iter(rows)

@@ -13,6 +13,7 @@ from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.text.reader import (
     JSON_LINES,
     NO_TEXT,
+    SEPARATED,
     TABLES,
     Unit,
     guess_unit,
@@ -98,7 +99,7 @@ def _source(name: str, path: Path, column: str, unit: Unit | None) -> Source:
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
         if not files:
             raise MissingInputError(f"{path}: no file is called like this; check the pattern")
-    plain = [file for file in files if kind_of(file) not in (*JSON_LINES, *TABLES)]
+    plain = [file for file in files if kind_of(file) not in (*JSON_LINES, *SEPARATED, *TABLES)]
     if plain and unit is None:
         unit = _common_unit(plain)
     return Source(name, tuple(files), unit if plain else None, column, passed_over)

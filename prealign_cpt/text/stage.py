@@ -110,7 +110,10 @@ def _write_side(found: list[Source], side: str, names: list[str], column: str, o
     for key in ("documents", "bytes"):
         part[key] = sum(one[key] for one in part["sources"])
     if not part["documents"]:
-        raise DataError(f"text.{side}: no training text is left beside the held-out text")
+        raise DataError(
+            f"text.{side}: all {part['repeats_left_out']:,} training documents repeat held-out text, half of each or "
+            f"more; name held-out texts instead: text.valid_{side}, text.test_{side}"
+        )
     for name, documents in held.items():
         part[name] = {"documents": len(documents), "bytes": sum(len(text.encode()) for text in documents)}
     return part

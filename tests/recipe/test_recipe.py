@@ -50,7 +50,8 @@ data.sequence_length device evaluate.batch_tokens evaluate.before_training evalu
 evaluate.mixed_prompts
 evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
 lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
-text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
+text.column text.document text.english text.general_english text.general_target text.parallel_english
+text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
 train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.lr
 train.micro_batch train.optimizer
@@ -105,7 +106,7 @@ def test_every_section_is_read(file: Path):
         ("size = 10", "size = -1", ["vocab.size", "-1", "at least 0"]),
         ("size = 10", 'size = "many"', ["vocab.size", 'a whole number or "auto"', "'many'", "str"]),
         ("size = 10", "size = 10.0", ["vocab.size", 'a whole number or "auto"', "10.0"]),
-        ("size = 10", 'size = "auto"', ["vocab.size", '"auto" is chosen by `prealign sizes', "recipe.toml"]),
+        ("size = 10", 'size = "auto"', ["vocab.size: left open", "`prealign run", "recipe.toml"]),
         ("size = 10", 'size = "auto"\ntokenizer = "grown"', ["vocab.size", "vocab.tokenizer", "of one size"]),
         ("steps = 3", 'steps = "auto"', ["align.steps", "a whole number, got 'auto'"]),
         ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
@@ -115,8 +116,8 @@ def test_every_section_is_read(file: Path):
         ('target = ["de.txt"]', 'target = "de.txt"', ["text.target", "list of strings"]),
         ('target = ["de.txt"]', 'target = ["de.txt", 5]', ["text.target", "list of strings"]),
         ('target = ["de.txt"]', "target = []", ["text.target", "empty"]),
-        ("size = 10", "", ["vocab.size", "missing"]),
-        ("[vocab]\nsize = 10\n", "", ["vocab", "missing"]),
+        ("size = 10", "", ["vocab.size: left open"]),
+        ('language = "German"', "", ["language: missing"]),
         ('language = "German"', 'language = "German"\nserve = 5', ["serve", "section"]),
         ('name = "tiny"', 'name = "a/b"', ["name", "'a/b'"]),
         ('name = "tiny"', 'name = ".."', ["name", "plain folder"]),
