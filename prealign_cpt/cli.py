@@ -68,6 +68,15 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 
+    add = commands.add_parser("init", help="look at text in a new language and write a recipe that trains on it")
+    add.add_argument("folder", type=Path, metavar="DIR", help="is made; its recipe.toml is the result")
+    add.add_argument("--base", required=True, help="as base.model of a recipe: a name, a folder or a hub id")
+    add.add_argument("--language", required=True, help='a name ("Swahili") or a BCP 47 code ("sw")')
+    add.add_argument("--text", required=True, nargs="+", metavar="PATH", help="as text.target of a recipe")
+    add.add_argument("--english", nargs="+", default=[], metavar="PATH", help="as text.english of a recipe")
+    add.add_argument("--lexicon", default="", metavar="PATH", help="a word list, as lexicon.path of a recipe")
+    add.set_defaults(work=_init)
+
     add = commands.add_parser("demo", help="the main job on a small scale: fetch, train, serve, query, report")
     add.add_argument("recipe", type=Path)
     add.add_argument("--evidence", action="store_true", help="train the base, not extended, and plain rows beside it")
@@ -241,6 +250,14 @@ def _eval(options: argparse.Namespace) -> int:
     from prealign_cpt.evaluate.command import main as evaluate
 
     return evaluate(options.flags)
+
+
+def _init(options: argparse.Namespace) -> None:
+    from prealign_cpt.advise.init import init
+    from prealign_cpt.lab.texts import default_english
+
+    named = {"text": options.text, "english": options.english, "lexicon": options.lexicon}
+    init(options.folder, options.base, options.language, named, default_english)
 
 
 def _demo(options: argparse.Namespace) -> int:

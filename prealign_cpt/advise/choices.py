@@ -16,10 +16,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from prealign_cpt.advise.memory import load_to_measure
 from prealign_cpt.advise.schedule import passes, schedule
 from prealign_cpt.advise.start_token import start_tokens
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import encode_plain
 from prealign_cpt.recipe.file import as_dict, as_flags, left_open, load_recipe
 from prealign_cpt.recipe.schema import AUTO, Recipe
@@ -78,10 +78,7 @@ def _chosen(
     recipe = load_recipe(path, [*flags, *as_flags(chosen)], auto=True)
     base = resolve_base(recipe.base.model)
     if "base.start_token" in wanted:
-        bits = start_tokens(load_whole(base).eval(), base, held_out_documents(recipe, "valid", "english"))
-        chosen["base.start_token"] = best = min(bits, key=bits.__getitem__)
-        told = ", ".join(f"{token!r} {value:.3f}" for token, value in sorted(bits.items(), key=lambda item: item[1]))
-        say(f"base.start_token = {best!r}: English bits per byte after each: {told}")
+        chosen["base.start_token"] = _start_token(recipe, base)
     if set(wanted) & set(SCHEDULE):
         values = _values(recipe)
         tokens = target_tokens(recipe, base)
@@ -95,6 +92,20 @@ def _chosen(
             f"{recipe.data.english_share:.0%} English"
         )
     return chosen
+
+
+def _start_token(recipe: Recipe, base: Path) -> str:
+    model = load_to_measure(base)
+    if model is None:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        token = str(tokenizer.bos_token or tokenizer.eos_token)
+        say(f"base.start_token = {token!r}: the tokenizer's own; the base is too large to be loaded for measuring here")
+        return token
+    bits = start_tokens(model, base, held_out_documents(recipe, "valid", "english"))
+    best = min(bits, key=bits.__getitem__)
+    told = ", ".join(f"{token!r} {value:.3f}" for token, value in sorted(bits.items(), key=lambda item: item[1]))
+    say(f"base.start_token = {best!r}: English bits per byte after each: {told}")
+    return best
 
 
 def target_tokens(recipe: Recipe, base: Path) -> int:

@@ -70,9 +70,9 @@ def as_toml(recipe: Recipe) -> str:
     top, sections = "", ""
     for key, value in as_dict(recipe).items():
         if isinstance(value, dict):
-            sections += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in value.items())
+            sections += f"\n[{key}]\n" + "".join(f"{k} = {toml_value(v)}\n" for k, v in value.items())
         else:
-            top += f"{key} = {_toml(value)}\n"
+            top += f"{key} = {toml_value(value)}\n"
     return top + sections
 
 
@@ -104,8 +104,8 @@ def _fields(kind: Any) -> list[tuple["dataclasses.Field[Any]", Any]]:
     return [(f, hints[f.name]) for f in dataclasses.fields(kind) if _given(f)]
 
 
-def _toml(value: Any) -> str:
-    """Of a boolean, number, string or list: what JSON writes, which is TOML but for one character."""
+def toml_value(value: Any) -> str:
+    """Of a boolean, number, string or list, as TOML: what JSON writes, which is TOML but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
