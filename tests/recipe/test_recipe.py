@@ -93,6 +93,11 @@ def test_every_section_is_read(file: Path):
     ("old", "new", "words"),
     [
         ("steps = 3", "stepz = 3", ["align.stepz", "unknown key", "did you mean steps?"]),
+        (
+            "sequences = 4",
+            "sequences = 4\nsequence_length = 8",
+            ["train.sequence_length", "mean data.sequence_length?"],
+        ),
         ("steps = 3", "qqqq = 3", ["align.qqqq", "known keys", "objective"]),
         ("[vocab]", "[vocabulary]", ["vocabulary", "unknown key", "did you mean vocab?"]),
         ("steps = 3", 'steps = "3"', ["align.steps", "a whole number", "'3'", "str"]),
@@ -128,6 +133,52 @@ def test_every_section_is_read(file: Path):
 )
 def test_what_is_refused_is_named(file: Path, old: str, new: str, words: list[str]):
     refused(file, old, new, *words)
+
+
+def test_all_that_is_wrong_is_said_at_once(file: Path):
+    """Each fault in a line of its own, the flags' too, and nothing that only follows from another."""
+    text = WHOLE.replace("[vocab]", "[vocabulary]").replace("sequences = 4", 'sequences = "four"\nwarmup = 0.8')
+    text = text.replace("steps = 3", 'steps = 3\ninit = "file"\nlr = -1').replace('language = "German"\n', "")
+    file.write_text(text.replace('target = ["de.txt"]', "target = []").replace("sequence_length = 32", ""))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, ["--train.stepz", "3", "--train.clip", "0", "--seed"])
+    first, *lines = str(caught.value).split("\n  ")
+    assert first == f"{file}: {len(lines)} things are wrong:"
+    keys_of_lines = " ".join(sorted(line.split(":")[0] for line in lines))
+    assert keys_of_lines == (
+        "--seed --train.stepz align.lr align.rows data.sequence_length language text.target train.clip train.decay "
+        "train.sequences vocabulary"
+    )
+
+
+FAULTS = {
+    "language": ("", "language: missing"),
+    "lexicon.path": ("path = 3", "lexicon.path: expected a string"),
+    "align.steps": ("steps = -1", "align.steps: -1 is too small"),
+    "data.sequence_length": (
+        "sequence_lenght = 32",
+        "data.sequence_lenght: unknown key; did you mean sequence_length?",
+    ),
+    "train.steps": ("steps = 6.5", "train.steps: expected a whole number"),
+    "train.eval_every": ("eval_every = true", "train.eval_every: expected a whole number"),
+}
+"""By key: what its line becomes, and the one complaint that must follow."""
+
+
+@given(st.sets(st.sampled_from(sorted(FAULTS)), min_size=1))
+def test_faults_are_told_together_as_each_is_alone(tmp_path_factory: pytest.TempPathFactory, broken: set[str]):
+    content, section = [], ""
+    for line in WHOLE.splitlines():
+        section = f"{line[1:-1]}." if line.startswith("[") else section
+        key = section + line.partition(" = ")[0]
+        content.append(FAULTS[key][0] if key in broken else line)
+    file = tmp_path_factory.getbasetemp() / "broken.toml"
+    file.write_text("\n".join(content), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    lines = str(caught.value).split("\n  ")
+    assert len(lines) == (1 if len(broken) == 1 else len(broken) + 1)
+    assert all(any(line.startswith(FAULTS[key][1]) for line in lines) for key in broken)
 
 
 def test_a_recipe_that_is_not_utf8(file: Path):
@@ -181,7 +232,8 @@ def test_a_flags_value_may_hold_an_equals_sign(file: Path):
     [
         (["--train.step", "10"], ["--train.step", "unknown key", "did you mean train.steps?"]),
         (["--train", "10"], ["--train", "unknown key"]),
-        (["--folder", "/"], ["--folder", "unknown key"]),
+        (["--folder", "/"], ["--folder", "unknown key", "-h lists all keys"]),
+        (["--steps", "10"], ["--steps", "unknown key", "did you mean align.steps or train.steps?"]),
         (["--train.steps"], ["--train.steps", "value is missing"]),
         (["--train.steps", "ten"], ["train.steps", "a whole number", "'ten'"]),
         (["--train.steps", "0"], ["train.steps", "at least 1"]),
