@@ -63,9 +63,9 @@ def as_toml(recipe: Recipe) -> str:
     top, sections = "", ""
     for key, value in as_dict(recipe).items():
         if isinstance(value, dict):
-            sections += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in value.items())
+            sections += f"\n[{key}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in value.items())
         else:
-            top += f"{key} = {_toml(value)}\n"
+            top += f"{key} = {toml(value)}\n"
     return top + sections
 
 
@@ -74,7 +74,7 @@ def keys() -> list[str]:
     return list(key_types())
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     """Of a boolean, number, string or list: what JSON writes, which is TOML but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

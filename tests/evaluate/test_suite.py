@@ -12,9 +12,10 @@ import pytest
 from prealign_cpt.evaluate import suite
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
+from prealign_cpt.evaluate.measures import Measure, chosen
 from prealign_cpt.evaluate.statistics import mean_of
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import Measure, chosen, run_suite
+from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import NumericError, RecipeError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prealign_cpt.recipe.file import _toml, as_dict, as_toml, keys, load_recipe
+from prealign_cpt.recipe.file import as_dict, as_toml, keys, load_recipe, toml
 from prealign_cpt.recipe.schema import AUTO
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
@@ -283,13 +283,13 @@ def test_as_dict_names_every_key(file: Path):
     )
 )
 def test_any_value_reads_back(value: object):
-    read = tomllib.loads(f"value = {_toml(value)}")["value"]
+    read = tomllib.loads(f"value = {toml(value)}")["value"]
     assert read == value and type(read) is type(value)
 
 
 @pytest.mark.parametrize("character", ["\r", "\x01", "\x1b", "\x7f"])
 def test_control_characters_read_back(character: str):
-    assert tomllib.loads(f"value = {_toml(character)}")["value"] == character
+    assert tomllib.loads(f"value = {toml(character)}")["value"] == character
 
 
 def test_a_flag_into_a_section_that_is_none(file: Path):
