@@ -71,10 +71,13 @@ class Lexicon:
     """The word list, English to target."""
 
     path: str
+    """The file, as `format` says."""
     format: Literal["tsv", "muse", "dictd"] = "tsv"
+    """`source TAB target` lines; MUSE's, with spaces or a tab; a dictionary for dictd."""
     heldout: float = number(0.1, least=0.0, most=0.5)
     """Share of the source words that are kept for evaluation."""
     max_translations: int = number(5, least=1)
+    """Of each source word, so many are kept, in the order of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,7 @@ class Data:
     """Packed sequences."""
 
     sequence_length: int = number(least=8)
+    """Tokens in a training row."""
     english_share: float = number(0.25, least=0.0, most=0.95)
     """Share of the sequences that are English replay."""
     mixed_tokenization: float = number(0.0, least=0.0, most=1.0)
@@ -160,6 +164,7 @@ class Codeswitch:
     """`input_only`: labels stay English (PreAlign); `vanilla`: the labels are switched too (ablation); `soft`: before
     a switched word, `soft_weight` of the target probability is its translation's first token (AlignLM)."""
     soft_weight: float = number(0.1, above=0.0, most=1.0)
+    """For labels "soft"."""
     curriculum: Literal["constant", "falling"] = "constant"
     """`falling`: the share of replay that is switched falls in a line from all of it to none over the run."""
 
@@ -169,11 +174,13 @@ class Train:
     """Continual pretraining under FSDP2."""
 
     steps: int = number(least=1)
+    """Optimizer steps."""
     sequences: int = number(least=1)
     """Sequences per optimizer step, over all ranks; the same batch at any number of ranks."""
     micro_batch: int = number(4, least=1)
     """Sequences per rank in one forward pass; the rest is gradient accumulation."""
     lr: float = number(2e-4, above=0.0)
+    """Highest learning rate."""
     embeddings_lr: float = number(0.0, least=0.0)
     """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
@@ -191,12 +198,14 @@ class Train:
     decay: float = number(0.3, least=0.0, most=1.0)
     """Share of the steps, at the end, in which it falls under schedule "wsd"."""
     weight_decay: float = number(0.1, least=0.0)
+    """AdamW's, of all but vectors (norms and biases)."""
     clip: float = number(1.0, above=0.0)
     """Largest norm of the gradient."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """`adamw8bit` keeps the moments of the body's matrices in 8 bits (needs bitsandbytes); embeddings and head stay in
     32 bits."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """What is computed in; weights and moments are kept in 32 bits."""
     checkpoint_activations: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again: nothing; all but the results of matrix products and attention; whole
     blocks."""
@@ -206,7 +215,9 @@ class Train:
     """Copies of the sharded model (hybrid sharding): a node each, for example, so that weights are gathered within a
     node and only gradients cross nodes. Must divide the number of ranks."""
     eval_every: int = number(least=1)
+    """Steps between two scorings of the validation texts."""
     save_every: int = number(least=1)
+    """Steps between two checkpoints."""
     keep: int = number(2, least=2)
     """Newest checkpoints to keep."""
 
@@ -220,6 +231,7 @@ class Evaluate:
     max_bytes: int = number(24_000, least=64)
     """Of each held-out text, so many bytes are scored."""
     batch_tokens: int = number(4096, least=64)
+    """Tokens in one forward pass; no figure depends on it."""
     clka: str = ""
     """Questions about facts that stand in the training text in the other language (JSON lines, `prealign clone`)."""
     transfer_train: str = ""
@@ -248,6 +260,7 @@ class Recipe:
     """A whole run. The run folder is `out/name`."""
 
     name: str
+    """The run's; a plain folder name."""
     language: str
     """Name of the target language, for reports."""
     base: Base
@@ -261,8 +274,11 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     serve: Serve = field(default_factory=Serve)
     out: str = "runs"
+    """Folder of runs."""
     seed: int = number(0, least=0)
+    """Of all that is drawn by chance."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the stages compute; "auto": on CUDA where there is a GPU."""
     folder: Path = field(default=Path("."), metadata={"given": False})
     """Where the recipe's file lies; set by `load_recipe`."""
 
