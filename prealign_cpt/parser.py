@@ -60,11 +60,27 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
-    """The options, and in `flags` the keys of the recipe as they were given."""
-    options, flags = parser.parse_known_args(arguments)
-    options.parser.check(flags)
-    options.flags = flags
+    """The options, and in `flags` the keys of the recipe as they were given, wherever they stand."""
+    keys, rest = _apart(arguments)
+    options, more = parser.parse_known_args(rest)
+    options.flags = [*keys, *more]
+    options.parser.check(options.flags)
     return options
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Keys in a section, with their values, and the rest: argparse would take a value for a recipe."""
+    keys, rest, left = [], [], list(arguments)
+    while left:
+        word = left.pop(0)
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            rest.append(word)
+            continue
+        keys.append(word)
+        if not equals and left and not left[0].startswith("--") and left[0] != "-h":
+            keys.append(left.pop(0))
+    return keys, rest
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:

@@ -24,6 +24,7 @@ from prealign_cpt.run.folder import ORDER, Run, changes, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
 from prealign_cpt.run.manifest import atomic_write, read_manifest, verify
 from prealign_cpt.stages import READS, inputs, with_dependents
+from prealign_cpt.train.trackers import check_installed
 
 if TYPE_CHECKING:
     from prealign_cpt.model.world import World
@@ -76,6 +77,8 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
     if until == "align":  # which reads no packed text
         command = replace(command, skip=("data",))
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if "train" in parts and rank == 0:
+        check_installed(recipe.train.log)
     redo = with_dependents(command.redo) if command.redo else []
     run = Run(recipe.run, redo, command.reuse, command.accept) if rank == 0 else None
     try:

@@ -31,7 +31,7 @@ class Reads:
 
 
 TEXTS = ("text.target", "text.english")
-FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas")
+FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
 """Keys of the training section that do not decide the weights."""
 
 READS = {

@@ -99,6 +99,11 @@ def test_a_wrong_command_line_is_told_in_one_line(line: list[str], words: list[s
     assert all(word in told for word in words), told
 
 
+def test_keys_may_stand_before_the_recipe(capsys: Any) -> None:
+    assert main(["train", "--train.steps", "3", "none.toml", "--train.lr=1"]) == 66
+    assert "none.toml: no such recipe" in capsys.readouterr().err
+
+
 def test_no_key_is_taken_for_the_short_form_of_an_option(capsys: Any) -> None:
     """`--seed` is a key, though compare has `--seeds`."""
     assert main(["compare", "none.toml", "--variants", "none.toml", "--seed", "many"]) == 66

@@ -220,6 +220,9 @@ class Train:
     """Steps between two checkpoints."""
     keep: int = number(2, least=2)
     """Newest checkpoints to keep."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the figures of metrics.jsonl go beside it, each with the extra of its name: TensorBoard (in the run's
+    train/tensorboard), Weights & Biases, Trackio."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language le
 lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
-train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.lr
+train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log train.lr
 train.micro_batch train.optimizer
 train.precision train.replicas train.rows_lr train.rows_steps train.save_every train.schedule train.sequences
 train.steps train.warmup train.weight_decay vocab.kind vocab.size vocab.tokenizer
@@ -113,6 +113,12 @@ def test_every_section_is_read(file: Path):
         ("size = 10", 'size = "auto"', ["vocab.size", '"auto" is chosen by `prealign sizes', "recipe.toml"]),
         ("size = 10", 'size = "auto"\ntokenizer = "grown"', ["vocab.size", "vocab.tokenizer", "of one size"]),
         ("steps = 3", 'steps = "auto"', ["align.steps", "a whole number, got 'auto'"]),
+        ("sequences = 4", 'sequences = 4\nlog = "wandb"', ["train.log", 'a list of strings such as ["tensorboard"]']),
+        (
+            "sequences = 4",
+            'sequences = 4\nlog = ["wandb", "mlflow"]',
+            ["train.log", "'mlflow' is not one of"],
+        ),
         ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
         ("steps = 3", "steps = 3\nlr = 0", ["align.lr", "above 0"]),
         ("steps = 3", "steps = 3\ncalibrate = 1.5", ["align.calibrate", "1.5", "at most 1.0"]),
