@@ -156,7 +156,7 @@ def _base_digests(base: Path, digests: Digests) -> dict[str, str]:
 
 
 REMEDIES = {
-    "lexicon.path": "lists that ship lie in lexicons/",
+    "lexicon.path": "name a word list; `prealign lexicon` writes one from a dictionary",
     "vocab.tokenizer": "name the folder of a grown tokenizer",
     "align.rows": "write it first, or choose another align.init",
 }
