@@ -49,3 +49,12 @@ def test_no_message_leads_to_a_file_of_the_checkout() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
                 assert not re.search(r"\b(launch|lexicons|benchmarks)/", node.value), f"{path}:{node.lineno}"
+
+
+def test_messages_that_troubleshooting_explains_are_in_the_code() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "prealign_cpt").rglob("*.py"))
+    source = re.sub(r'"\s*f?"', "", source)  # a string that goes on in the next line
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    explained = re.findall(r"(?m)^\| `([^`]+)` \|", page)
+    assert len(explained) > 15
+    assert [message for message in explained if message not in source] == []
