@@ -1,7 +1,12 @@
 """Trackers: the figures of metrics.jsonl, one curve over several starts, and nothing that stops a training."""
 
 import json
+import os
+import re
+import signal
 import sqlite3
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,6 +70,34 @@ def test_a_run_s_curves_are_its_metrics(recipe_file: Path, capsys: Any) -> None:
     assert _scalars(run / "train" / "tensorboard") == expected
     assert set(expected["valid/target_bpb"]) == {0, 2, 4}
     assert main(["train", str(recipe_file), *flags, "--train.log", "[]"]) == 0, "no tracker decides what is trained"
+
+
+def test_a_killed_run_goes_on_with_its_curve(recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    pytest.importorskip("tensorboard")
+    line = [
+        "train",
+        str(recipe_file),
+        "--train.log",
+        '["tensorboard"]',
+        "--train.steps",
+        "6",
+        "--train.save_every",
+        "2",
+    ]
+    killed = subprocess.run(
+        [sys.executable, "-m", "prealign_cpt", *line],
+        env=os.environ | {"PREALIGN_FAULT": "kill@step:count=6", "PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = recipe_file.parent / "runs" / "tiny"
+    assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2, 3, 4, 5]
+    assert main(line) == 0
+    assert re.search("train: continues after step [24]", capsys.readouterr().out)
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == set(range(7)) and len(rows) > 7, "some steps were made twice"
+    losses = _scalars(run / "train" / "tensorboard")["train/loss"]
+    assert losses == {row["step"]: pytest.approx(row["loss"], rel=1e-6) for row in rows if row["step"]}
 
 
 def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
