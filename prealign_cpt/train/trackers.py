@@ -67,10 +67,8 @@ class Trackers:
             return work(*arguments)
         except Exception as error:  # whatever it is, it is not the training's
             self._sinks.pop(name, None)
-            say(
-                f"train.log: {name} failed and is left out ({type(error).__name__}: {error}); "
-                "metrics.jsonl has all figures"
-            )
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            say(f"train.log: {name} failed and is left out ({reason}); metrics.jsonl has all figures")
 
 
 def curves(figures: dict[str, Any]) -> Curves:

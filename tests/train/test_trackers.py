@@ -131,7 +131,7 @@ def test_a_tracker_that_fails_is_left_out_and_said_once(
     taken: list[int] = []
 
     def down(folder: Path, step: int, about: Any) -> trackers.Sink:
-        raise ConnectionError("no route to host")
+        raise ConnectionError("no route\nto host")
 
     def breaks(folder: Path, step: int, about: Any) -> trackers.Sink:
         return lambda values, step: 1 / 0 if step == 3 else taken.append(step), lambda: taken.append(-1)
