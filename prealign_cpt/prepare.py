@@ -22,7 +22,7 @@ from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import Run, say
 from prealign_cpt.run.manifest import sha256
-from prealign_cpt.stages import inputs
+from prealign_cpt.stages import REMEDIES, inputs
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.stage import build_text, sources_of
 from prealign_cpt.vocab.build import build_vocab
@@ -77,7 +77,7 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
         next(read_documents([path], recipe.text.column))
     if recipe.lexicon.path and not recipe.path(recipe.lexicon.path).is_file():
         raise MissingInputError(
-            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
+            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; {REMEDIES['lexicon.path']}"
         )
     for path in recipe.question_files():
         if not path.is_file():

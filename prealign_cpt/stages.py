@@ -35,7 +35,8 @@ class Reads:
 
 TEXTS = ("text.target", "text.english")
 """What the text stage reads; held-out texts that are named are read where they lie."""
-FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas")
+
+FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
 """Keys of the training section that do not decide the weights."""
 
 READS = {
@@ -177,7 +178,7 @@ def _base_digests(base: Path, digests: Digests) -> dict[str, str]:
 
 
 REMEDIES = {
-    "lexicon.path": "lists that ship lie in lexicons/",
+    "lexicon.path": "name a word list; `prealign lexicon` writes one from a dictionary",
     "vocab.tokenizer": "name the folder of a grown tokenizer",
     "align.rows": "write it first, or choose another align.init",
 }

@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "recipe Latin-1": (lambda r: _write(r, r.name, 'name = "Köln"'.encode("latin-1")), 78, r"not valid TOML"),
     "unknown key": (lambda r: _replace(r, "[train]", "[train]\nlearning_rate = 1"), 78, r"train\.learning_rate: unk"),
     "key missing": (lambda r: _replace(r, 'language = "German"', ""), 78, r"language: missing"),
-    "section a number": (lambda r: _replace(r, "[vocab]\nsize = 30", "[other]"), 78, r"other: unknown key"),
+    "section a number": (lambda r: _replace(r, "[vocab]", "[other]\n[vocab]"), 78, r"other: unknown key"),
     "string for a number": (lambda r: _replace(r, "size = 30", 'size = "30"'), 78, r"vocab\.size: .*whole number"),
     "negative size": (lambda r: ["--vocab.size", "-1"], 78, r"vocab\.size: -1 is too small"),
     "not a number": (lambda r: ["--train.lr", "nan"], 78, r"train\.lr: nan"),

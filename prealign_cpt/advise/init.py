@@ -16,7 +16,7 @@ from prealign_cpt.advise.sizes import Size, sizes
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.lexicon.stage import convert
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.recipe.file import load_recipe, toml_value
+from prealign_cpt.recipe.file import load_recipe, toml
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import RecipeError, StorageError
 from prealign_cpt.run.folder import say
@@ -74,7 +74,7 @@ def init(
         values["lexicon.path"] = _relative(named["lexicon"], folder)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{NAME}"
-    atomic_write(draft, "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items()))
+    atomic_write(draft, "".join(f"{key} = {toml(value)}\n" for key, value in values.items()))
     try:
         chosen = choose(draft, [], default_english)
         recipe = load_recipe(draft, chosen, auto=True)
@@ -97,7 +97,7 @@ def _written(recipe: Recipe, base: Path, code: str) -> str:
     found = sizes(recipe, base)
     size, reason = _size(found, recipe)
     keys, memory = fits(num_parameters(base), machine())
-    for line in (*told, f"vocab.size = {toml_value(size)}: {reason}", memory):
+    for line in (*told, f"vocab.size = {toml(size)}: {reason}", memory):
         say(f"init: {line}")
     chosen = recipe.train
     train = {"steps": chosen.steps, "sequences": chosen.sequences, "eval_every": chosen.eval_every}
@@ -110,23 +110,23 @@ def _written(recipe: Recipe, base: Path, code: str) -> str:
         if getattr(recipe.text, f"{name}_{side}")
     }
     text: dict[str, Any] = {"target": list(recipe.text.target), "english": list(recipe.text.english), **held}
-    lexicon = f"\n[lexicon]\npath = {toml_value(recipe.lexicon.path)}\n" if recipe.lexicon.path else _NO_LEXICON
+    lexicon = f"\n[lexicon]\npath = {toml(recipe.lexicon.path)}\n" if recipe.lexicon.path else _NO_LEXICON
     return f"""# Written by `prealign init`. Every other key has a default: `prealign run -h` lists them all.
-name = {toml_value(recipe.name)}
-language = {toml_value(recipe.language)}  # {code}
+name = {toml(recipe.name)}
+language = {toml(recipe.language)}  # {code}
 
 # {_lines(told)}
 
 [base]
-model = {toml_value(recipe.base.model)}
-start_token = {toml_value(recipe.base.start_token)}  # the best of those that were measured on held-out English
+model = {toml(recipe.base.model)}
+start_token = {toml(recipe.base.start_token)}  # the best of those that were measured on held-out English
 
 [text]  # held-out text is split off by document, unless it is named
 {_section(text)}{lexicon}
 [vocab]
 # {_table(found)}
 # {reason}
-size = {toml_value(size)}
+size = {toml(size)}
 
 [data]
 sequence_length = {recipe.data.sequence_length}
@@ -172,7 +172,7 @@ def _lines(rows: list[str]) -> str:
 
 
 def _section(values: dict[str, Any]) -> str:
-    return "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items())
+    return "".join(f"{key} = {toml(value)}\n" for key, value in values.items())
 
 
 def _pairs(recipe: Recipe) -> list[Pair]:

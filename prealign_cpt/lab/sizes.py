@@ -214,6 +214,7 @@ def _trial(
             "train.rows_steps": settings.rows_steps * budget.steps // settings.steps,
             "train.eval_every": -(-budget.steps // EVALUATIONS),
             "train.save_every": budget.steps,
+            "train.log": [],
         }
         launch.start(["train", str(path), *flags, *as_flags(short), *reuse], ranks)
         for checkpoint in run.glob("train/step-*"):

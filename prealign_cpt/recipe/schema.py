@@ -83,9 +83,11 @@ class Lexicon:
     path: str = ""
     """Empty: no list, and so no switching, no contrast and no word retrieval."""
     format: Literal["tsv", "muse", "dictd"] = "tsv"
+    """`source TAB target` lines; MUSE's, with spaces or a tab; a dictionary for dictd."""
     heldout: float = number(0.1, least=0.0, most=0.5)
     """Share of the source words that are kept for evaluation."""
     max_translations: int = number(5, least=1)
+    """Of each source word, so many are kept, in the order of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,7 @@ class Codeswitch:
     """`input_only`: labels stay English (PreAlign); `vanilla`: the labels are switched too (ablation); `soft`: before
     a switched word, `soft_weight` of the target probability is its translation's first token (AlignLM)."""
     soft_weight: float = number(0.1, above=0.0, most=1.0)
+    """For labels "soft"."""
     curriculum: Literal["constant", "falling"] = "constant"
     """`falling`: the share of replay that is switched falls in a line from all of it to none over the run."""
 
@@ -188,6 +191,7 @@ class Train:
     micro_batch: int = number(4, least=1)
     """Sequences per rank in one forward pass; the rest is gradient accumulation."""
     lr: float = number(2e-4, above=0.0)
+    """Highest learning rate."""
     embeddings_lr: float = number(0.0, least=0.0)
     """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
@@ -205,12 +209,14 @@ class Train:
     decay: float = number(0.3, least=0.0, most=1.0)
     """Share of the steps, at the end, in which it falls under schedule "wsd"."""
     weight_decay: float = number(0.1, least=0.0)
+    """AdamW's, of all but vectors (norms and biases)."""
     clip: float = number(1.0, above=0.0)
     """Largest norm of the gradient."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """`adamw8bit` keeps the moments of the body's matrices in 8 bits (needs bitsandbytes); embeddings and head stay in
     32 bits."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """What is computed in; weights and moments are kept in 32 bits."""
     checkpoint_activations: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again: nothing; all but the results of matrix products and attention; whole
     blocks."""
@@ -225,6 +231,9 @@ class Train:
     """Steps between two checkpoints. "auto": a fifth of the steps, at most 500."""
     keep: int = number(2, least=2)
     """Newest checkpoints to keep."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the figures of metrics.jsonl go beside it, each with the extra of its name: TensorBoard (in the run's
+    train/tensorboard), Weights & Biases, Trackio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +245,7 @@ class Evaluate:
     max_bytes: int = number(24_000, least=64)
     """Of each held-out text, so many bytes are scored."""
     batch_tokens: int = number(4096, least=64)
+    """Tokens in one forward pass; no figure depends on it."""
     clka: str = ""
     """Questions about facts that stand in the training text in the other language (JSON lines, `prealign clone`)."""
     transfer_train: str = ""
@@ -264,6 +274,7 @@ class Recipe:
     """A whole run. The run folder is `out/name`."""
 
     name: str
+    """The run's; a plain folder name."""
     language: str
     """The target language: an English name ("Swahili") or a BCP 47 code ("sw", "swh_Latn")."""
     base: Base
@@ -277,8 +288,11 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     serve: Serve = field(default_factory=Serve)
     out: str = "runs"
+    """Folder of runs."""
     seed: int = number(0, least=0)
+    """Of all that is drawn by chance."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the stages compute; "auto": on CUDA where there is a GPU."""
     folder: Path = field(default=Path("."), metadata={"given": False})
     """Where the recipe's file lies; set by `load_recipe`."""
 

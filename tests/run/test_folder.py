@@ -54,7 +54,8 @@ def fill(folder: Path) -> None:
 
 def again(recipe: Recipe, *redo: str) -> list[str]:
     """Open the run anew; the stage folders that are left."""
-    with closing(Run(recipe.run, redo)):
+    with closing(Run(recipe.run)) as run:
+        run.set_aside(redo)
         return [name for name in ORDER if (recipe.run / name).exists()]
 
 
@@ -238,7 +239,8 @@ def test_a_stage_is_taken_from_another_run_if_its_inputs_are_equal(recipe: Recip
         assert f"vocab: taken from {recipe.run}" in capsys.readouterr().out
         other.stage("align", {"size": 5}, fill)
         assert len(FILLED) == 2, "another stage is not taken"
-    with closing(Run(other_folder, ["vocab"], reuse=recipe.run.parent)) as other:
+    with closing(Run(other_folder, reuse=recipe.run.parent)) as other:
+        other.set_aside(["vocab"])
         other.stage("vocab", {"size": 6}, fill)
         assert len(FILLED) == 3, "other inputs are not taken"
     assert verify(first), "what was set aside leaves no trace where it came from"
