@@ -93,8 +93,12 @@ def _source(name: str, path: Path, column: str, unit: Unit | None) -> Source:
             raise DataError(
                 f"{path}: no text file in this folder" + (f", only {', '.join(passed_over)}" if left else "")
             )
-    elif path.exists() or not glob.has_magic(str(path)):
+    elif path.exists():
         files = [path]
+    elif not glob.has_magic(str(path)):
+        raise MissingInputError(
+            f"{path}: no such file or folder; check the path, and bring what a recipe calls cache:… with `prealign fetch`"
+        )
     else:
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
         if not files:
