@@ -107,7 +107,9 @@ def _run(arguments: list[str]) -> int:
 
     add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
     add.add_argument("file", type=Path)
-    add.add_argument("--format", choices=("tsv", "muse", "dictd"), default="tsv")
+    add.add_argument("--format", default="auto", help="see docs/lexicons.md; recognised where it is not given")
+    add.add_argument("--language", default="", help="name or code, for a format that holds many languages")
+    add.add_argument("--swap", action="store_true", help="English stands second: turn the columns")
     add.add_argument("--out", type=Path, required=True)
     add.set_defaults(work=_lexicon)
 
@@ -291,7 +293,8 @@ def _fetch(options: argparse.Namespace) -> None:
 def _lexicon(options: argparse.Namespace) -> None:
     from prealign_cpt.lexicon.stage import convert
 
-    print(json.dumps(convert(options.file, options.format, options.out), ensure_ascii=False))
+    counts = convert(options.file, options.format, options.out, options.language, options.swap)
+    print(json.dumps(counts, ensure_ascii=False))
 
 
 def _clone(options: argparse.Namespace) -> None:

@@ -89,8 +89,12 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
 def _build_lexicon(recipe: Recipe, out: Path) -> None:
     settings = recipe.lexicon
     path = recipe.path(settings.path)
-    report = build_lexicon(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations)
+    report = build_lexicon(
+        *(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations),
+        language=recipe.language,
+        swapped=settings.swapped,
+    )
     say(
-        f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
-        f"dropped {report['dropped'] or 'none'}"
+        f"lexicon ({report['format']}): {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held "
+        f"out, dropped {report['dropped'] or 'none'}"
     )

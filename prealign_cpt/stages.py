@@ -35,7 +35,10 @@ FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activatio
 """Keys of the training section that do not decide the weights."""
 
 READS = {
-    "lexicon": Reads(("lexicon.format", "lexicon.heldout", "lexicon.max_translations", "seed"), ("lexicon.path",)),
+    "lexicon": Reads(
+        ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
+        ("lexicon.path",),
+    ),
     "vocab": Reads(("vocab.size", "vocab.kind"), ("base.model", "vocab.tokenizer", *TEXTS)),
     "data": Reads(
         ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),

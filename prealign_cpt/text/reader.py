@@ -4,13 +4,16 @@
 Text is normalised to NFC, the form that the lexicon and the vocabulary use.
 """
 
+import gzip
 import json
 import os
 import stat
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from prealign_cpt.run.errors import DataError, MissingInputError
 
@@ -39,18 +42,25 @@ def read_lines(path: Path, limit: int | None = LINE_LIMIT) -> Iterator[tuple[int
     """Number and text of each line of a UTF-8 file, without its end. A byte order mark at the start is dropped.
 
     Lines end at a line feed, of which one carriage return before it is part. Nothing else ends a line: the ten
-    characters at which `str.splitlines` cuts occur inside words of real files.
+    characters at which `str.splitlines` cuts occur inside words of real files. What gzip packed is unpacked.
 
     Args:
         limit: bytes in a line, so that memory stays bounded whatever the path names; None: any number.
 
     Raises:
-        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or too long.
+        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or too long; the file is
+            damaged.
         MissingInputError: the file is not there.
     """
-    with open_regular(path) as file:
+    with open_unpacked(path) as file:
         offset, number = 0, 0
-        while block := file.readline(-1 if limit is None else limit + 1):
+        while True:
+            try:
+                block = file.readline(-1 if limit is None else limit + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{path}: damaged behind line {number}: {error}; get the file again") from error
+            if not block:
+                break
             number += 1
             if limit is not None and len(block) > limit:
                 raise DataError(f"{path}:{number}: line longer than {limit} bytes; is this the right file?")
@@ -66,6 +76,19 @@ def read_lines(path: Path, limit: int | None = LINE_LIMIT) -> Iterator[tuple[int
                 ) from error
             offset += len(block)
             yield number, text.removesuffix("\n").removesuffix("\r")
+
+
+@contextmanager
+def open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Open a file as `open_regular` does; what is read of one that gzip packed is its content."""
+    with open_regular(path) as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if packed:
+            with gzip.open(file) as content:
+                yield cast(BinaryIO, content)
+        else:
+            yield file
 
 
 def open_regular(path: Path) -> BinaryIO:
