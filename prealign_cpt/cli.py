@@ -106,7 +106,8 @@ def _run(arguments: list[str]) -> int:
     add.set_defaults(work=_fetch)
 
     add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
-    add.add_argument("file", type=Path)
+    add.add_argument("file", type=Path, help="the dictionary; or `induce`, to make one of --parallel text")
+    add.add_argument("--parallel", type=Path, nargs=2, metavar=("ENGLISH", "TARGET"), help="line n beside line n")
     add.add_argument("--format", default="auto", help="see docs/lexicons.md; recognised where it is not given")
     add.add_argument("--language", default="", help="name or code, for a format that holds many languages")
     add.add_argument("--swap", action="store_true", help="English stands second: turn the columns")
@@ -291,9 +292,17 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _lexicon(options: argparse.Namespace) -> None:
-    from prealign_cpt.lexicon.stage import convert
+    if options.parallel:
+        from prealign_cpt.lexicon.induce import induce
 
-    counts = convert(options.file, options.format, options.out, options.language, options.swap)
+        if options.file != Path("induce"):
+            raise RecipeError("--parallel: write prealign lexicon induce --parallel ENGLISH TARGET --out OUT.tsv")
+        english, target = reversed(options.parallel) if options.swap else options.parallel
+        counts = induce(english, target, options.out)
+    else:
+        from prealign_cpt.lexicon.stage import convert
+
+        counts = convert(options.file, options.format, options.out, options.language, options.swap)
     print(json.dumps(counts, ensure_ascii=False))
 
 

@@ -1,8 +1,9 @@
 """Lexicon means: a new token that is a whole listed word gets the weighted mean of its translations' rows.
 
 A translation's weight is that of a noisy channel, p(english) * p(target | english): its frequency in English text times
-the pair's probability, or 1 / (number of translations) where the list gives none. So a common, unambiguous English word counts most. A phrase on the English side is the
-mean over its pieces; one on the target side gives each of its words an equal share, for words not listed themselves.
+the pair's probability, or 1 / (number of translations) where the list gives none. So a common, unambiguous English word
+counts most. A phrase on the English side is the mean over its pieces; one on the target side gives each of its words an
+equal share, for words not listed themselves.
 """
 
 import re

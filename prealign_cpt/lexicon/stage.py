@@ -60,7 +60,7 @@ def build_lexicon(
     report = {
         **facts,
         "kept": len(pairs),
-        **_describe(pairs),
+        **describe(pairs),
         "heldout": {
             "share_asked": heldout,
             "seed": seed,
@@ -68,7 +68,7 @@ def build_lexicon(
             "sources": len({pair.source.casefold() for pair in test}),
             "pairs_lost": len(pairs) - len(train) - len(test),
         },
-        "train": _describe(train),
+        "train": describe(train),
     }
     write_pairs(out / "clean.tsv", train, "Training pairs: English, TAB, translation; the most usual first.")
     write_pairs(out / "heldout.tsv", test, "Held-out pairs; none of their words occurs in the training pairs.")
@@ -86,7 +86,7 @@ def convert(path: Path, format: str, out_file: Path, language: str = "", swapped
     refuse_existing(out_file)
     pairs, facts = _read(path, format, language, swapped)
     write_pairs(out_file, pairs, f"Bilingual lexicon: English, TAB, translation. Made from {path.name}.")
-    return {**facts, **_describe(pairs)}
+    return {**facts, **describe(pairs)}
 
 
 def refuse_existing(out_file: Path) -> None:
@@ -176,7 +176,8 @@ def _read(
     return sorted(pairs, key=lambda pair: pair.source), facts
 
 
-def _describe(pairs: list[Pair]) -> dict[str, Any]:
+def describe(pairs: list[Pair]) -> dict[str, Any]:
+    """Counts of a list."""
     translations = Counter(pair.source for pair in pairs)
     sources = max(1, len(translations))
     return {
