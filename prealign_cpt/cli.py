@@ -108,8 +108,11 @@ def _run(arguments: list[str]) -> int:
     add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
     add.add_argument("file", type=Path, help="the dictionary; or `induce`, to make one of --parallel text")
     add.add_argument("--parallel", type=Path, nargs=2, metavar=("ENGLISH", "TARGET"), help="line n beside line n")
+    add.add_argument(
+        "--forms", type=Path, nargs="+", default=[], metavar="TEXT", help="add the forms that target text has of words"
+    )
     add.add_argument("--format", default="auto", help="see docs/lexicons.md; recognised where it is not given")
-    add.add_argument("--language", default="", help="name or code, for a format that holds many languages")
+    add.add_argument("--language", default="", help="name or code, for --forms and formats that hold many")
     add.add_argument("--swap", action="store_true", help="English stands second: turn the columns")
     add.add_argument("--out", type=Path, required=True)
     add.set_defaults(work=_lexicon)
@@ -302,7 +305,7 @@ def _lexicon(options: argparse.Namespace) -> None:
     else:
         from prealign_cpt.lexicon.stage import convert
 
-        counts = convert(options.file, options.format, options.out, options.language, options.swap)
+        counts = convert(options.file, options.format, options.out, options.language, options.swap, options.forms)
     print(json.dumps(counts, ensure_ascii=False))
 
 

@@ -15,15 +15,14 @@ seed from the system, so two runs differ a little.
 import importlib.util
 import math
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import regex
-
 from prealign_cpt.lexicon.clean import clean
 from prealign_cpt.lexicon.pairs import Pair, Row, write_pairs
+from prealign_cpt.lexicon.spelling import WORD, usual_spellings
 from prealign_cpt.lexicon.stage import describe, refuse_existing
 from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.text.reader import read_lines
@@ -33,10 +32,6 @@ LEAST_PROBABILITY = 0.1
 
 MAX_WORDS = 200
 """Sentence pairs with a longer side are left out: paragraphs align badly and take quadratic time."""
-
-WORD = regex.compile(r"[\p{L}\p{M}]+(?:['’\u200c\u200d-][\p{L}\p{M}]+)*")
-
-_BREAK = regex.compile(r"[.!?:;\"“”„«»…।]")
 
 Sentence = list[str]
 Links = list[tuple[int, int]]
@@ -155,22 +150,6 @@ def probabilities(
 def ordered(chances: dict[tuple[str, str], float]) -> list[tuple[tuple[str, str], float]]:
     """By source, the most probable translation first."""
     return sorted(chances.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
-
-
-def usual_spellings(sentences: Iterable[str]) -> dict[str, str]:
-    """Lower-case word -> the spelling that it mostly has inside sentences (`house`, `Haus`, `God`); lower case if it
-    stands only where capitals are usual."""
-    inside: dict[str, Counter[str]] = defaultdict(Counter)
-    first: dict[str, str] = {}
-    for sentence in sentences:
-        end = 0
-        for match in WORD.finditer(sentence):
-            word = match.group()
-            first[word.lower()] = word.lower()
-            if end and not _BREAK.search(sentence[end : match.start()]):
-                inside[word.lower()][word] += 1
-            end = match.end()
-    return first | {lower: min(spelled, key=lambda word: (-spelled[word], word)) for lower, spelled in inside.items()}
 
 
 def _link(text: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ dictionary --read--> rows --clean--> pairs --split--> clean.tsv    pairs to trai
 import hashlib
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import regex
 
 from prealign_cpt.lexicon.clean import Dropped, clean
 from prealign_cpt.lexicon.formats import open_dictionary
+from prealign_cpt.lexicon.forms import add_forms
 from prealign_cpt.lexicon.pairs import Pair, write_pairs
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.manifest import atomic_write
@@ -76,8 +78,13 @@ def build_lexicon(
     return report
 
 
-def convert(path: Path, format: str, out_file: Path, language: str = "", swapped: bool = False) -> dict[str, Any]:
+def convert(
+    path: Path, format: str, out_file: Path, language: str = "", swapped: bool = False, texts: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Rewrite a dictionary as a canonical lexicon file with all its translations; return the counts.
+
+    Args:
+        texts: in the target language; the word forms in them are added (forms.py), if any text is given.
 
     Raises:
         StorageError: `out_file` exists or cannot be written.
@@ -85,6 +92,9 @@ def convert(path: Path, format: str, out_file: Path, language: str = "", swapped
     """
     refuse_existing(out_file)
     pairs, facts = _read(path, format, language, swapped)
+    if texts:
+        pairs, added = add_forms(pairs, texts, language)
+        facts |= added
     write_pairs(out_file, pairs, f"Bilingual lexicon: English, TAB, translation. Made from {path.name}.")
     return {**facts, **describe(pairs)}
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prealign_cpt.lexicon import induce as module
-from prealign_cpt.lexicon.induce import Links, induce, probabilities, usual_spellings
+from prealign_cpt.lexicon.induce import Links, induce, probabilities
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
+from prealign_cpt.lexicon.spelling import usual_spellings
 from prealign_cpt.run.errors import DataError, MissingInputError, StorageError
 
 GERMAN = {"the": "die", "dog": "Hund", "cat": "Katze", "sees": "sieht", "big": "große", "house": "Haus", "and": "und"}
