@@ -1,12 +1,12 @@
-"""Measure word lists that are made: induced from parallel text, and with word forms; on texts that `prealign fetch` brought.
+"""Measure word lists that are made: induced from parallel text, and with word forms; on what `prealign fetch` brought.
 
     prealign fetch de; prealign fetch ru; prealign fetch el; prealign fetch hi
-    python benchmarks/induced_lexicon.py            # about five minutes on two cores
+    python benchmarks/induced_lexicon.py            # about ten minutes on two cores
 
 Induction (German, Russian): verses of the training books alone are aligned. *Precision* at a probability: share of the
 induced pairs, of those whose English word the list in lexicons/ has, that are in that list; `exact`, and `lemma` where
-forms of one lemma count as one (simplemma). That list gives two or three translations a word, so a pair that it lacks is
-not always wrong: the figure is a lower bound, to compare thresholds by. `found` is the share of the list's pairs, of
+forms of one lemma count as one (simplemma). That list gives two or three translations a word, so a pair that it lacks
+is not always wrong: the figure is a lower bound, to compare thresholds by. `found` is the share of the list's pairs, of
 those whose both words stand in the training verses, that the induced list has by lemma. *Coverage* is the share of the
 running words of the held-out test books that are a target word of the list.
 
@@ -87,7 +87,7 @@ def induced(code: str) -> None:
         seconds = time.monotonic() - began
         pairs = read_pairs(paths[2])
         sides = [
-            [[w.lower() for w in WORD.findall(line)] for line in path.read_text().splitlines()] for path in paths[:2]
+            [[word.lower() for word in WORD.findall(verses[place])] for place in places] for verses in (english, target)
         ]
         measures(code, sides, judge)
     seen = [{word for sentence in side for word in sentence} for side in sides]

@@ -108,6 +108,7 @@ def _run(arguments: list[str]) -> int:
     add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
     add.add_argument("file", type=Path, help="the dictionary; or `induce`, to make one of --parallel text")
     add.add_argument("--parallel", type=Path, nargs=2, metavar=("ENGLISH", "TARGET"), help="line n beside line n")
+    add.add_argument("--least", type=float, default=0.1, help="probability below which an induced pair is left out")
     add.add_argument(
         "--forms", type=Path, nargs="+", default=[], metavar="TEXT", help="add the forms that target text has of words"
     )
@@ -301,7 +302,7 @@ def _lexicon(options: argparse.Namespace) -> None:
         if options.file != Path("induce"):
             raise RecipeError("--parallel: write prealign lexicon induce --parallel ENGLISH TARGET --out OUT.tsv")
         english, target = reversed(options.parallel) if options.swap else options.parallel
-        counts = induce(english, target, options.out)
+        counts = induce(english, target, options.out, options.least)
     else:
         from prealign_cpt.lexicon.stage import convert
 

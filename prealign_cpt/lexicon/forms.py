@@ -2,9 +2,10 @@
 
     words of the text --simplemma--> lemmas --listed?--> pairs of the lemma, its weight shared among the forms
 
-A form that is not listed takes the English words of its lemma, or else those of listed forms of the same lemma (`gingen`
-those of `ging`). The weight of a pair (`pair_weights`) is divided among its target and the new forms by how often the
-text has each, so that the forms of a word together weigh what it weighed alone; every pair has a probability then.
+A form that is not listed takes the English words of its lemma, or else those of listed forms of the same lemma
+(`gingen` those of `ging`). The weight of a pair (`pair_weights`) is divided among its target and the new forms by how
+often the text has each, so that the forms of a word together weigh what it weighed alone; every pair has a probability
+then.
 """
 
 from collections import Counter, defaultdict
@@ -33,8 +34,8 @@ def add_forms(pairs: list[Pair], texts: Sequence[Path], language: str) -> tuple[
         language: name or code.
 
     Returns:
-        The pairs, and `forms` (words that are new in the list) and `covered` (share of the texts' words that are listed,
-        before and after; case is ignored).
+        The pairs, and `forms` (words that are new in the list) and `covered` (share of the texts' words that are
+        listed, before and after; case is ignored).
 
     Raises:
         RecipeError: there are no lemmas for the language.

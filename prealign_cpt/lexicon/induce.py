@@ -27,9 +27,6 @@ from prealign_cpt.lexicon.stage import describe, refuse_existing
 from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.text.reader import read_lines
 
-LEAST_PROBABILITY = 0.1
-"""Of a pair that is taken; docs/lexicons.md has the precision at others."""
-
 MAX_WORDS = 200
 """Sentence pairs with a longer side are left out: paragraphs align badly and take quadratic time."""
 
@@ -38,7 +35,7 @@ Links = list[tuple[int, int]]
 """Places of words that translate each other."""
 
 
-def induce(english: Path, target: Path, out_file: Path, least: float = LEAST_PROBABILITY) -> dict[str, Any]:
+def induce(english: Path, target: Path, out_file: Path, least: float = 0.1) -> dict[str, Any]:
     """Make a lexicon file of parallel text; return the counts.
 
     Args:
