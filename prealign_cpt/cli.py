@@ -134,8 +134,15 @@ def command_line(of_recipe: bool = False) -> Parser:
     add.set_defaults(work=_fetch)
 
     add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
-    add.add_argument("file", type=Path)
-    add.add_argument("--format", choices=("tsv", "muse", "dictd"), default="tsv")
+    add.add_argument("file", type=Path, help="the dictionary; or `induce`, to make one of --parallel text")
+    add.add_argument("--parallel", type=Path, nargs=2, metavar=("ENGLISH", "TARGET"), help="line n beside line n")
+    add.add_argument("--least", type=float, default=0.1, help="probability below which an induced pair is left out")
+    add.add_argument(
+        "--forms", type=Path, nargs="+", default=[], metavar="TEXT", help="add the forms that target text has of words"
+    )
+    add.add_argument("--format", default="auto", help="see docs/lexicons.md; recognised where it is not given")
+    add.add_argument("--language", default="", help="name or code, for --forms and formats that hold many")
+    add.add_argument("--swap", action="store_true", help="English stands second: turn the columns")
     add.add_argument("--out", type=Path, required=True)
     add.set_defaults(work=_lexicon)
 
@@ -298,9 +305,18 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _lexicon(options: argparse.Namespace) -> None:
-    from prealign_cpt.lexicon.stage import convert
+    if options.parallel:
+        from prealign_cpt.lexicon.induce import induce
 
-    print(json.dumps(convert(options.file, options.format, options.out), ensure_ascii=False))
+        if options.file != Path("induce"):
+            raise RecipeError("--parallel: write prealign lexicon induce --parallel ENGLISH TARGET --out OUT.tsv")
+        english, target = reversed(options.parallel) if options.swap else options.parallel
+        counts = induce(english, target, options.out, options.least)
+    else:
+        from prealign_cpt.lexicon.stage import convert
+
+        counts = convert(options.file, options.format, options.out, options.language, options.swap, options.forms)
+    print(json.dumps(counts, ensure_ascii=False))
 
 
 def _clone(options: argparse.Namespace) -> None:

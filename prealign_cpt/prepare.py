@@ -99,8 +99,12 @@ def _build_lexicon(recipe: Recipe, out: Path) -> None:
         say("lexicon: none given: no word is switched, no contrast is trained, and word retrieval is not measured")
         return
     path = recipe.path(settings.path)
-    report = build_lexicon(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations)
+    report = build_lexicon(
+        *(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations),
+        language=recipe.language,
+        swapped=settings.swapped,
+    )
     say(
-        f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
-        f"dropped {report['dropped'] or 'none'}"
+        f"lexicon ({report['format']}): {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held "
+        f"out, dropped {report['dropped'] or 'none'}"
     )

@@ -41,7 +41,10 @@ FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activatio
 
 READS = {
     "text": Reads(("text.document", "text.column", "split_off"), TEXTS),
-    "lexicon": Reads(("lexicon.format", "lexicon.heldout", "lexicon.max_translations", "seed"), ("lexicon.path",)),
+    "lexicon": Reads(
+        ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
+        ("lexicon.path",),
+    ),
     "vocab": Reads(("vocab.size", "vocab.kind"), ("base.model", "vocab.tokenizer"), ("text",)),
     "data": Reads(
         ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),

@@ -300,6 +300,22 @@ def test_the_lexicon_command_never_overwrites(command: Any, tmp_path: Path) -> N
     assert (tmp_path / "out.tsv").read_text() == "mine"
 
 
+def test_the_lexicon_command_says_what_it_recognised(command: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda text, **_: said.append(text))
+    (tmp_path / "list.txt").write_text("Haus house\u200e\n")
+    assert command("lexicon", tmp_path / "list.txt", "--swap", "--out", tmp_path / "out.tsv")[0] == 0
+    counts = json.loads(said[-1])
+    assert (counts["format"], counts["invisible_characters"]) == ("muse", {"U+200E": 1})
+    assert (tmp_path / "out.tsv").read_text().splitlines()[1:] == ["house\tHaus"]
+
+
+def test_parallel_text_is_for_inducing(command: Any, tmp_path: Path) -> None:
+    sides = tmp_path / "a", tmp_path / "b"
+    code, _ = command("lexicon", tmp_path / "in.tsv", "--parallel", *sides, "--out", tmp_path / "out.tsv")
+    assert code == 78
+
+
 def test_version_and_help(capsys: Any) -> None:
     for arguments in (["--version"], ["--help"], ["prepare", "--help"]):
         with pytest.raises(SystemExit) as caught:

@@ -5,18 +5,19 @@ base ─► English scored ─► rows grown, head untied ─► static rows ─
     base_tokenizer/   the base's files but its weights
     pieces.json       for each new token, in the order of their ids, the old ids that spell it
     rows.tsv          for each new token its id, text and where its row comes from
-    report.json       new_tokens, rows, calibration, english_before
+    report.json       new_tokens, lexicon (how far it reaches them), rows, calibration, english_before
 """
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.calibrate import calibrate
-from prealign_cpt.align.lexicon_rows import TextStatistics
+from prealign_cpt.align.lexicon_rows import TextStatistics, reach
 from prealign_cpt.align.mixture import old_pieces
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.lexicon.pairs import Pair
@@ -62,6 +63,9 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
         [training_documents(recipe, "target")],
         [training_documents(recipe, "english")],
     )
+    reached = reach(texts, pairs)
+    if pairs and (warning := reached.warning()):
+        say(f"align: {warning}")
     tables, file = old_tables(model, num_old), recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, file)
     write_rows(model, num_old, rows)
@@ -84,6 +88,7 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     atomic_write(out / "rows.tsv", "\n".join(["id\ttext\trow", *lines]) + "\n")
     report = {
         "new_tokens": len(texts),
+        "lexicon": {**asdict(reached), "share": round(reached.listed / max(1, reached.tokens), 4)},
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
         "calibration": calibration,
         "english_before": english,

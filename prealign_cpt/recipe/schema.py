@@ -82,8 +82,10 @@ class Lexicon:
 
     path: str = ""
     """Empty: no list, and so no switching, no contrast and no word retrieval."""
-    format: Literal["tsv", "muse", "dictd"] = "tsv"
-    """`source TAB target` lines; MUSE's, with spaces or a tab; a dictionary for dictd."""
+    format: Literal["auto", "tsv", "muse", "columns", "dictd", "wiktionary", "dix"] = "auto"
+    """docs/lexicons.md says what each one is; "auto" recognises them."""
+    swapped: bool = False
+    """The target language stands first in the list, English second."""
     heldout: float = number(0.1, least=0.0, most=0.5)
     """Share of the source words that are kept for evaluation."""
     max_translations: int = number(5, least=1)

@@ -16,6 +16,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -37,8 +38,11 @@ SEPARATED = {".csv": ",", ".tsv": "\t"}
 """Between the fields of a line, of which the first names the columns."""
 
 JSON_LINES = (".jsonl", ".ndjson")
-PACKED = {".gz": "gzip", ".xz": "xz", ".bz2": "bz2", ".zst": "zstd"}
-"""Compressions by the end of the name, as fsspec calls them."""
+PACKED = (".gz", ".xz", ".bz2", ".zst")
+"""Ends of the names of packed files, which their first bytes tell too."""
+
+MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+"""Compressions by the first bytes, as fsspec calls them."""
 
 MARKUP = (".html", ".htm", ".xml", ".rtf", ".ipynb", ".py", ".svg")
 BINARY = (
@@ -119,18 +123,19 @@ def read_lines(path: Path, limit: int | None = LINE_LIMIT) -> Iterator[tuple[int
     """Number and text of each line of a UTF-8 file, without its end. A byte order mark at the start is dropped.
 
     Lines end at a line feed, of which one carriage return before it is part. Nothing else ends a line: the ten
-    characters at which `str.splitlines` cuts occur inside words of real files.
+    characters at which `str.splitlines` cuts occur inside words of real files. What gzip packed is unpacked.
 
     Args:
         limit: bytes in a line, so that memory stays bounded whatever the path names; None: any number.
 
     Raises:
-        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or too long.
+        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or too long; the file is
+            damaged.
         MissingInputError: the file is not there.
     """
-    with open_regular(path) as file:
+    with open_unpacked(path) as file:
         offset, number = 0, 0
-        while block := _read_line(file, -1 if limit is None else limit + 1, path):
+        while block := _read_line(file, -1 if limit is None else limit + 1, path, number):
             number += 1
             if limit is not None and len(block) > limit:
                 raise DataError(f"{path}:{number}: line longer than {limit} bytes; is this the right file?")
@@ -148,8 +153,24 @@ def read_lines(path: Path, limit: int | None = LINE_LIMIT) -> Iterator[tuple[int
             yield number, text.removesuffix("\n").removesuffix("\r")
 
 
+@contextmanager
+def open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Open a file as `open_regular` does; of one that is packed (its first bytes say so) the content is read."""
+    with open_regular(path) as file:
+        first = file.read(max(map(len, MAGIC)))
+        file.seek(0)
+        packing = next((name for magic, name in MAGIC.items() if first.startswith(magic)), None)
+        if packing is None:
+            yield file
+            return
+        from fsspec.compression import compr
+
+        with io.BufferedReader(compr[packing](file, mode="rb")) as content:
+            yield content
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, unpacked if its name says that it is packed; never waits, as opening a FIFO would.
+    """Open a file for reading; never waits, as opening a FIFO would.
 
     Raises:
         MissingInputError: it is not there or may not be read.
@@ -164,23 +185,18 @@ def open_regular(path: Path) -> BinaryIO:
         ) from error
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
-        file = os.fdopen(descriptor, "rb")
-        if packing := PACKED.get(path.suffix.lower()):
-            from fsspec.compression import compr
-
-            return io.BufferedReader(compr[packing](file, mode="rb"))
-        return file
+        return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
         raise DataError(f"{path}: the file is empty, there is no text in it")
     raise DataError(f"{path}: not a regular file; name the file itself")
 
 
-def _read_line(file: BinaryIO, size: int, path: Path) -> bytes:
+def _read_line(file: BinaryIO, size: int, path: Path, number: int) -> bytes:
     try:
         return file.readline(size)
     except Exception as error:  # each decompressor has its own
-        raise DataError(f"{path}: cannot be unpacked: {error}; is the file whole, and what its name says?") from error
+        raise DataError(f"{path}: damaged behind line {number}: {error}; get the file again") from error
 
 
 def _documents(path: Path, column: str, unit: Unit | None) -> Iterator[str]:

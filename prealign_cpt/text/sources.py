@@ -97,7 +97,8 @@ def _source(name: str, path: Path, column: str, unit: Unit | None) -> Source:
         files = [path]
     elif not glob.has_magic(str(path)):
         raise MissingInputError(
-            f"{path}: no such file or folder; check the path, and bring what a recipe calls cache:… with `prealign fetch`"
+            f"{path}: no such file or folder; check the path, and bring what a recipe calls cache:… with "
+            "`prealign fetch`"
         )
     else:
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())

@@ -49,7 +49,8 @@ codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share dat
 data.sequence_length device evaluate.batch_tokens evaluate.before_training evaluate.clka evaluate.max_bytes
 evaluate.mixed_prompts
 evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
-lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
+lexicon.max_translations lexicon.path lexicon.swapped
+name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.column text.document text.english text.general_english text.general_target text.parallel_english
 text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip

@@ -22,11 +22,11 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.align.lexicon_rows import TextStatistics, ambiguity, check_lexicon
+from prealign_cpt.align.lexicon_rows import TextStatistics, check_lexicon
 from prealign_cpt.align.mixture import Mixture, mean_weights, old_pieces, subword_mixture
 from prealign_cpt.align.rows import old_tables
 from prealign_cpt.data.pack import encode
-from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.lexicon.pairs import Pair, pair_weights
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import num_ids, token_texts
 from prealign_cpt.model.vectors import encode_words
@@ -151,12 +151,12 @@ def _pairs_with_vectors(
     pairs: list[Pair], base: PreTrainedTokenizerBase, grown: PreTrainedTokenizerBase, known_N: Tensor
 ) -> tuple[list[list[int]], list[list[int]], Tensor]:
     """Old ids of the English sides, grown ids of the target sides, and weights [P] of the pairs whose target side has
-    vectors: 1 / (number of translations of the English side)."""
-    weights, kept = ambiguity(pairs), sorted(set(pairs))
+    vectors (`pair_weights`)."""
+    weights, kept = pair_weights(pairs), sorted(set(pairs))
     sources = encode_words(base, [pair.source for pair in kept])
     targets = encode_words(grown, [pair.target for pair in kept])
     usable = [
-        (source, target, weights[pair.source])
+        (source, target, weights[pair])
         for pair, source, target in zip(kept, sources, targets, strict=True)
         if source and target and bool(known_N[target].all())
     ]
