@@ -45,7 +45,7 @@ READS = {
         ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
         ("lexicon.path",),
     ),
-    "vocab": Reads(("vocab.size", "vocab.kind"), ("base.model", "vocab.tokenizer"), ("text",)),
+    "vocab": Reads(("vocab.size", "vocab.kind", "vocab.pretokenizer"), ("base.model", "vocab.tokenizer"), ("text",)),
     "data": Reads(
         ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),
         stages=("text", "lexicon", "vocab"),

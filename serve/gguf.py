@@ -24,7 +24,11 @@ def same_cut(export: Path, base: Path) -> None:
     grown, old = (json.loads(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str()) for folder in (export, base))
     for part in ("normalizer", "pre_tokenizer"):
         if grown[part] != old[part]:
-            sys.exit(f"{export}: its {part} is not that of {base}; name the base that the tokenizer was grown from")
+            sys.exit(
+                f"{export}: its {part} is not that of {base}; name the base that the tokenizer was grown from. If its "
+                "README.md says that it keeps the words of a script whole, llama.cpp cannot read it: grow it with "
+                'vocab.pretokenizer = "base"'
+            )
     ids, own = grown["model"]["vocab"], old["model"]["vocab"]
     if any(ids.get(token) != number for token, number in own.items()):
         sys.exit(f"{export}: tokens of {base} have other ids there; name the base that the tokenizer was grown from")

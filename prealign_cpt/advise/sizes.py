@@ -48,7 +48,8 @@ def sizes(recipe: Recipe, base: Path) -> list[Size]:
     for size in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             texts = [islice(training_documents(recipe, side), GUARD_DOCUMENTS) for side in ("target", "english")]
-            growth = grow_tokenizer(base, texts[0], texts[1], size, Path(folder) / "grown", recipe.vocab.kind)
+            kinds = recipe.vocab.kind, recipe.vocab.pretokenizer
+            growth = grow_tokenizer(base, texts[0], texts[1], size, Path(folder) / "grown", *kinds)
             grown = load_tokenizer(Path(folder) / "grown")
         if len(growth.tokens) <= found[-1].new_tokens:
             break

@@ -7,7 +7,6 @@ equal share, for words not listed themselves.
 """
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,12 @@ from prealign_cpt.align.mixture import Mixture
 from prealign_cpt.lexicon.pairs import Pair, pair_weights
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.scripts import is_unspaced
 
 MAX_BYTES = 8_000_000
 """Of each text, so many UTF-8 bytes are read at most, from the beginnings of its files."""
 
 _WORD, _LETTERS = re.compile(r"\w+"), re.compile(r"[^\W\d_]+")
-
-_UNSPACED = ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""Scripts written without spaces between words, by how their letters' Unicode names begin."""
 
 Translations = dict[str, dict[str, float]]
 """Target word -> English word or phrase -> weight, not normalised."""
@@ -203,7 +200,7 @@ def _word(text: str) -> str:
     """The word that a token is, or nothing: it stands behind a space, or in a script that needs none."""
     if text.startswith(" "):
         return text[1:]
-    return text if text and unicodedata.name(text[0], "").startswith(_UNSPACED) else ""
+    return text if is_unspaced(text) else ""
 
 
 def _piece_weights(translated: dict[str, float], pieces: dict[str, list[int]]) -> dict[int, float]:

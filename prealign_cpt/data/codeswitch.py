@@ -24,7 +24,7 @@ that both are seen in the same places. Labels are the inputs.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Literal
 
 import numpy as np
@@ -50,6 +50,7 @@ from prealign_cpt.data.word_spans import (
 from prealign_cpt.lexicon.pairs import Pair, pair_weights
 from prealign_cpt.model.loss import IGNORED
 from prealign_cpt.model.tokens import encode_plain, is_byte_token, num_ids, token_texts
+from prealign_cpt.text.scripts import is_unspaced
 
 Table = Mapping[tuple[int, ...], Mapping[tuple[int, ...], float]]
 """Token ids of a word -> token ids of each of its translations -> weight in the choice."""
@@ -150,6 +151,8 @@ class Respeller:
         self._grown, self._base, self.probability = grown, base, probability
         self._words, self._first_new = Words(token_texts(grown)), num_ids(base)
         self._letter = grown.encode("a", add_special_tokens=False)
+        old, new = (tokenizer.backend_tokenizer.pre_tokenizer for tokenizer in (base, grown))
+        self._same_cut = old is None or old.__getstate__() == new.__getstate__()
         self._known: dict[tuple[int, ...], Ids] = {}
 
     def respell(self, ids: Ids, seed: int, epoch: int, document: int) -> Ids:
@@ -178,11 +181,19 @@ class Respeller:
             spelling: list[int] = []
             for is_byte, run in groupby(word, key=self._is_byte):
                 tokens = list(run)
-                spelled = "".join(self._grown.convert_ids_to_tokens(tokens))
-                spelling += tokens if is_byte else [token.id for token in merges.tokenize(spelled)]
+                spelling += (
+                    tokens if is_byte else [token.id for part in self._cut(tokens) for token in merges.tokenize(part)]
+                )
             alike = self._text(spelling) == self._text(list(word))
             self._known[word] = np.array(spelling if alike else word, dtype=np.int32)
         return self._known[word]
+
+    def _cut(self, tokens: list[int]) -> list[str]:
+        """The word in the letters of the vocabulary, in parts where the base alone cuts it before its merges."""
+        if self._same_cut:
+            return ["".join(self._grown.convert_ids_to_tokens(tokens))]
+        word = self._text(tokens).removeprefix(self._text([]))
+        return [part for part, _ in self._base.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)]
 
     def _is_byte(self, i: int) -> bool:
         """A byte of a character that the base has no token for (SentencePiece); no merge reaches over it."""
@@ -215,7 +226,11 @@ def token_table(
     tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]
 ) -> dict[tuple[int, ...], dict[tuple[int, ...], float]]:
     """Token ids of every form of a listed word -> token ids of its translations in that form, in the order given, with
-    their weights (`pair_weights`)."""
+    their weights (`pair_weights`).
+
+    A translation is spelled as in running text: with a space in front where the word has one, unless it is of a script
+    that puts none between words.
+    """
     sources, targets, weights = [], [], []
     # Without probabilities all forms that are spelled alike count alike, whatever word they come from.
     known = any(pair.probability for pair in pairs)
@@ -224,14 +239,15 @@ def token_table(
         for form in (lambda word: word), _capitalised:
             for lead in (" ", "\n"):
                 sources.append(lead + form(pair.source))
-                targets.append(lead + form(pair.target))
+                targets.append(("\n" if is_unspaced(pair.target) else lead) + form(pair.target))
                 weights.append(weight_of[pair])
     newline = tokenizer.encode("\n", add_special_tokens=False)
     table: dict[tuple[int, ...], dict[tuple[int, ...], float]] = {}
-    encoded = (encode_plain(tokenizer, texts) for texts in (sources, targets))
-    for source, target, weight in zip(*encoded, weights, strict=True):
-        if source[: len(newline)] == newline and target[: len(newline)] == newline:
-            source, target = source[len(newline) :], target[len(newline) :]
+    encoded = zip(encode_plain(tokenizer, sources), encode_plain(tokenizer, targets), weights, strict=True)
+    for (source, target, weight), lead in zip(encoded, cycle((" ", "\n"))):
+        behind_line = target[: len(newline)] == newline
+        if behind_line and (lead == " " or source[: len(newline)] == newline):
+            source, target = source[0 if lead == " " else len(newline) :], target[len(newline) :]
         if not source or not target or source == target:
             continue
         table.setdefault(tuple(source), {}).setdefault(tuple(target), weight)

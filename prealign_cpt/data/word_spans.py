@@ -1,7 +1,8 @@
 """Words in token ids: found, drawn, looked up in a table and replaced, in many documents at once.
 
 A token is, by the text that it adds, the start of a word (a space, then letters), the inside of one (letters only), or
-no part of any. A word is a run of such tokens; one that an apostrophe follows ("king's") is left out.
+no part of any; marks go with their letters. A word is a run of such tokens; one that an apostrophe follows ("king's")
+is left out. In scripts without spaces each token that begins with a letter is taken for a word.
 
 Random numbers are a pure function of (seed, epoch, document, word), by a counter-based generator: SplitMix64 (Steele,
 Lea and Flood, OOPSLA 2014) in uint64 arrays. Every document has a key, and the draw of its word `w` is the mixed value
@@ -19,6 +20,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prealign_cpt.text.scripts import is_letters, is_unspaced
+
 Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
 Item = TypeVar("Item", bound=np.generic)
@@ -29,7 +32,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 Draws = NDArray[np.uint64]
 
 OTHER, APOSTROPHE, START, INSIDE = 0, 1, 2, 3
-"""What a token is to a word: nothing; nothing, and it begins with an apostrophe; a space and letters; letters."""
+"""What a token is to a word: nothing; nothing, and it begins with an apostrophe; its start; what goes on with it."""
 
 ABSENT = -1
 """Node of a `SpanTable` that does not exist."""
@@ -106,8 +109,10 @@ def _kind(text: str) -> int:
     if text[:1] in ("'", "’"):
         return APOSTROPHE
     if text.startswith(" "):
-        return START if text[1:].isalpha() else OTHER
-    return INSIDE if text.isalpha() else OTHER
+        return START if is_letters(text[1:]) else OTHER
+    if not is_letters(text):
+        return OTHER
+    return START if is_unspaced(text) else INSIDE
 
 
 class Splice:

@@ -37,7 +37,7 @@ def model_card(recipe: Recipe, parity: dict[str, Any], run: Path, base: Path) ->
     )
     for key, value in licence(base).items():
         data[key] = value
-    facts = "\n".join(f"- {fact}" for fact in [*_done(recipe, run), *_to_know(recipe, parity)])
+    facts = "\n".join(f"- {fact}" for fact in [*_done(recipe, run), *_to_know(recipe, parity, run)])
     return f"""---
 {data.to_yaml()}
 ---
@@ -103,9 +103,22 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
     return facts
 
 
-def _to_know(recipe: Recipe, parity: dict[str, Any]) -> list[str]:
+def _to_know(recipe: Recipe, parity: dict[str, Any], run: Path) -> list[str]:
     """What a user of the model must know."""
+    vocab = _read(run / "vocab" / "report.json") if recipe.vocab.size else {}
+    facts = []
+    if scripts := vocab.get("pretokenizer_changed"):
+        facts.append(
+            f"The tokenizer keeps words in {', '.join(scripts)} whole, which that of the base cuts at their marks. "
+            "tokenizer.json says how; llama.cpp, which has pre-tokenizers built in, cannot read it."
+        )
+    if vocab.get("decomposed_texts_changed"):
+        facts.append(
+            "Text must come in composed form (NFC), as training text did: the tokenizer has no normalizer, and text "
+            "in decomposed form (NFD) does not meet the new tokens."
+        )
     return [
+        *facts,
         f"A text begins with `{recipe.base.start_token}`, as in training and evaluation. The tokenizer puts it there "
         "where special tokens are asked for.",
         f"Reloaded, this folder gives the trainer's log-probabilities on {parity['tokens']} tokens (mean difference "

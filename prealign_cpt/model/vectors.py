@@ -14,26 +14,23 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.model.tokens import encode_plain
+from prealign_cpt.text.scripts import in_running_text
 
 
 def encode_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[list[int]]:
-    """Token ids of each word as it stands inside a sentence, that is after a space.
-
-    Byte-level tokenizers need the space; SentencePiece's put one before any text by themselves.
-    """
-    first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
-    lead = "" if first.startswith("▁") else " "
-    return encode_plain(tokenizer, [lead + word for word in words])
+    """Token ids of each word as it stands inside a sentence: after a space, or without one in scripts that have none
+    between words."""
+    return encode_pieces(tokenizer, [in_running_text(word) for word in words])
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Token ids of parts of words: texts that begin with a space begin a word, the others stand inside one."""
     newline = tokenizer.encode("\n", add_special_tokens=False)
-    inside = encode_plain(tokenizer, ["\n" + text for text in texts])
-    initial = iter(encode_words(tokenizer, [text[1:] for text in texts if text.startswith(" ")]))
-    return [
-        next(initial) if text.startswith(" ") else ids[len(newline) :] for text, ids in zip(texts, inside, strict=True)
-    ]
+    first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
+    # Byte-level tokenizers need the space; SentencePiece's put one before any text by themselves.
+    start = 1 if first.startswith("▁") else 0
+    encoded = encode_plain(tokenizer, [text[start:] if text.startswith(" ") else f"\n{text}" for text in texts])
+    return [ids if text.startswith(" ") else ids[len(newline) :] for text, ids in zip(texts, encoded, strict=True)]
 
 
 def pad_words(encoded: list[list[int]], start_id: int) -> tuple[Tensor, Tensor]:

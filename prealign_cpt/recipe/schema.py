@@ -100,7 +100,12 @@ class Vocab:
     """How many; 0 keeps the base tokenizer. "auto": what short trials predict to be best (`prealign sizes`)."""
     kind: Literal["auto", "words", "merges"] = "auto"
     """Whole words, which the tokenizer looks up before its merges (as Llama 3's does), or further merges. "auto": words
-    where the tokenizer is of the byte-level kind. llama.cpp reads words of a few tokenizers only (docs/export.md)."""
+    where the tokenizer is of the byte-level kind and the text has spaces between words. llama.cpp reads words of a few
+    tokenizers only (docs/export.md)."""
+    pretokenizer: Literal["auto", "base"] = "auto"
+    """"auto": words that the base's pre-tokenizer cuts at vowel signs or vocalisation (Hindi, Thai, Arabic on most
+    byte-level bases) are left whole, for scripts of which every tenth word is cut; other text is cut as before. "base":
+    never. llama.cpp reads no changed pre-tokenizer."""
     tokenizer: str = ""
     """Folder of a ready grown tokenizer, taken instead of learning one. The base's tokens must keep their ids in it,
     and `size` must be the number of tokens that it adds. With size 0 it is not read."""

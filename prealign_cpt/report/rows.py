@@ -23,6 +23,7 @@ from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.report.document import reading
 from prealign_cpt.serving.folder import EMBEDDINGS
+from prealign_cpt.text.scripts import is_letters, is_unspaced
 
 MOST_ENGLISH = 20_000
 """English tokens among which neighbours are looked for. Byte pairs are numbered from the most frequent on."""
@@ -83,7 +84,7 @@ def read_rows(run: Path) -> Rows | Absent:
     english_ED, new_ND = embedding_VD[list(english)].float(), embedding_VD[list(new)].float()
     if not (english_ED.isfinite().all() and new_ND.isfinite().all()):
         return Absent(f"{folder.name}: the embedding holds numbers that are not finite")
-    words = [n for n, text in enumerate(new.values()) if text.startswith(" ") and len(text) > 4 and text[1:].isalpha()]
+    words = [n for n, text in enumerate(new.values()) if _is_word(text)]
     listed = [words[n] for n in _spread(len(words), LISTED)]
     texts = list(english.values())
     nearest, after = _near(english_ED, new_ND, listed, texts)
@@ -129,6 +130,12 @@ def _near(
         for ids, cosines_E in zip(ids_LK, cosines_LE, strict=True)
     ]
     return (float(english_SE.amax(1).mean()), float(new_SE.amax(1).mean())), near
+
+
+def _is_word(text: str) -> bool:
+    """Whether a token is worth a look: a word of four letters, or of two in a script without spaces."""
+    bare = is_unspaced(text)
+    return is_letters(text.removeprefix(" ")) and len(text) > (1 if bare else 4) and (bare or text.startswith(" "))
 
 
 def _embedding(folder: Path) -> Tensor | None:

@@ -20,13 +20,25 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import regex
 from tokenizers import Tokenizer
 
 from prealign_cpt.model.tokens import BYTE_TOKEN
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.scripts import JOINERS, is_letters
 from prealign_cpt.vocab.learn import Piece, Word
 
 SPACE = "\u2581"
+LONG = 32
+"""Characters of a word that is learned from as it is; longer ones are taken apart."""
+
+LEARNED = 10_000_000
+"""Letters of the vocabulary (bytes, or characters of SentencePiece) in words that are no more frequent than `RARE`.
+Text with spaces seldom has so many; without them most parts of sentences occur once."""
+
+RARE = 2
+
+_PART = regex.compile(rf"\P{{L}}{{0,16}}+(?:\p{{L}}[\p{{M}}{JOINERS}]*+){{1,16}}|\P{{L}}{{1,16}}+")
 _UNIT = re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+")
 
 # GPT-2's table: the visible letter that stands for each byte; the bytes that are none have letters from U+0100 on.
@@ -49,19 +61,39 @@ class Family(ABC):
     whole_words: bool
 
     def __init__(self, backend: Tokenizer) -> None:
-        self._backend = backend
+        self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab(with_added_tokens=False)
 
-    def words(self, documents: Iterable[str]) -> Counter[Word]:
+    def words(self, documents: Iterable[str], whole: bool = False) -> Counter[Word]:
         """Every word of the documents as base tokens, with its count: every pretoken; in SentencePiece every run of
-        spaces with the run of other characters after it, where characters without a base token stand as themselves."""
+        spaces with the run of other characters after it, where characters without a base token stand as themselves.
+
+        Args:
+            whole: however long they are. Otherwise those of more than `LONG` characters, as whole sentences without
+                spaces are, come in parts that begin at letters: learning takes time by their length, and pieces that
+                would reach over the border of two parts are merely counted less often. Of more than `LEARNED` letters
+                in rare words every second, third ... word stands for as many.
+        """
         units: Counter[str] = Counter()
         for document in documents:
             units.update(self._units(document))
+        if not whole:
+            for unit in [unit for unit in units if len(unit) > LONG]:
+                count = units.pop(unit)
+                for part in self._parts(unit):
+                    units[part] += count
+            rare = [unit for unit, count in units.items() if count <= RARE]
+            step = 1 + sum(map(len, rare)) // LEARNED
+            for number, unit in enumerate(rare if step > 1 else ()):
+                units[unit] *= step * (number % step == 0)
+            units = +units
         words: Counter[Word] = Counter()
         for unit, count in units.items():
-            words[tuple(self._characters(token.value for token in self._backend.model.tokenize(unit)))] += count
+            words[tuple(self._characters(token.value for token in self.backend.model.tokenize(unit)))] += count
         return words
+
+    def _parts(self, unit: str) -> list[str]:
+        return _PART.findall(unit) if len(unit) > LONG else [unit]
 
     @abstractmethod
     def allowed(self, string: str) -> bool:
@@ -99,11 +131,11 @@ class Family(ABC):
         return list(model["merges"])
 
     def _units(self, text: str) -> Iterator[str]:
-        if self._backend.normalizer is not None:
-            text = self._backend.normalizer.normalize_str(text)
-        if self._backend.pre_tokenizer is None:
+        if self.backend.normalizer is not None:
+            text = self.backend.normalizer.normalize_str(text)
+        if self.backend.pre_tokenizer is None:
             return iter([text])
-        return (pretoken for pretoken, _ in self._backend.pre_tokenizer.pre_tokenize_str(text))
+        return (pretoken for pretoken, _ in self.backend.pre_tokenizer.pre_tokenize_str(text))
 
     def _characters(self, tokens: Iterable[str]) -> Iterable[str]:
         return tokens
@@ -117,17 +149,21 @@ class ByteLevel(Family):
         self.base_rank = {}
         self.whole_words = bool(json.loads(backend.to_str())["model"].get("ignore_merges"))
 
+    def _parts(self, unit: str) -> list[str]:
+        raw = _bytes(unit)
+        return ["".join(map(LETTER_OF.__getitem__, part.encode())) for part in super()._parts(raw.decode())]
+
     def may_look_up(self) -> bool:
         """Whether words may be looked up before the merges without another tokenization of any text: the merges make
         every token that can be a whole word, or words are looked up already."""
         if self.whole_words:
             return True
-        lost = [token for token in self.vocab if [t.value for t in self._backend.model.tokenize(token)] != [token]]
+        lost = [token for token in self.vocab if [t.value for t in self.backend.model.tokenize(token)] != [token]]
         return not any(list(self._units(self.text(token))) == [token] for token in lost)
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Start and end of every pretoken in a text that normalisation leaves as it is."""
-        return (span for _, span in self._backend.pre_tokenizer.pre_tokenize_str(text))
+        return (span for _, span in self.backend.pre_tokenizer.pre_tokenize_str(text))
 
     def allowed(self, string: str) -> bool:
         """Whole characters, or a strict part of one; no digits; a letter or something beyond ASCII.
@@ -169,7 +205,7 @@ class SentencePiece(Family):
         text = string.removeprefix(SPACE)
         if SPACE in text or not worth_a_piece(text):
             return False
-        return len(string) == 1 or all(unicodedata.category(character)[0] in "LM" for character in text)
+        return len(string) == 1 or is_letters(text)
 
     def text(self, string: str) -> str:
         """A piece as text."""

@@ -3,24 +3,30 @@
     base ─► words of target and English text ─► learn_words | Learner ─► tokenizer.json (+ tokenizer.model) ─► out
 
 Every old token keeps its id and its rules; the words of the English guard keep their tokens; every new token occurs in
-the tokenization of a real text. The last two are checked with the grown tokenizer as it will be loaded.
+the tokenization of a real text. The last two are checked with the grown tokenizer as it will be loaded. Where the base
+cuts the target's words at their marks, the pre-tokenizer of their script is changed first (`vocab.cuts`).
 """
 
+import gc
 import json
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prealign_cpt.model.tokens import encode_text, num_ids
 from prealign_cpt.run.errors import MissingInputError, RecipeError, StorageError
 from prealign_cpt.run.manifest import storage_error
+from prealign_cpt.text.scripts import unspaced_share
+from prealign_cpt.vocab.cuts import SAMPLE, Cuts, is_recut, measure_cuts, whole_words
 from prealign_cpt.vocab.families import ByteLevel, Family, SentencePiece, grow_model
-from prealign_cpt.vocab.learn import Learner, Piece
+from prealign_cpt.vocab.learn import Learner, Piece, Word
 from prealign_cpt.vocab.words import learn_words
 
 MODEL = "tokenizer.model"
@@ -50,6 +56,12 @@ class Growth:
     tokens: list[NewToken]
     words: bool = False
     """Whether they are whole words, looked up before the merges."""
+    cuts: Cuts | None = None
+    """What the base's pre-tokenizer does to the words of the target text."""
+    scripts: tuple[str, ...] = ()
+    """Scripts whose words it no longer cuts at their marks."""
+    recut: int = 0
+    """Documents of the English guard that quote such words, which are now cut otherwise there too."""
 
 
 def grow_tokenizer(
@@ -59,6 +71,7 @@ def grow_tokenizer(
     size: int,
     out: Path,
     kind: Literal["auto", "words", "merges"] = "merges",
+    pretokenizer: Literal["auto", "base"] = "auto",
 ) -> Growth:
     """Write to `out` the tokenizer of `base` with up to `size` tokens for the target language.
 
@@ -70,10 +83,13 @@ def grow_tokenizer(
             English throughout.
         size: number of tokens wanted; fewer are made when nothing that occurs twice is left. 0 copies the tokenizer.
         out: folder to fill; made if missing, must be empty.
-        kind: whole words, looked up before the merges, or further merges; "auto": words where they can be looked up.
+        kind: whole words, looked up before the merges, or further merges; "auto": words where they can be looked up and
+            the text has spaces between them.
+        pretokenizer: "auto": changed for scripts whose words the base's cuts at their marks (`Cuts.scripts`).
 
     Raises:
-        RecipeError: the tokenizer is of another kind, or cannot look words up, or `size` is negative.
+        RecipeError: the tokenizer is of another kind, or cannot look words up, or the text has no spaces between words,
+            or `size` is negative.
         MissingInputError: `base` holds no tokenizer.
         StorageError: `out` is not empty.
     """
@@ -88,17 +104,24 @@ def grow_tokenizer(
         copy_tokenizer(tokenizer, base, out)
         return Growth(first_id, [])
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    family = family_of(base, tokenizer, content)
-    as_words = kind != "merges" and isinstance(family, ByteLevel) and family.may_look_up()
-    if kind == "words" and not as_words:
-        raise RecipeError(f'vocab.kind: the tokenizer of {base} cannot look whole words up; choose "merges"')
+    family: Family = family_of(base, tokenizer, content)
+    target, sample = _beginning(target)
+    growth = Growth(first_id, [], cuts=measure_cuts(tokenizer.backend_tokenizer, sample))
+    if isinstance(family, ByteLevel) and pretokenizer == "auto" and growth.cuts and growth.cuts.scripts:
+        recut = whole_words(content, growth.cuts.scripts)
+        if recut is not None:
+            content, growth = recut, replace(growth, scripts=tuple(growth.cuts.scripts))
+            family = ByteLevel(Tokenizer.from_str(json.dumps(content)))
+    guard = _Guard(english, tokenizer.backend_tokenizer, family, growth.scripts)
+    as_words = _as_words(base, family, kind, sample)
     if as_words:
-        guard = family.words(_spellings(english))
-        pieces, witnesses = learn_words(family.words(target), guard, family.text, size), list[str]()
+        pieces, witnesses = learn_words(family.words(target, whole=True), guard.words(), family.text, size), list[str]()
     else:
-        pieces, witnesses = _learn(family, target, english, size)
+        pieces, witnesses = _learn(family, target, guard, size)
     copy_tokenizer(tokenizer, base, out)
     try:
+        if growth.scripts:
+            _keep_class(out / "tokenizer_config.json")
         (out / "tokenizer.json").write_text(
             json.dumps(family.grown(content, pieces, first_id, as_words), ensure_ascii=False)
         )
@@ -119,7 +142,7 @@ def grow_tokenizer(
         NewToken(ids[piece.string], family.text(piece.string), ids.get(piece.left), ids.get(piece.right), piece.count)
         for piece in pieces.values()
     ]
-    return Growth(first_id, tokens, as_words)
+    return replace(growth, tokens=tokens, words=as_words, recut=guard.recut)
 
 
 def take_tokenizer(base: Path, given: Path, size: int, out: Path) -> Growth:
@@ -220,17 +243,78 @@ def copy_tokenizer(tokenizer: PreTrainedTokenizerFast, base: Path, out: Path) ->
         raise storage_error(out, error) from error
 
 
-def _learn(
-    family: Family, target: Iterable[str], english: Iterable[str], size: int
-) -> tuple[dict[str, Piece], list[str]]:
+def _beginning(documents: Iterable[str]) -> tuple[Iterable[str], list[str]]:
+    """The documents again, and those of their first `SAMPLE` characters."""
+    rest, head, size = iter(documents), list[str](), 0
+    while size < SAMPLE and (document := next(rest, None)) is not None:
+        head.append(document)
+        size += len(document)
+    return chain(head, rest), head
+
+
+def _as_words(base: Path, family: Family, kind: str, sample: list[str]) -> bool:
+    """Whether new tokens are whole words."""
+    if kind == "merges":
+        return False
+    unspaced = unspaced_share("\n".join(sample)) > 0.5
+    can = isinstance(family, ByteLevel) and not unspaced and family.may_look_up()
+    if kind == "words" and unspaced:
+        raise RecipeError('vocab.kind: the target text has no spaces between words; choose "merges"')
+    if kind == "words" and not can:
+        raise RecipeError(f'vocab.kind: the tokenizer of {base} cannot look whole words up; choose "merges"')
+    return can
+
+
+def _keep_class(path: Path) -> None:
+    """Let transformers read tokenizer.json as it is: some classes are built anew with a pre-tokenizer of their own."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2, ensure_ascii=False))
+
+
+class _Guard:
+    """The words that must keep their tokens: those of the English documents in all their spellings.
+
+    Args:
+        documents: read once.
+        old: the base's tokenizer.
+        scripts: whose words it cuts, and `family` does not.
+
+    Attributes:
+        recut: documents that are cut otherwise than by `old`, once the words are read.
+    """
+
+    def __init__(self, documents: Iterable[str], old: Tokenizer, family: Family, scripts: tuple[str, ...]) -> None:
+        self._documents, self._old, self._family, self._scripts = documents, old, family, scripts
+        self.recut = 0
+
+    def words(self) -> Iterable[Word]:
+        """Read the documents, once."""
+        return self._family.words(_spellings(self._watched() if self._scripts else self._documents), whole=True)
+
+    def _watched(self) -> Iterator[str]:
+        for document in self._documents:
+            self.recut += is_recut(self._old, self._family.backend, document, self._scripts)
+            yield document
+
+
+def _learn(family: Family, target: Iterable[str], guard: _Guard, size: int) -> tuple[dict[str, Piece], list[str]]:
     """Learn, drop what no text can reach, and go on until nothing is dropped any more.
 
     Returns:
         The pieces, and training words that hold those which their own text does not reach.
     """
+    # Millions of lists and sets, no circles among them: looking for some took half of the time.
+    gc.disable()
+    try:
+        return _learned(family, target, guard, size)
+    finally:
+        gc.enable()
+
+
+def _learned(family: Family, target: Iterable[str], guard: _Guard, size: int) -> tuple[dict[str, Piece], list[str]]:
     learner = Learner(
         family.words(target),
-        family.words(_spellings(english)),
+        guard.words(),
         vocab=family.vocab,
         base_rank=family.base_rank,
         allowed=family.allowed,
@@ -248,7 +332,7 @@ def _learn(
 
 def _reached(family: Family, learner: Learner, string: str) -> bool:
     """Whether a piece occurs in the tokenization of one of its probes."""
-    return any(string in learner.segment(word) for text in family.probes(string) for word in family.words([text]))
+    return any(string in learner.segment(word) for text in family.probes(string) for word in family.words([text], True))
 
 
 def _spellings(documents: Iterable[str]) -> Iterator[str]:

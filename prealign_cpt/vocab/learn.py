@@ -212,11 +212,22 @@ class Learner:
 
     def _replace(self, index: int, symbols: list[str]) -> set[str]:
         """Give a word a new segmentation; returns the candidates whose count may have grown."""
-        self._add(index, self._now[index], -1)
+        old = self._now[index]
         self._now[index] = symbols
-        return self._add(index, symbols, 1)
+        # What both begin and end with alike, but for one symbol beside what differs, counts as before.
+        start, stop = 0, min(len(old), len(symbols))
+        while start < stop and old[start] == symbols[start]:
+            start += 1
+        stop -= start
+        end = 0
+        while end < stop and old[-1 - end] == symbols[-1 - end]:
+            end += 1
+        start, end = max(start - 1, 0), max(end - 1, 0)
+        self._add(index, old[start : len(old) - end], -1)
+        return self._add(index, symbols[start : len(symbols) - end], 1)
 
     def _add(self, index: int, symbols: list[str], sign: int) -> set[str]:
+        """Count the candidates in a part of a word, or take them off; returns them."""
         weight = sign * self._weight[index]
         keys = [key for _, key in self._pairs(symbols)]
         for key in keys:

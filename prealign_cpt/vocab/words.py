@@ -8,9 +8,9 @@ words become tokens on the way. With little text that matters: parts that it sho
 token stands for one word only.
 """
 
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 
+from prealign_cpt.text.scripts import is_letters
 from prealign_cpt.vocab.learn import Piece, Word
 
 LEAST = 3
@@ -39,6 +39,6 @@ def learn_words(
 
 
 def is_word(text: str) -> bool:
-    """At least two letters, with marks, behind a space or not."""
+    """At least two letters or marks, behind a space or not."""
     letters = text.removeprefix(" ")
-    return len(letters) > 1 and all(unicodedata.category(character)[0] in "LM" for character in letters)
+    return len(letters) > 1 and is_letters(letters)

@@ -3,6 +3,7 @@
 Slow on purpose, and on purpose without any code of `prealign_cpt` but the constants of the rule.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -48,8 +49,19 @@ def weighted(choices: Mapping[tuple[int, ...], float], number: int) -> tuple[int
     return last
 
 
+def letters(text: str) -> bool:
+    return bool(text) and all(
+        unicodedata.category(c)[0] == "L" or unicodedata.category(c) in ("Mn", "Mc") for c in text
+    )
+
+
 def starts_word(text: str) -> bool:
-    return text.startswith(" ") and text[1:].isalpha()
+    unspaced = unicodedata.name(text[:1] or " ", "").startswith(("CJK UNIFIED", "HIRAGANA", "THAI CHARACTER"))
+    return letters(text[1:]) if text.startswith(" ") else letters(text) and unspaced and text[0].isalpha()
+
+
+def goes_on(text: str) -> bool:
+    return letters(text) and not starts_word(text)
 
 
 def words_of(ids: Sequence[int], texts: Sequence[str]) -> list[tuple[int, int]]:
@@ -58,8 +70,8 @@ def words_of(ids: Sequence[int], texts: Sequence[str]) -> list[tuple[int, int]]:
     while at < len(ids):
         text = texts[ids[at]]
         end = at + 1
-        if starts_word(text) or text.isalpha():
-            while end < len(ids) and texts[ids[end]].isalpha():
+        if starts_word(text) or goes_on(text):
+            while end < len(ids) and goes_on(texts[ids[end]]):
                 end += 1
             if end == len(ids) or texts[ids[end]][:1] not in ("'", "’"):
                 words.append((at, end))

@@ -159,7 +159,29 @@ def test_text_without_words(text: str):
     assert done.inputs.tolist() == ids.tolist() and done.words == 0
 
 
-ANY_TEXTS = ["", " ", ".", "'", "'s", "’", " '", "b2", " 7", "\n", " a", " b", "a", "e", "xyz", "日"]
+ANY_TEXTS = [
+    "",
+    " ",
+    ".",
+    "'",
+    "'s",
+    "’",
+    " '",
+    "b2",
+    " 7",
+    "\n",
+    " a",
+    " b",
+    "a",
+    "e",
+    "xyz",
+    "日",
+    " कि",
+    "ि",
+    "กา",
+    "า",
+    "ี",
+]
 ANY_IDS = st.lists(st.integers(0, len(ANY_TEXTS) - 1) | st.integers(10, len(ANY_TEXTS) - 1), max_size=40)
 ANY_WORD = st.tuples(
     st.integers(10, len(ANY_TEXTS) - 1), st.lists(st.integers(12, len(ANY_TEXTS) - 1), max_size=3)

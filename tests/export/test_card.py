@@ -93,3 +93,14 @@ def test_licences(tmp_path: Path) -> None:
     assert licence(tmp_path) == {"license": "llama3.2"}
     (tmp_path / "README.md").write_text("no metadata\n")
     assert licence(tmp_path) == {"license": "other", "license_link": "LICENSE.txt"}
+
+
+def test_what_a_changed_tokenizer_asks_of_its_users(recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab").mkdir()
+    report = tmp_path / "vocab" / "report.json"
+    report.write_text(json.dumps({"new_tokens": 17, "pretokenizer_changed": [], "decomposed_texts_changed": 0}))
+    text = _card(load_recipe(recipe_file), tmp_path, tmp_path)[1]
+    assert "llama.cpp" not in text and "NFC" not in text
+    report.write_text(json.dumps({"new_tokens": 17, "pretokenizer_changed": ["Thai"], "decomposed_texts_changed": 3}))
+    text = _card(load_recipe(recipe_file), tmp_path, tmp_path)[1]
+    assert "keeps words in Thai whole" in text and "llama.cpp" in text and "composed form (NFC)" in text

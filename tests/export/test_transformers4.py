@@ -57,7 +57,7 @@ def _base(kind: str, folder: Path) -> Path:
 def test_both_read_the_same(kind: str, tmp_path: Path) -> None:
     base = _base(kind, tmp_path / "base")
     grown, out = tmp_path / "grown", tmp_path / "out"
-    grow_tokenizer(base, TARGET["german"] + TARGET["russian"], ENGLISH, 40, grown)
+    grow_tokenizer(base, TARGET["german"] + TARGET["russian"] + TARGET["hindi"], ENGLISH, 60, grown)
     tokenizer = AutoTokenizer.from_pretrained(grown)
     start = SPECIAL if kind in ("llama3", "gpt2", "qwen2") else "</s>"
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
