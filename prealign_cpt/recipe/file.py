@@ -31,7 +31,7 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise MissingInputError(f"{path}: no such recipe; `prealign run -h` lists what goes into one") from error
+        raise MissingInputError(f"{path}: no such recipe; `prealign init` writes one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     faults = Faults()
