@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prealign_cpt.model.world import World
 
 PARTS = {
-    "prepare": ("text", "lexicon", "vocab", "data", "init"),
+    "prepare": ("lexicon", "text", "vocab", "data", "init"),
     "align": ("align",),
     "train": ("train",),
     "export": ("export",),

@@ -1,6 +1,6 @@
-"""What is made before training, in one process: texts, lexicon, vocabulary, packed text, the model with its new rows.
+"""What is made before training, in one process: lexicon, texts, vocabulary, packed text, the model with its new rows.
 
-    recipe --check_inputs--> base  --> RUN/text  --> RUN/lexicon  --> RUN/vocab  --> RUN/data, RUN/init
+    recipe --check_inputs--> base  --> RUN/lexicon  --> RUN/text  --> RUN/vocab  --> RUN/data, RUN/init
 
 After it everything that alignment and training read lies in the run folder.
 """
@@ -37,16 +37,17 @@ def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
     Raises:
         as `check_inputs`, `Run.stage` and the stages.
     """
-    folders = {name: run.folder / name for name in ("text", "lexicon", "vocab", "data", "init")}
+    folders = {name: run.folder / name for name in ("lexicon", "text", "vocab", "data", "init")}
     base = None if "lexicon" in skip else check_inputs(recipe, run.digests.sha256, skip)
 
     def made_from(stage: str) -> dict[str, object]:
         return inputs(stage, recipe, run.digests, folders)
 
+    if base is not None:
+        run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
     run.stage("text", made_from("text"), lambda out: build_text(recipe, out))
     if base is None:
         return
-    run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
     run.stage("vocab", made_from("vocab"), lambda out: build_vocab(recipe, base, out))
     pairs = read_pairs(folders["lexicon"] / "clean.tsv")
     if "data" not in skip:

@@ -40,11 +40,11 @@ FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activatio
 """Keys of the training section that do not decide the weights."""
 
 READS = {
-    "text": Reads(("text.document", "text.column", "split_off"), TEXTS),
     "lexicon": Reads(
         ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
         ("lexicon.path",),
     ),
+    "text": Reads(("text.document", "text.column", "split_off"), TEXTS),
     "vocab": Reads(("vocab.size", "vocab.kind", "vocab.pretokenizer"), ("base.model", "vocab.tokenizer"), ("text",)),
     "data": Reads(
         ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),

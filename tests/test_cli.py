@@ -98,7 +98,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "same file twice": (
         lambda r: ["--text.valid_target", "target.txt"], 78, r"target\.txt: stands among the training texts and"
     ),
-    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: cannot be read"),
+    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: no such file or folder"),
     "corpus empty": (lambda r: _write(r, "target.txt", b" \n\n"), 65, r"target\.txt: no text in it"),
     "corpus binary": (lambda r: _write(r, "target.txt", b"text\n\0\x01\x02"), 65, r"target\.txt:2: binary data"),
     "corpus not UTF-8": (
@@ -156,7 +156,7 @@ def test_a_unigram_tokenizer_cannot_be_grown_but_kept(recipe_file: Path, command
     code, lines = command("prepare", recipe_file, *flags)
     assert code == 78 and len(lines) == 1, lines
     assert "a Unigram tokenizer" in lines[0] and "set the size to 0" in lines[0]
-    assert _left(recipe_file) == ["lexicon"]
+    assert _left(recipe_file) == ["lexicon", "text"]
     code, lines = command("prepare", recipe_file, *flags, "--vocab.size", "0")
     assert code == 0, "the remedy of the message must work: " + "\n".join(lines)
 
@@ -179,21 +179,21 @@ def test_a_base_that_is_not_finite_is_refused(recipe_file: Path, command: Any) -
     code, lines = command("prepare", recipe_file, *_own_base(recipe_file, spoil))
     assert code == 79 and len(lines) == 1, lines
     assert "embed_tokens.weight is not finite in rows [7]" in lines[0]
-    assert _left(recipe_file) == ["data", "lexicon", "vocab"]
+    assert _left(recipe_file) == ["data", "lexicon", "text", "vocab"]
 
 
 def test_a_gate_that_closes_names_its_key(recipe_file: Path, command: Any) -> None:
     code, lines = command("align", recipe_file, "--align.max_english_increase", "0")
     assert code == 79 and len(lines) == 1, lines
     assert "align.max_english_increase" in lines[0]
-    assert _left(recipe_file) == ["init", "lexicon", "vocab"]
+    assert _left(recipe_file) == ["init", "lexicon", "text", "vocab"]
 
 
 def test_a_text_that_fills_no_sequence_is_refused(recipe_file: Path, command: Any) -> None:
     code, lines = command("prepare", recipe_file, "--data.sequence_length", "100000")
     assert code == 65 and len(lines) == 1, lines
     assert "do not fill one sequence of 100000" in lines[0]
-    assert _left(recipe_file) == ["lexicon", "vocab"]
+    assert _left(recipe_file) == ["lexicon", "text", "vocab"]
 
 
 def test_two_runs_in_one_folder_at_once(recipe_file: Path, command: Any) -> None:
@@ -226,11 +226,12 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.parametrize(
     ("stage", "size", "kept"),
     [
-        ("prepare", 12_000, ["lexicon"]),
-        ("align", 60_000, ["data", "init", "lexicon", "vocab"]),
-        ("export", 60_000, ["align", "data", "init", "lexicon", "vocab"]),
+        ("prepare", 4_000, ["lexicon"]),
+        ("prepare", 12_000, ["lexicon", "text"]),
+        ("align", 60_000, ["data", "init", "lexicon", "text", "vocab"]),
+        ("export", 60_000, ["align", "data", "init", "lexicon", "text", "vocab"]),
     ],
-    ids=["tokenizer", "model", "checkpoint"],
+    ids=["text", "tokenizer", "model", "checkpoint"],
 )
 def test_a_full_disk_is_storage_s_fault(
     recipe_file: Path, command: Any, stage: str, size: int, kept: list[str]

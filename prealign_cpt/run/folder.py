@@ -1,7 +1,7 @@
 """The run folder: a lock, a state, and stages that are done once.
 
     runs/NAME/  recipe.toml  run_state.json  metrics.jsonl  digests.json
-                text/  lexicon/  vocab/  data/  init/  align/  train/  export/  eval/
+                lexicon/  text/  vocab/  data/  init/  align/  train/  export/  eval/
 
 A stage's folder appears complete or not at all (manifest.py). Its manifest holds what it was made from; a stage whose
 inputs are the same is skipped, one whose inputs changed stops the run and says which.
@@ -29,7 +29,7 @@ from prealign_cpt.run.errors import BusyError, DataError, PrealignError, RecipeE
 from prealign_cpt.run.faults import fault
 from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
 
-ORDER = ("text", "lexicon", "vocab", "data", "init", "align", "train", "export", "eval")
+ORDER = ("lexicon", "text", "vocab", "data", "init", "align", "train", "export", "eval")
 """The stages' folders, in the order of the flow."""
 
 ASIDE = "redone-"

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from prealign_cpt.recipe.schema import SIDES, SPLIT_SETS, Recipe
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.folder import say
-from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.run.manifest import atomic_write, storage_error
 from prealign_cpt.text.languages import Identifier, language_of
 from prealign_cpt.text.reader import LONGEST, Unit, cut, read_documents, read_lines
 from prealign_cpt.text.scripts import main_script, script_shares
@@ -54,6 +54,7 @@ def build_text(recipe: Recipe, out: Path) -> None:
     Raises:
         MissingInputError, DataError: a text cannot be read, or is too short to be split.
         RecipeError: no English text is named.
+        StorageError: writing failed.
     """
     report: dict[str, Any] = {}
     column = recipe.text.column
@@ -102,11 +103,15 @@ def _write_side(found: list[Source], side: str, names: list[str], column: str, o
         atomic_write(out / f"{side}.{name}.jsonl", "".join(_line(document, column) for document in documents))
     repeated = Repeated(document for documents in held.values() for document in documents)
     part: dict[str, Any] = {"share_held_out": share, "parts": longest < LONGEST, "sources": [], "repeats_left_out": 0}
-    with (out / f"{side}.train.jsonl").open("w", encoding="utf-8") as file:
-        for source in found:
-            counts = _write_source(source, share, names, longest, repeated, file)
-            part["repeats_left_out"] += counts.pop("repeats")
-            part["sources"].append({"name": source.name, "files": len(source.files), "unit": source.unit, **counts})
+    path = out / f"{side}.train.jsonl"
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for source in found:
+                counts = _write_source(source, share, names, longest, repeated, file)
+                part["repeats_left_out"] += counts.pop("repeats")
+                part["sources"].append({"name": source.name, "files": len(source.files), "unit": source.unit, **counts})
+    except OSError as error:
+        raise storage_error(path, error) from error
     for key in ("documents", "bytes"):
         part[key] = sum(one[key] for one in part["sources"])
     if not part["documents"]:

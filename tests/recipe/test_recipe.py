@@ -197,7 +197,7 @@ def test_a_recipe_that_is_not_utf8(file: Path):
 
 @pytest.mark.parametrize("name", ["absent.toml", "."])
 def test_a_missing_recipe(tmp_path: Path, name: str):
-    with pytest.raises(MissingInputError, match=r"no such recipe; `prealign run -h`") as caught:
+    with pytest.raises(MissingInputError, match=r"no such recipe; `prealign init`") as caught:
         load_recipe(tmp_path / name)
     assert caught.value.exit_code == 66
 

@@ -103,9 +103,9 @@ def test_redo_sets_stages_aside_and_deletes_nothing(recipe: Recipe, run: Run):
     (run.folder / "metrics.jsonl").write_text("{}\n")
     run.close()
     assert again(recipe) == list(ORDER)
-    assert again(recipe, "export", "eval") == ["lexicon", "vocab", "data", "init", "align", "train"]
+    assert again(recipe, "export", "eval") == ["lexicon", "text", "vocab", "data", "init", "align", "train"]
     assert (run.folder / "metrics.jsonl").exists()
-    assert again(recipe, "data", "train", "export", "eval") == ["lexicon", "vocab", "init", "align"]
+    assert again(recipe, "data", "train", "export", "eval") == ["lexicon", "text", "vocab", "init", "align"]
     assert not (run.folder / "metrics.jsonl").exists()
     first, second = run.folder / "redone-1", run.folder / "redone-2"
     assert (first / "eval" / "out.txt").read_text() == (second / "data" / "out.txt").read_text() == "done"
