@@ -26,7 +26,8 @@ from tokenizers import Tokenizer
 from prealign_cpt.text.scripts import JOINERS, letters_of, marked_script
 
 CUT_SHARE = 0.1
-"""Of a script's words, so many must be cut before its pre-tokenizer is changed: llama.cpp reads no changed one."""
+"""Of a script's words, so many must be cut before its pre-tokenizer is changed: llama.cpp reads no changed one. In
+Arabic as it is mostly written (7 % cut) the change would save 1 % of the tokens, in Hindi (88 %) 25 to 40 %."""
 
 SAMPLE = 1_000_000
 """Characters of text that are looked at."""

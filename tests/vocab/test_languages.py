@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from prealign_cpt.data.codeswitch import Switcher
+from prealign_cpt.data.codeswitch import Respeller, Switcher
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.text.scripts import in_running_text, is_letters, is_unspaced
-from prealign_cpt.vocab.build import tokenizer_report
+from prealign_cpt.vocab.build import _cuts, _line, tokenizer_report
 from prealign_cpt.vocab.grow import Growth, grow_tokenizer, load_tokenizer
 
 from .conftest import ENGLISH, TARGET
@@ -102,10 +102,10 @@ def test_switching_and_word_vectors_meet_the_new_tokens(grown: Grown) -> None:
     for token in sorted(words, key=lambda token: -len(token.text))[:5]:
         word = token.text.removeprefix(" ")
         assert encode_words(new, [word]) == [[token.id]]
-        for text in ("In the garden", "the garden"):
-            ids = np.array(encode_text(new, text), dtype=np.int32)
-            done = Switcher(new, [Pair("garden", word)], 1.0).switch(ids, 0, 0, 0)
-            assert done.switched == 1 and done.inputs[-1] == token.id
+        before = encode_text(new, "In the")
+        ids = np.array(encode_text(new, "In the garden"), dtype=np.int32)
+        done = Switcher(new, [Pair("garden", word)], 1.0).switch(ids, 0, 0, 0)
+        assert done.switched == 1 and done.inputs.tolist() == [*before, token.id]
         done = Switcher(new, [Pair("garden", word)], 1.0).switch(np.array(encode_text(new, "\ngarden")), 0, 0, 0)
         assert done.switched == 1 or not is_unspaced(word)
 
@@ -139,3 +139,38 @@ def test_the_bases_own_pretokenizer_can_be_kept(language: str, bases: dict[str, 
     assert before.backend_tokenizer.pre_tokenizer.__getstate__() == base.backend_tokenizer.pre_tokenizer.__getstate__()
     own, ours = (sum(len(encode_text(new, text)) for text in TEXTS[language]) for new in (before, after))
     assert ours < own
+
+
+@pytest.mark.parametrize("language", CUT)
+def test_words_are_respelled_as_the_base_spells_them(language: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    growth = grow_tokenizer(bases["llama3"], TEXTS[language] * 2, ENGLISH, 60, tmp_path / "out")
+    base, new = load_tokenizer(bases["llama3"]), load_tokenizer(tmp_path / "out")
+    respeller = Respeller(new, base, 1.0)
+    words = [token for token in growth.tokens if token.text.startswith(" ") and is_letters(token.text[1:])]
+    cut = [respeller._cut([token.id]) for token in words]
+    own = base.backend_tokenizer.pre_tokenizer
+    assert cut == [[part for part, _ in own.pre_tokenize_str(token.text)] for token in words]
+    assert max(map(len, cut), default=2) > 1
+    changed = 0
+    for text in TEXTS[language]:
+        ids = np.array(encode_text(new, text), dtype=np.int32)
+        back = respeller.respell(ids, 0, 0, 0)
+        assert new.decode(back) == text
+        changed += len(back) > len(ids)
+    assert changed
+
+
+def test_characters_are_told_where_there_are_no_words(bases: dict[str, Path], tmp_path: Path) -> None:
+    lines = {}
+    for language in ("japanese", "arabic"):
+        growth = grow_tokenizer(bases["llama3"], TEXTS[language], ENGLISH, 40, tmp_path / language)
+        base, new = load_tokenizer(bases["llama3"]), load_tokenizer(tmp_path / language)
+        report = tokenizer_report(base, new, TEXTS[language], ENGLISH, [token.id for token in growth.tokens])
+        lines[language] = _line(report | {"new_tokens": 40, "whole_words": False} | _cuts(growth))
+        assert (report["fertility_after"] == 0.0) is (language == "japanese")
+        assert report["characters_per_token_after"] > report["characters_per_token_before"]
+        # No normalizer: what is written in decomposed form does not meet the tokens of the composed one.
+        assert report["decomposed_texts_changed"] == report["decomposed_texts"] > 0
+    assert "characters per token" in lines["japanese"] and "pre-tokenizer" not in lines["japanese"]
+    assert "tokens per word" in lines["arabic"] and "cuts 100% of the words" in lines["arabic"]
+    assert "changed for Arabic" in lines["arabic"]
