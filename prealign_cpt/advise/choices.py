@@ -38,6 +38,9 @@ ONLY_TEXT = ("--skip", "lexicon,vocab,data,init")
 SAMPLE = 200
 """Documents by which the base's bytes a token are measured."""
 
+MANY_TIMES = 4
+"""Readings of the English text behind which it no longer stands for English at large."""
+
 SCHEDULE = ("data.sequence_length", "train.sequences", "train.steps", "train.eval_every", "train.save_every")
 
 
@@ -81,16 +84,21 @@ def _chosen(
         chosen["base.start_token"] = _start_token(recipe, base)
     if set(wanted) & set(SCHEDULE):
         values = _values(recipe)
-        tokens = target_tokens(recipe, base)
+        tokens = num_tokens(recipe, base, "target")
         longest = int(AutoConfig.from_pretrained(base, local_files_only=True).max_position_embeddings)
         given = {key: values[key] for key in SCHEDULE if values[key] != AUTO}
         fitted = schedule(tokens, recipe.data.english_share, longest, given)
         chosen |= {key: fitted[key] for key in SCHEDULE if key in wanted}
+        share = recipe.data.english_share
+        english = num_tokens(recipe, base, "english")
+        times = passes(fitted, english, 1 - share)
         say(
             f"{fitted['train.steps']:,} steps of {fitted['train.sequences']} x {fitted['data.sequence_length']} tokens "
-            f"read {tokens:,} target tokens {passes(fitted, tokens, recipe.data.english_share):.1f} times, beside "
-            f"{recipe.data.english_share:.0%} English"
+            f"read {tokens:,} target tokens {passes(fitted, tokens, share):.1f} times, beside {share:.0%} of "
+            f"{english:,} English tokens, read {times:.1f} times"
         )
+        if times > MANY_TIMES:
+            say(f"warning: the same English is read {times:.0f} times; give more of it (text.english)")
     return chosen
 
 
@@ -108,13 +116,13 @@ def _start_token(recipe: Recipe, base: Path) -> str:
     return best
 
 
-def target_tokens(recipe: Recipe, base: Path) -> int:
-    """Tokens of the target training text in the base's tokenization, start and end tokens included: estimated by the
+def num_tokens(recipe: Recipe, base: Path, side: str) -> int:
+    """Tokens of a side's training text in the base's tokenization, start and end tokens included: estimated by the
     bytes a token of a sample."""
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    report = json.loads((recipe.run / "text" / "report.json").read_text(encoding="utf-8"))["target"]
+    report = json.loads((recipe.run / "text" / "report.json").read_text(encoding="utf-8"))[side]
     every = max(1, report["documents"] // SAMPLE)
-    sample = list(islice(training_documents(recipe, "target"), 0, None, every))
+    sample = list(islice(training_documents(recipe, side), 0, None, every))
     counted = sum(len(ids) + 2 for ids in encode_plain(tokenizer, sample))
     return round(report["bytes"] * counted / sum(len(document.encode()) for document in sample))
 
