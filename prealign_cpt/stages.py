@@ -18,6 +18,7 @@ from prealign_cpt.recipe.file import as_dict
 from prealign_cpt.recipe.schema import SIDES, Recipe, Train
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.manifest import folder_digest
 from prealign_cpt.text.stage import sources_of, split_off
 
 
@@ -92,7 +93,7 @@ def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path
     Raises:
         MissingInputError: a file is not there; its key is named.
     """
-    return {name: digests.folder(folders[name]) for name in READS[stage].stages} | of_recipe(stage, recipe, digests)
+    return {name: folder_digest(folders[name]) for name in READS[stage].stages} | of_recipe(stage, recipe, digests)
 
 
 def of_recipe(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:

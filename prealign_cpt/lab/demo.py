@@ -31,8 +31,8 @@ from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.report import write_report
 from prealign_cpt.run import launch
 from prealign_cpt.run.errors import MissingInputError, RecipeError
-from prealign_cpt.run.folder import StageClock, folder_digest, say
-from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest
+from prealign_cpt.run.folder import StageClock, say
+from prealign_cpt.run.manifest import NAME, atomic_write, folder_digest, new_folder, read_manifest
 from prealign_cpt.serving.client import answers
 from prealign_cpt.serving.parity import check_parity
 from prealign_cpt.serving.server import Server

@@ -33,7 +33,7 @@ from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import NumericError, PrealignError, RecipeError
 from prealign_cpt.run.folder import ORDER, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
-from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.run.manifest import atomic_write, read_manifest
 from prealign_cpt.stages import of_recipe
 from prealign_cpt.train.metrics import Log
 
@@ -102,7 +102,8 @@ def sizes(
             f"--sizes {list(wanted)}, --trial-bytes {trial_bytes}: sizes are at least 0, bytes at least 1"
         )
     check_inputs(recipe)
-    launch.start(["prepare", str(path), *flags, "--skip", "lexicon,vocab,data,init"])
+    if not _has_text(recipe):
+        launch.start(["prepare", str(path), *flags, "--skip", "lexicon,vocab,data,init"])
     folder, inputs = _folder(recipe), _inputs(recipe, save=True)
     trial_bytes = trial_bytes or _default_bytes(recipe)
     # Trials do not hang on the length of the run, but for the share of it in which only new rows move.
@@ -346,6 +347,13 @@ def _inputs(recipe: Recipe, save: bool = False) -> Row:
         _folder(recipe).mkdir(parents=True, exist_ok=True)
         digests.save()
     return content
+
+
+def _has_text(recipe: Recipe) -> bool:
+    """Whether the run has its text, made from what the recipe names now."""
+    made = recipe.run / "text"
+    now = of_recipe("text", recipe, Digests(recipe.run / "digests.json"))
+    return (made / MANIFEST).is_file() and bool(read_manifest(made)["about"]["inputs"] == now)
 
 
 def _default_bytes(recipe: Recipe) -> int:

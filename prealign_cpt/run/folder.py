@@ -27,7 +27,7 @@ from prealign_cpt.run import signals
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import BusyError, DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
-from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
+from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, storage_error, verify
 
 ORDER = ("lexicon", "text", "vocab", "data", "init", "align", "train", "export", "eval")
 """The stages' folders, in the order of the flow."""
@@ -309,11 +309,6 @@ def _reset_peak() -> None:
             file.write("5")
     except OSError:
         pass  # not Linux: the peak is then that of the whole process
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 of a stage folder's manifest: it changes when any file of the stage does."""
-    return sha256(folder / NAME)
 
 
 def say(text: str) -> None:

@@ -15,8 +15,8 @@ from prealign_cpt.recipe.file import as_toml, load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import BusyError, DataError, RecipeError, StorageError
-from prealign_cpt.run.folder import ORDER, Run, StageClock, folder_digest
-from prealign_cpt.run.manifest import NAME, verify
+from prealign_cpt.run.folder import ORDER, Run, StageClock
+from prealign_cpt.run.manifest import NAME, folder_digest, verify
 
 FILLED: list[str] = []
 HOLDER = """
@@ -215,11 +215,13 @@ def test_a_changed_file_of_a_finished_stage_is_found(recipe: Recipe, run: Run):
         run.stage("vocab", {}, fill)
 
 
-def test_the_folder_digest_follows_the_manifest(run: Run):
-    folder = run.stage("vocab", {}, fill)
-    first = folder_digest(folder)
-    (folder / NAME).write_text((folder / NAME).read_text() + " ")
-    assert folder_digest(folder) != first
+def test_the_folder_digest_is_of_what_was_made_not_of_when(run: Run):
+    def other(folder: Path) -> None:
+        (folder / "out.txt").write_text("other")
+
+    first = folder_digest(run.stage("vocab", {"made": "from this"}, fill))
+    assert folder_digest(run.stage("data", {"made": "from that"}, fill)) == first
+    assert folder_digest(run.stage("init", {}, other)) != first
 
 
 def test_the_clock_measures_the_peak_since_its_start():
