@@ -45,8 +45,8 @@ HEAD = """# Reach: what new tokens save, by language and tokenizer
 Tokens per word of unseen text, or characters per token where no space divides words, before and after so many new
 tokens (`{command}`, {date}; {lines}; commit {commit}; {versions}; {machine}).
 The vocabulary is learned from about 500 sentences and nothing else, which is little: where fewer tokens were made than
-asked, nothing that occurs twice was left, and a real corpus goes further. New tokens are merges. Figures for code:
-[reach.json](../benchmarks/results/reach.json).
+asked, nothing that occurs twice was left, and a real corpus goes further; 16,000 are asked only where 4,000 were made.
+New tokens are merges. Figures for code: [reach.json](../benchmarks/results/reach.json).
 
 Many byte-level tokenizers cut words at vowel signs and vocalisation before any merge ("cut": share of the words). From
 a tenth on their pre-tokenizer is changed for that script (`vocab.pretokenizer`), which llama.cpp cannot read; "own
@@ -138,26 +138,28 @@ def measure(tokenizer: str, target: Path, english: Path, size: int, pretokenizer
 def page(results: dict[str, Any]) -> str:
     """docs/reach.md."""
     about, rows = results["about"], results["rows"]
+    sizes = sorted({row["size"] for row in rows})
     lines = [HEAD.format(**about)]
     for tokenizer, name in TOKENIZERS.items():
         some = [row for row in rows if row["tokenizer"] == tokenizer]
         if not some:
             continue
-        lines += ["", f"## {name}", "", "| language | cut | before | " + " | ".join(f"+{size:,}" for size in SIZES)]
+        lines += [f"## {name}", "", "| language | cut | before | " + " | ".join(f"+{size:,}" for size in sizes)]
         lines[-1] += " | tokens left | English lines changed | faults | unreachable | seconds | MB |"
-        lines += ["|" + " --- |" * (len(SIZES) + 9)]
+        lines += ["|" + " --- |" * (len(sizes) + 9)]
         for language in sorted({row["language"] for row in some}):
             for pretokenizer in ("auto", "base"):
                 of = [row for row in some if (row["language"], row["pretokenizer"]) == (language, pretokenizer)]
                 if of:
-                    lines.append(_line(sorted(of, key=lambda row: int(row["size"])), pretokenizer))
-    return "\n".join(lines) + "\n"
+                    lines.append(_line(sorted(of, key=lambda row: int(row["size"])), sizes, pretokenizer))
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _line(of: list[Row], pretokenizer: str) -> str:
+def _line(of: list[Row], sizes: list[int], pretokenizer: str) -> str:
     last = of[-1]
     cells = [f"{row['after']:.2f}" + (f" ({row['made']:,} made)" if row["made"] < row["size"] else "") for row in of]
-    cells += ["" for _ in SIZES[len(of) :]]
+    cells += ["" for _ in sizes[len(of) :]]
     note = ", own pre-tokenizer" if pretokenizer == "base" else ""
     unit = " (characters per token)" if last["unit"].startswith("char") else ""
     return (
@@ -204,7 +206,7 @@ def _write(rows: list[Row]) -> None:
         "lines": "FLORES-200 dev, every other line to learn from, the others to measure",
         "versions": f"transformers {transformers.__version__}, tokenizers {tokenizers.__version__}, "
         f"Python {sys.version.split()[0]}",
-        "machine": "one process on two shared cores of an Intel Xeon, so seconds are upper bounds",
+        "machine": "two cores of an Intel Xeon that others used too, so seconds are upper bounds",
     }
     RESULTS.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
