@@ -113,7 +113,7 @@ def collator(ids: list[int], begins: list[bool], table: Table, ratio: float) -> 
             inputs += word
             labels += word
         else:
-            new = random.choice(choices)
+            new = random.choice(list(choices))
             inputs += new
             labels += [word[0]] + [-100] * (len(new) - 1)
     return inputs, labels

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.lexicon.clean import clean
+from prealign_cpt.lexicon.formats import FORMATS, open_dictionary
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
-from prealign_cpt.lexicon.stage import FORMATS
 from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.text.languages import FUNCTION_WORDS
 from prealign_cpt.text.reader import read_lines
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="English text, UTF-8")
     parser.add_argument("--target-text", type=Path, help="text in the target language, UTF-8")
     parser.add_argument("--against", type=Path, help="independent dictionary from English to the target language")
-    parser.add_argument("--against-format", choices=FORMATS, default="tsv")
+    parser.add_argument("--against-format", choices=FORMATS, default="auto")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print N disagreements, drawn at random")
     arguments = parser.parse_args()
 
@@ -117,8 +117,8 @@ def main() -> None:
     if arguments.target_text:
         result["target"] = coverage(arguments.target_text, {pair.target.casefold() for pair in pairs})
     if arguments.against:
-        reader, max_bad = FORMATS[arguments.against_format]
-        theirs, _ = clean(reader(arguments.against), str(arguments.against), max_bad)
+        dictionary = open_dictionary(arguments.against, arguments.against_format)
+        theirs, _ = clean(dictionary.rows, str(arguments.against), dictionary.max_bad)
         result["against"] = {"dictionary": arguments.against.name, "headwords": len({pair.source for pair in theirs})}
         for name, loose in (("exact", False), ("loose", True)):
             compared = agreement(pairs, theirs, loose)

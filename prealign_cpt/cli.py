@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prealign_cpt import __version__
+from prealign_cpt.evaluate import arguments as arguments_of_evaluation
+from prealign_cpt.parser import Parser, names, numbers, parse
 from prealign_cpt.run import launch, signals
 from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.serving import arguments as arguments_of_serving
@@ -31,7 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_recipe(arguments: list[str]) -> int:
     """Entry point of `launch/cpt.py`; returns the exit code."""
-    return guarded(lambda: _recipe_command(arguments, "eval"))
+
+    def work() -> int:
+        parser = Parser(prog="cpt.py", description="Every stage of a recipe, training on the ranks of torchrun.")
+        parser.add_run()
+        return _recipe_command(parse(parser, arguments), "eval")
+
+    return guarded(work)
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -64,37 +72,57 @@ def _tell_torchrun(reason: str) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prealign", description="Extend an English language model to a new language.")
+    options = parse(command_line(of_recipe="".join(arguments[1:2]).endswith(".toml")), arguments)
+    return int(options.work(options) or 0)
+
+
+def command_line(of_recipe: bool = False) -> Parser:
+    """The parser of all commands.
+
+    Args:
+        of_recipe: whether `prealign eval` is to run a recipe, else to measure models.
+    """
+    parser = Parser(prog="prealign", description="Extend an English language model to a new language.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 
+    add = commands.add_parser("init", help="look at text in a new language and write a recipe that trains on it")
+    add.add_argument("folder", type=Path, metavar="DIR", help="is made; its recipe.toml is the result")
+    add.add_argument("--base", required=True, help="as base.model of a recipe: a name, a folder or a hub id")
+    add.add_argument("--language", required=True, help='a name ("Swahili") or a BCP 47 code ("sw")')
+    add.add_argument("--text", required=True, nargs="+", metavar="PATH", help="as text.target of a recipe")
+    add.add_argument("--english", nargs="+", default=[], metavar="PATH", help="as text.english of a recipe")
+    add.add_argument("--lexicon", default="", metavar="PATH", help="a word list, as lexicon.path of a recipe")
+    add.set_defaults(work=_init)
+
     add = commands.add_parser("demo", help="the main job on a small scale: fetch, train, serve, query, report")
-    add.add_argument("recipe", type=Path)
+    add.add_recipe()
     add.add_argument("--evidence", action="store_true", help="train the base, not extended, and plain rows beside it")
     add.add_argument("--nproc", type=int, default=0, help="processes; 0: one for each GPU, one on a CPU")
-    add.set_defaults(work=_demo, takes_flags=True)
+    add.set_defaults(work=_demo)
 
     add = commands.add_parser(
         "compare", help="variants of recipes at equal cost over seeds, each an ordinary run, and one table"
     )
     add.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE")
+    add.takes_keys = True
     add.add_argument("--variants", type=Path, required=True, help="TOML: seeds, target_bytes, [[variant]] tables")
     add.add_argument("--nproc", type=int, default=1, help="processes of each training")
     add.add_argument("--out", type=Path, dest="points", help="file for the points of the curves (JSON lines)")
-    add.add_argument("--only", type=_names, default=[], help="names of the variants to run, with commas between them")
+    add.add_argument("--only", type=names, default=(), help="names of the variants to run, with commas between them")
     add.add_argument(
-        "--seeds", type=_numbers, default=[], help="seeds of the variants file to run, with commas between them"
+        "--seeds", type=numbers, default=(), help="seeds of the variants file to run, with commas between them"
     )
     add.add_argument("--target-bytes", type=int, help="in place of the variants file's")
     add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
-    add.set_defaults(work=_compare, takes_flags=True)
+    add.set_defaults(work=_compare)
 
     add = commands.add_parser("sizes", help='what new tokens give or cost, by short trials; vocab.size = "auto"')
-    add.add_argument("recipe", type=Path)
-    add.add_argument("--sizes", type=_numbers, default=[], help="numbers of new tokens, with commas between them")
+    add.add_recipe()
+    add.add_argument("--sizes", type=numbers, default=(), help="numbers of new tokens, with commas between them")
     add.add_argument("--trial-bytes", type=int, help="target text that the trial without new tokens reads")
     add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
-    add.set_defaults(work=_sizes, takes_flags=True)
+    add.set_defaults(work=_sizes)
 
     add = commands.add_parser("base", help="bring a base model into the cache and print its folder")
     add.add_argument("name")
@@ -106,8 +134,15 @@ def _run(arguments: list[str]) -> int:
     add.set_defaults(work=_fetch)
 
     add = commands.add_parser("lexicon", help="clean and convert a dictionary to the project's format")
-    add.add_argument("file", type=Path)
-    add.add_argument("--format", choices=("tsv", "muse", "dictd"), default="tsv")
+    add.add_argument("file", type=Path, help="the dictionary; or `induce`, to make one of --parallel text")
+    add.add_argument("--parallel", type=Path, nargs=2, metavar=("ENGLISH", "TARGET"), help="line n beside line n")
+    add.add_argument("--least", type=float, default=0.1, help="probability below which an induced pair is left out")
+    add.add_argument(
+        "--forms", type=Path, nargs="+", default=[], metavar="TEXT", help="add the forms that target text has of words"
+    )
+    add.add_argument("--format", default="auto", help="see docs/lexicons.md; recognised where it is not given")
+    add.add_argument("--language", default="", help="name or code, for --forms and formats that hold many")
+    add.add_argument("--swap", action="store_true", help="English stands second: turn the columns")
     add.add_argument("--out", type=Path, required=True)
     add.set_defaults(work=_lexicon)
 
@@ -126,22 +161,27 @@ def _run(arguments: list[str]) -> int:
     add.set_defaults(work=_clone)
 
     add = commands.add_parser("vecmap", help='rows from the tokens\' own contexts (laboratory), for align.init "file"')
-    add.add_argument("recipe", type=Path)
+    add.add_run()
     add.add_argument("rows", type=Path, help="file to write")
-    add.set_defaults(work=_vecmap, takes_flags=True)
+    add.set_defaults(work=_vecmap)
 
     add = commands.add_parser("run", help="every stage of a recipe, each in a process of its own")
-    add.add_argument("recipe", type=Path)
+    add.add_run()
     add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
-    add.set_defaults(work=_stage, takes_flags=True)
+    add.set_defaults(work=_stage)
 
     for name, text in PARTS.items():
         add = commands.add_parser(name, help=text)
-        add.add_argument("recipe", type=Path)
-        add.set_defaults(work=_stage, takes_flags=True)
+        add.add_run()
+        add.set_defaults(work=_stage)
 
-    add = commands.add_parser("eval", help="measure models on local files, or run a recipe up to eval", add_help=False)
-    add.set_defaults(work=_eval, takes_flags=True)
+    add = commands.add_parser("eval", help="measure models on local files; with RECIPE.toml, run it up to eval")
+    if of_recipe:
+        add.add_run()
+        add.set_defaults(work=_stage)
+    else:
+        arguments_of_evaluation.add_eval(add)
+        add.set_defaults(work=_eval)
 
     add = commands.add_parser("serve", help="serve an exported model with vLLM")
     arguments_of_serving.add_serve(add)
@@ -164,91 +204,67 @@ def _run(arguments: list[str]) -> int:
     add.add_argument("run", type=Path)
     add.set_defaults(work=_verify)
 
-    options, flags = parser.parse_known_args(arguments)
-    if flags and not getattr(options, "takes_flags", False):
-        raise RecipeError(
-            f"{flags[0]}: unknown option of `prealign {options.command}`; see prealign {options.command} -h"
-        )
-    options.flags = flags
-    return int(options.work(options) or 0)
+    for choice in commands._choices_actions:
+        commands.choices[choice.dest].description = choice.help
+    return parser
 
 
-def _recipe_command(arguments: list[str], until: str, num_processes: int | None = None) -> int:
+def _recipe_command(options: argparse.Namespace, until: str, num_processes: int | None = None) -> int:
     from prealign_cpt.pipeline import Command, run_parts
     from prealign_cpt.recipe.file import load_recipe
     from prealign_cpt.recipe.schema import AUTO
 
-    if not arguments or arguments[0].startswith("-"):
-        raise RecipeError("name a recipe, such as launch/recipes/demo_de.toml")
-    path, flags = Path(arguments[0]), list(arguments[1:])
-    redo = _taken_out(flags, "--redo", "name a stage")
-    skip = _taken_out(flags, "--skip", "name stages that prepare is to leave out, with commas between them")
-    reuse = _taken_out(flags, "--reuse", "name a folder of runs")
-    accept = _taken_out(flags, "--accept", "name a key of the recipe, or several with commas between them")
-    if reuse is not None and not Path(reuse).is_dir():
+    path, flags, reuse = options.recipe, options.flags, options.reuse
+    if reuse is not None and not reuse.is_dir():
         raise RecipeError(f"--reuse: {reuse} is no folder; name the one that holds the runs")
-    if load_recipe(path, flags, auto=True).vocab.size == AUTO:
+    only_text = "lexicon" in options.skip
+    if not only_text:
+        from prealign_cpt.advise.choices import choose
+        from prealign_cpt.lab.texts import default_english
+
+        flags = choose(path, flags, default_english)
+    if load_recipe(path, flags, auto=True).vocab.size == AUTO and not only_text:
         from prealign_cpt.lab.sizes import resolve
 
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         flags, trials = resolve(path, flags, num_processes if alone else None)
-        reuse = reuse or (str(trials) if trials.is_dir() else None)
-    command = Command(
-        path=path,
-        flags=tuple(flags),
-        redo=redo,
-        reuse=Path(reuse) if reuse else None,
-        accept=tuple(accept.split(",")) if accept else (),
-        skip=tuple(skip.split(",")) if skip else (),
-    )
-    recipe = load_recipe(path, flags)
+        reuse = reuse or (trials if trials.is_dir() else None)
+    recipe = load_recipe(path, flags, auto=only_text)
     if recipe.align.objective != "prealign":
         import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
+    command = Command(
+        path=path, flags=tuple(flags), redo=options.redo, reuse=reuse, accept=options.accept, skip=options.skip
+    )
     run_parts(recipe, command, until, num_processes)
     return 0
 
 
-def _taken_out(flags: list[str], name: str, remedy: str) -> str | None:
-    """Remove an option that is no key of the recipe; its value."""
-    if name not in flags:
-        return None
-    place = flags.index(name)
-    if place + 1 == len(flags):
-        raise RecipeError(f"{name}: {remedy}")
-    value = flags[place + 1]
-    del flags[place : place + 2]
-    return value
-
-
 def _stage(options: argparse.Namespace) -> int:
-    arguments = [str(options.recipe), *options.flags]
     if options.command == "run":
-        return _recipe_command(arguments, "eval", options.nproc)
-    return _recipe_command(arguments, options.command)
+        return _recipe_command(options, "eval", options.nproc)
+    return _recipe_command(options, options.command)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    if options.flags and options.flags[0].endswith(".toml"):
-        return _recipe_command(options.flags, "eval")
     # Libraries read these once, when they are imported: an evaluation downloads nothing.
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    from prealign_cpt.evaluate.command import main as evaluate
+    from prealign_cpt.evaluate.command import run_eval
 
-    return evaluate(options.flags)
+    return run_eval(options)
+
+
+def _init(options: argparse.Namespace) -> None:
+    from prealign_cpt.advise.init import init
+    from prealign_cpt.lab.texts import default_english
+
+    named = {"text": options.text, "english": options.english, "lexicon": options.lexicon}
+    init(options.folder, options.base, options.language, named, default_english)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from prealign_cpt.lab.demo import demo
 
     return demo(options.recipe, options.flags, options.nproc, options.evidence)
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def _sizes(options: argparse.Namespace) -> None:
@@ -289,9 +305,18 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _lexicon(options: argparse.Namespace) -> None:
-    from prealign_cpt.lexicon.stage import convert
+    if options.parallel:
+        from prealign_cpt.lexicon.induce import induce
 
-    print(json.dumps(convert(options.file, options.format, options.out), ensure_ascii=False))
+        if options.file != Path("induce"):
+            raise RecipeError("--parallel: write prealign lexicon induce --parallel ENGLISH TARGET --out OUT.tsv")
+        english, target = reversed(options.parallel) if options.swap else options.parallel
+        counts = induce(english, target, options.out, options.least)
+    else:
+        from prealign_cpt.lexicon.stage import convert
+
+        counts = convert(options.file, options.format, options.out, options.language, options.swap, options.forms)
+    print(json.dumps(counts, ensure_ascii=False))
 
 
 def _clone(options: argparse.Namespace) -> None:
@@ -309,7 +334,8 @@ def _vecmap(options: argparse.Namespace) -> None:
     from prealign_cpt.recipe.file import load_recipe
 
     recipe = load_recipe(options.recipe, options.flags)
-    _recipe_command([str(options.recipe), *options.flags, "--skip", "data,init"], "prepare")
+    options.skip = ("data", "init")
+    _recipe_command(options, "prepare")
     pairs = read_pairs(recipe.run / "lexicon" / "clean.tsv")
     write_vecmap(recipe, resolve_base(recipe.base.model), recipe.run / "vocab", pairs, options.rows)
 

@@ -23,13 +23,14 @@ from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import ORDER, Run, changes, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
 from prealign_cpt.run.manifest import atomic_write, read_manifest, verify
-from prealign_cpt.stages import READS, inputs, with_dependents
+from prealign_cpt.stages import READS, inputs, of_recipe, with_dependents
+from prealign_cpt.train.trackers import check_installed
 
 if TYPE_CHECKING:
     from prealign_cpt.model.world import World
 
 PARTS = {
-    "prepare": ("lexicon", "vocab", "data", "init"),
+    "prepare": ("lexicon", "text", "vocab", "data", "init"),
     "align": ("align",),
     "train": ("train",),
     "export": ("export",),
@@ -76,9 +77,15 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
     if until == "align":  # which reads no packed text
         command = replace(command, skip=("data",))
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if "train" in parts and rank == 0:
+        check_installed(recipe.train.log)
     redo = with_dependents(command.redo) if command.redo else []
-    run = Run(recipe.run, redo, command.reuse, command.accept) if rank == 0 else None
+    run = Run(recipe.run, command.reuse, command.accept) if rank == 0 else None
     try:
+        if run is not None and redo:
+            stages = [stage for part in parts for stage in PARTS[part] if stage not in command.skip]
+            _check_redo(run, recipe, stages, redo)
+            run.set_aside(redo)
         if num_processes is not None and run is not None:
             for part in parts:
                 _make(run, recipe, command, part, num_processes if part in ("align", "train") else 1)
@@ -95,6 +102,24 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
     finally:
         if run is not None:
             run.close()
+
+
+def _check_redo(run: Run, recipe: Recipe, stages: list[str], redo: list[str]) -> None:
+    """Refuse what would be refused behind `--redo` before that moves anything.
+
+    Raises:
+        MissingInputError: a file is not there.
+        RecipeError: a stage that is to be kept was made from other inputs.
+    """
+    for stage in stages:
+        of_recipe(stage, recipe, run.digests)
+        if stage not in redo and _is_made(recipe, stage):
+            made_from = _inputs(stage, recipe, run.digests)
+            if stage == "train":
+                _is_trained(run, recipe, made_from)
+            else:
+                folder = recipe.run / stage
+                run.check_inputs(folder, read_manifest(folder)["about"]["inputs"], made_from, stage)
 
 
 def is_done(run: Run, recipe: Recipe, part: str, skip: tuple[str, ...] = ()) -> bool:

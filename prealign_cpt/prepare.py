@@ -1,6 +1,6 @@
-"""What is made before training, in one process: lexicon, vocabulary, packed text, the model with its first new rows.
+"""What is made before training, in one process: lexicon, texts, vocabulary, packed text, the model with its new rows.
 
-    recipe --check_inputs--> base  --> RUN/lexicon  --> RUN/vocab  --> RUN/data, RUN/init
+    recipe --check_inputs--> base  --> RUN/lexicon  --> RUN/text  --> RUN/vocab  --> RUN/data, RUN/init
 
 After it everything that alignment and training read lies in the run folder.
 """
@@ -13,17 +13,18 @@ from transformers import AutoTokenizer
 from prealign_cpt.align.initialize import build_init
 from prealign_cpt.data.build import build_data
 from prealign_cpt.lexicon.pairs import read_pairs
-from prealign_cpt.lexicon.stage import build_lexicon
+from prealign_cpt.lexicon.stage import build_lexicon, no_lexicon
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import check_isolation, check_structure, check_tokenizer, load_whole
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.model.world import choose_device
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import Run, say
 from prealign_cpt.run.manifest import sha256
-from prealign_cpt.stages import inputs
+from prealign_cpt.stages import REMEDIES, inputs
 from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import build_text, sources_of
 from prealign_cpt.vocab.build import build_vocab
 
 
@@ -31,18 +32,22 @@ def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
     """Make the stages before the alignment that are not there yet.
 
     Args:
-        skip: stages not to make, of "data" and "init".
+        skip: stages not to make, of "data" and "init"; with "lexicon", none but the text.
 
     Raises:
         as `check_inputs`, `Run.stage` and the stages.
     """
-    folders = {name: run.folder / name for name in ("lexicon", "vocab", "data", "init")}
-    base = check_inputs(recipe, run.digests.sha256, skip)
+    folders = {name: run.folder / name for name in ("lexicon", "text", "vocab", "data", "init")}
+    base = None if "lexicon" in skip else check_inputs(recipe, run.digests.sha256, skip)
 
     def made_from(stage: str) -> dict[str, object]:
         return inputs(stage, recipe, run.digests, folders)
 
-    run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
+    if base is not None:
+        run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
+    run.stage("text", made_from("text"), lambda out: build_text(recipe, out))
+    if base is None:
+        return
     run.stage("vocab", made_from("vocab"), lambda out: build_vocab(recipe, base, out))
     pairs = read_pairs(folders["lexicon"] / "clean.tsv")
     if "data" not in skip:
@@ -66,12 +71,14 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
     check_structure(base)
     if not (recipe.run / "vocab").exists():  # its weights, once before they are needed: that may be many gigabytes
         check_isolation(load_whole(base))
-    training, held_out = recipe.paths(recipe.text.target + recipe.text.english), recipe.evaluation_files()
-    for path in training + held_out:
-        next(iter(read_documents([path])))
-    if not recipe.path(recipe.lexicon.path).is_file():
+    found, held_out = [source for side in SIDES for source in sources_of(recipe, side)], recipe.named_held_out()
+    for source in found:
+        next(source.documents())
+    for path in held_out:
+        next(read_documents([path], recipe.text.column))
+    if recipe.lexicon.path and not recipe.path(recipe.lexicon.path).is_file():
         raise MissingInputError(
-            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; lists that ship lie in lexicons/"
+            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; {REMEDIES['lexicon.path']}"
         )
     for path in recipe.question_files():
         if not path.is_file():
@@ -80,7 +87,7 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
         path = recipe.path(recipe.align.rows)
         raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
     evaluated = {digest_of(path) for path in held_out}
-    for path in training:
+    for path in (path for source in found for path in source.files):
         if digest_of(path) in evaluated:
             raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
     return base
@@ -88,9 +95,17 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
 
 def _build_lexicon(recipe: Recipe, out: Path) -> None:
     settings = recipe.lexicon
+    if not settings.path:
+        no_lexicon(out)
+        say("lexicon: none given: no word is switched, no contrast is trained, and word retrieval is not measured")
+        return
     path = recipe.path(settings.path)
-    report = build_lexicon(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations)
+    report = build_lexicon(
+        *(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations),
+        language=recipe.language,
+        swapped=settings.swapped,
+    )
     say(
-        f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out, "
-        f"dropped {report['dropped'] or 'none'}"
+        f"lexicon ({report['format']}): {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held "
+        f"out, dropped {report['dropped'] or 'none'}"
     )

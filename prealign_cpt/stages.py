@@ -6,6 +6,8 @@ A stage is made anew only if something that it read has changed. Nothing depends
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ from typing import Any
 
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.recipe.file import as_dict
-from prealign_cpt.recipe.schema import Recipe, Train
+from prealign_cpt.recipe.schema import SIDES, Recipe, Train
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.manifest import folder_digest
+from prealign_cpt.text.stage import sources_of, split_off
 
 
 @dataclass(frozen=True)
@@ -31,29 +35,34 @@ class Reads:
 
 
 TEXTS = ("text.target", "text.english")
-FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas")
+"""What the text stage reads; held-out texts that are named are read where they lie."""
+
+FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
 """Keys of the training section that do not decide the weights."""
 
 READS = {
-    "lexicon": Reads(("lexicon.format", "lexicon.heldout", "lexicon.max_translations", "seed"), ("lexicon.path",)),
-    "vocab": Reads(("vocab.size", "vocab.kind", "vocab.pretokenizer"), ("base.model", "vocab.tokenizer", *TEXTS)),
+    "lexicon": Reads(
+        ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
+        ("lexicon.path",),
+    ),
+    "text": Reads(("text.document", "text.column", "split_off"), TEXTS),
+    "vocab": Reads(("vocab.size", "vocab.kind", "vocab.pretokenizer"), ("base.model", "vocab.tokenizer"), ("text",)),
     "data": Reads(
         ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),
-        TEXTS,
-        ("lexicon", "vocab"),
+        stages=("text", "lexicon", "vocab"),
     ),
     "init": Reads(
         (
             *("align.init", "align.untie", "align.lexicon_weight", "align.calibrate"),
             *("base.start_token", "seed", "train.precision"),
         ),
-        ("base.model", "align.rows", *TEXTS),
-        ("lexicon", "vocab"),
+        ("base.model", "align.rows"),
+        ("text", "lexicon", "vocab"),
     ),
     "align": Reads(
         ("align", "base.start_token", "data.mixed_tokenization", "seed", "train.precision"),
-        (*TEXTS, "text.parallel_target", "text.parallel_english"),
-        ("lexicon", "init"),
+        ("text.parallel_target", "text.parallel_english"),
+        ("text", "lexicon", "init"),
     ),
     "train": Reads(
         (
@@ -69,7 +78,7 @@ READS = {
             *(f"text.{name}_{language}" for name in ("valid", "test", "general") for language in ("target", "english")),
             *("evaluate.clka", "evaluate.transfer_train", "evaluate.transfer_test"),
         ),
-        ("lexicon", "align", "export"),
+        ("text", "lexicon", "align", "export"),
     ),
 }
 """In the order of the flow."""
@@ -84,7 +93,7 @@ def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path
     Raises:
         MissingInputError: a file is not there; its key is named.
     """
-    return {name: digests.folder(folders[name]) for name in READS[stage].stages} | of_recipe(stage, recipe, digests)
+    return {name: folder_digest(folders[name]) for name in READS[stage].stages} | of_recipe(stage, recipe, digests)
 
 
 def of_recipe(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
@@ -128,7 +137,10 @@ def _with_dependents(stages: Iterable[str]) -> list[str]:
 
 
 def _values(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Values of the recipe by their dotted keys; a name is a section or a single key."""
+    """Values of the recipe by their dotted keys; a name is a section or a single key. "split_off" is no key, but the
+    sets of each side that are held out because none is named."""
+    if name == "split_off":
+        return {name: [f"{one}_{side}" for side in SIDES for one in split_off(recipe, side)]}
     section, _, key = name.partition(".")
     value = as_dict(recipe)[section]
     if key:
@@ -143,10 +155,24 @@ def _digests_of(key: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
         return {}
     if key == "base.model":
         return {key: _base_digests(resolve_base(recipe.base.model), digests)}
+    if key in TEXTS:
+        return {key: _source_digests(recipe, key.removeprefix("text."), digests)}
     if not isinstance(value, str):
         return {key: {f"{i}:{path.name}": _digest(key, path, digests) for i, path in enumerate(recipe.paths(value))}}
     path = recipe.path(value)
     return {key: _digest(key, path / "tokenizer.json" if key == "vocab.tokenizer" else path, digests)}
+
+
+def _source_digests(recipe: Recipe, side: str, digests: Digests) -> dict[str, Any]:
+    """The files of each source by content, many of them together; a dataset of a hub by its name alone."""
+    found: dict[str, Any] = {}
+    for i, source in enumerate(sources_of(recipe, side)):
+        own = [(path.name, _digest(f"text.{side}", path, digests)) for path in source.files]
+        if len(own) == 1:
+            found[f"{i}:{own[0][0]}"] = own[0][1]
+        else:
+            found[f"{i}:{source.name}"] = hashlib.sha256(json.dumps(own).encode()).hexdigest() if own else source.name
+    return found
 
 
 def _base_digests(base: Path, digests: Digests) -> dict[str, str]:
@@ -156,7 +182,7 @@ def _base_digests(base: Path, digests: Digests) -> dict[str, str]:
 
 
 REMEDIES = {
-    "lexicon.path": "lists that ship lie in lexicons/",
+    "lexicon.path": "name a word list; `prealign lexicon` writes one from a dictionary",
     "vocab.tokenizer": "name the folder of a grown tokenizer",
     "align.rows": "write it first, or choose another align.init",
 }

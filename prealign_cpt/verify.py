@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.run.errors import DataError, RecipeError
-from prealign_cpt.run.folder import ASIDE, ORDER, folder_digest
-from prealign_cpt.run.manifest import NAME, extra_files, verify
+from prealign_cpt.run.folder import ASIDE, ORDER
+from prealign_cpt.run.manifest import NAME, extra_files, folder_digest, verify
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import signals
+from prealign_cpt.text.stage import build_text
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
@@ -161,6 +163,15 @@ window_bytes = 64
 """
     )
     return path
+
+
+def with_texts(recipe: Recipe) -> Recipe:
+    """The recipe, with its text stage made, as far as a stage that is called by itself needs it."""
+    out = recipe.run / "text"
+    if not out.exists():
+        out.mkdir(parents=True)
+        build_text(recipe, out)
+    return recipe
 
 
 def free_port() -> int:

@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "recipe Latin-1": (lambda r: _write(r, r.name, 'name = "Köln"'.encode("latin-1")), 78, r"not valid TOML"),
     "unknown key": (lambda r: _replace(r, "[train]", "[train]\nlearning_rate = 1"), 78, r"train\.learning_rate: unk"),
     "key missing": (lambda r: _replace(r, 'language = "German"', ""), 78, r"language: missing"),
-    "section a number": (lambda r: _replace(r, "[vocab]\nsize = 30", "[other]"), 78, r"other: unknown key"),
+    "section a number": (lambda r: _replace(r, "[vocab]", "[other]\n[vocab]"), 78, r"other: unknown key"),
     "string for a number": (lambda r: _replace(r, "size = 30", 'size = "30"'), 78, r"vocab\.size: .*whole number"),
     "negative size": (lambda r: ["--vocab.size", "-1"], 78, r"vocab\.size: -1 is too small"),
     "not a number": (lambda r: ["--train.lr", "nan"], 78, r"train\.lr: nan"),
@@ -98,7 +98,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "same file twice": (
         lambda r: ["--text.valid_target", "target.txt"], 78, r"target\.txt: stands among the training texts and"
     ),
-    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: cannot be read"),
+    "corpus missing": (lambda r: (r.parent / "target.txt").unlink() or [], 66, r"target\.txt: no such file or folder"),
     "corpus empty": (lambda r: _write(r, "target.txt", b" \n\n"), 65, r"target\.txt: no text in it"),
     "corpus binary": (lambda r: _write(r, "target.txt", b"text\n\0\x01\x02"), 65, r"target\.txt:2: binary data"),
     "corpus not UTF-8": (
@@ -156,7 +156,7 @@ def test_a_unigram_tokenizer_cannot_be_grown_but_kept(recipe_file: Path, command
     code, lines = command("prepare", recipe_file, *flags)
     assert code == 78 and len(lines) == 1, lines
     assert "a Unigram tokenizer" in lines[0] and "set the size to 0" in lines[0]
-    assert _left(recipe_file) == ["lexicon"]
+    assert _left(recipe_file) == ["lexicon", "text"]
     code, lines = command("prepare", recipe_file, *flags, "--vocab.size", "0")
     assert code == 0, "the remedy of the message must work: " + "\n".join(lines)
 
@@ -179,21 +179,21 @@ def test_a_base_that_is_not_finite_is_refused(recipe_file: Path, command: Any) -
     code, lines = command("prepare", recipe_file, *_own_base(recipe_file, spoil))
     assert code == 79 and len(lines) == 1, lines
     assert "embed_tokens.weight is not finite in rows [7]" in lines[0]
-    assert _left(recipe_file) == ["data", "lexicon", "vocab"]
+    assert _left(recipe_file) == ["data", "lexicon", "text", "vocab"]
 
 
 def test_a_gate_that_closes_names_its_key(recipe_file: Path, command: Any) -> None:
     code, lines = command("align", recipe_file, "--align.max_english_increase", "0")
     assert code == 79 and len(lines) == 1, lines
     assert "align.max_english_increase" in lines[0]
-    assert _left(recipe_file) == ["init", "lexicon", "vocab"]
+    assert _left(recipe_file) == ["init", "lexicon", "text", "vocab"]
 
 
 def test_a_text_that_fills_no_sequence_is_refused(recipe_file: Path, command: Any) -> None:
     code, lines = command("prepare", recipe_file, "--data.sequence_length", "100000")
     assert code == 65 and len(lines) == 1, lines
     assert "do not fill one sequence of 100000" in lines[0]
-    assert _left(recipe_file) == ["lexicon", "vocab"]
+    assert _left(recipe_file) == ["lexicon", "text", "vocab"]
 
 
 def test_two_runs_in_one_folder_at_once(recipe_file: Path, command: Any) -> None:
@@ -226,11 +226,12 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.parametrize(
     ("stage", "size", "kept"),
     [
-        ("prepare", 12_000, ["lexicon"]),
-        ("align", 60_000, ["data", "init", "lexicon", "vocab"]),
-        ("export", 60_000, ["align", "data", "init", "lexicon", "vocab"]),
+        ("prepare", 4_000, ["lexicon"]),
+        ("prepare", 12_000, ["lexicon", "text"]),
+        ("align", 60_000, ["data", "init", "lexicon", "text", "vocab"]),
+        ("export", 60_000, ["align", "data", "init", "lexicon", "text", "vocab"]),
     ],
-    ids=["tokenizer", "model", "checkpoint"],
+    ids=["text", "tokenizer", "model", "checkpoint"],
 )
 def test_a_full_disk_is_storage_s_fault(
     recipe_file: Path, command: Any, stage: str, size: int, kept: list[str]
@@ -238,6 +239,8 @@ def test_a_full_disk_is_storage_s_fault(
     """Writing beyond so many bytes fails, as on a full disk; in a process of its own, for pytest writes files too."""
     if stage != "prepare":
         assert command("prepare" if stage == "align" else "align", recipe_file)[0] == 0
+    elif "text" in kept:  # py3langid unpacks its model into a temporary file, which is larger
+        assert command("prepare", recipe_file, "--skip", "lexicon,vocab,data,init")[0] == 0
     limited = [sys.executable, "-c", LIMITED, str(size), stage, str(recipe_file)]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=200)
     assert done.returncode == 74, done.stderr
@@ -298,6 +301,22 @@ def test_the_lexicon_command_never_overwrites(command: Any, tmp_path: Path) -> N
     code, lines = command("lexicon", tmp_path / "in.tsv", "--out", tmp_path / "out.tsv")
     assert code == 74 and "exists already" in lines[0]
     assert (tmp_path / "out.tsv").read_text() == "mine"
+
+
+def test_the_lexicon_command_says_what_it_recognised(command: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda text, **_: said.append(text))
+    (tmp_path / "list.txt").write_text("Haus house\u200e\n")
+    assert command("lexicon", tmp_path / "list.txt", "--swap", "--out", tmp_path / "out.tsv")[0] == 0
+    counts = json.loads(said[-1])
+    assert (counts["format"], counts["invisible_characters"]) == ("muse", {"U+200E": 1})
+    assert (tmp_path / "out.tsv").read_text().splitlines()[1:] == ["house\tHaus"]
+
+
+def test_parallel_text_is_for_inducing(command: Any, tmp_path: Path) -> None:
+    sides = tmp_path / "a", tmp_path / "b"
+    code, _ = command("lexicon", tmp_path / "in.tsv", "--parallel", *sides, "--out", tmp_path / "out.tsv")
+    assert code == 78
 
 
 def test_version_and_help(capsys: Any) -> None:

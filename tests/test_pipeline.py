@@ -182,7 +182,7 @@ def test_a_changed_text_is_refused(recipe: Path, copy: Path, tmp_path: Path, cap
         file.write("\n\nEin neuer Satz.\n")
     assert _start(own, copy) == 78
     error = capsys.readouterr().err
-    assert "other inputs (text.target[0:target.txt]: " in error and "start again with --redo vocab" in error
+    assert "other inputs (text.target[0:target.txt]: " in error and "start again with --redo text" in error
 
 
 def test_what_does_not_decide_the_weights_may_change(recipe: Path, copy: Path, capsys: Any) -> None:

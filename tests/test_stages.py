@@ -1,7 +1,6 @@
-"""What a change of a recipe key makes anew: the table in the docs, and what the stages' inputs say."""
+"""What a change of a recipe key makes anew, as the stages' inputs say it."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,6 @@ from prealign_cpt.recipe.file import keys, load_recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.folder import ORDER
 from prealign_cpt.stages import READS, inputs, made_anew
-
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
-
-
-def _table() -> dict[str, list[str]]:
-    """Key to the stages that the docs name; a row may hold several keys, `section.*` for the rest of a section."""
-    rows: dict[str, list[str]] = {}
-    text = TABLE.read_text(encoding="utf-8").partition("<!-- keys and stages -->")[2].partition("\n\n#")[0]
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 2 and "`" in cells[0]:
-            stages = [] if cells[1] == "none" else cells[1].split(", ")
-            rows |= dict.fromkeys(re.findall(r"`([\w.*]+)`", cells[0]), stages)
-    return rows
-
-
-def test_the_docs_say_of_every_key_which_stages_it_makes_anew() -> None:
-    table, every = _table(), set(keys())
-    exact = {key for key in table if not key.endswith("*")}
-    assert exact <= every, f"no keys: {exact - every}"
-    for key in sorted(every):
-        row = table.get(key, table.get(f"{key.partition('.')[0]}.*"))
-        assert row is not None, f"{key} is not in the table"
-        assert row == made_anew(key), key
 
 
 def test_nothing_depends_on_the_evaluation() -> None:

@@ -5,18 +5,19 @@ base ─► English scored ─► rows grown, head untied ─► static rows ─
     base_tokenizer/   the base's files but its weights
     pieces.json       for each new token, in the order of their ids, the old ids that spell it
     rows.tsv          for each new token its id, text and where its row comes from
-    report.json       new_tokens, rows, calibration, english_before
+    report.json       new_tokens, lexicon (how far it reaches them), rows, calibration, english_before
 """
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.calibrate import calibrate
-from prealign_cpt.align.lexicon_rows import TextStatistics
+from prealign_cpt.align.lexicon_rows import TextStatistics, reach
 from prealign_cpt.align.mixture import old_pieces
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.lexicon.pairs import Pair
@@ -28,7 +29,7 @@ from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import held_out_documents, training_documents
 
 BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
 
@@ -59,9 +60,12 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
         size = added * model.dtype.itemsize
         say(f"align: the head is untied, each new token has two rows; {added:,} more parameters, {size / 1e6:,.0f} MB")
     statistics = TextStatistics(
-        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
-        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        [training_documents(recipe, "target")],
+        [training_documents(recipe, "english")],
     )
+    reached = reach(texts, pairs)
+    if pairs and (warning := reached.warning()):
+        say(f"align: {warning}")
     tables, file = old_tables(model, num_old), recipe.path(recipe.align.rows) if recipe.align.rows else None
     rows = static_rows(recipe.align, texts, base_tokenizer, tokenizer, pairs, *tables, statistics, file)
     write_rows(model, num_old, rows)
@@ -84,6 +88,7 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     atomic_write(out / "rows.tsv", "\n".join(["id\ttext\trow", *lines]) + "\n")
     report = {
         "new_tokens": len(texts),
+        "lexicon": {**asdict(reached), "share": round(reached.listed / max(1, reached.tokens), 4)},
         "rows": {kind: rows.provenance.count(kind) for kind in sorted(set(rows.provenance))},
         "calibration": calibration,
         "english_before": english,
@@ -111,7 +116,7 @@ def load_for_run(recipe: Recipe, folder: Path, device: torch.device) -> PreTrain
 def english_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> float:
     """Bits per byte of the English validation text, to four digits."""
     limits = recipe.evaluate
-    documents = read_documents([recipe.path(recipe.text.valid_english)])
+    documents = held_out_documents(recipe, "valid", "english")
     texts = windows(documents, limits.window_bytes, limits.max_bytes)
     prepared = batches(texts, tokenizer, start_token_id(tokenizer, recipe), limits.batch_tokens)
     scored = score_windows(LanguageModelLoss(model), prepared, model.get_input_embeddings().weight.device)

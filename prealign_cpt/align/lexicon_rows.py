@@ -1,19 +1,21 @@
 """Lexicon means: a new token that is a whole listed word gets the weighted mean of its translations' rows.
 
 A translation's weight is that of a noisy channel, p(english) * p(target | english): its frequency in English text times
-1 / (number of its translations). So a common, unambiguous English word counts most. A phrase on the English side is the
-mean over its pieces; one on the target side gives each of its words an equal share, for words not listed themselves.
+the pair's probability, or 1 / (number of translations) where the list gives none. So a common, unambiguous English word
+counts most. A phrase on the English side is the mean over its pieces; one on the target side gives each of its words an
+equal share, for words not listed themselves.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.align.mixture import Mixture
-from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.lexicon.pairs import Pair, pair_weights
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.text.scripts import is_unspaced
@@ -87,6 +89,39 @@ def lexicon_mixture(
     return Mixture.of([_piece_weights(weights, pieces) for weights in translations])
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How many of the new tokens a lexicon says something of.
+
+    Attributes:
+        tokens: new tokens.
+        words: those of them that are whole words.
+        listed: those of these that are a target word or stand in a target phrase, in any case.
+    """
+
+    tokens: int
+    words: int
+    listed: int
+
+    def warning(self) -> str:
+        """What is to be said of a lexicon that reaches less than half; empty if it reaches more."""
+        if 2 * self.listed >= self.tokens:
+            return ""
+        share = self.listed / max(1, self.tokens)
+        return (
+            f"warning: the lexicon reaches {self.listed:,} of the {self.tokens:,} new tokens ({share:.0%}), of which "
+            f"{self.words:,} are whole words; the others learn nothing from it. A larger list, or one with word forms "
+            "(prealign lexicon --forms), reaches more"
+        )
+
+
+def reach(texts: list[str], pairs: list[Pair]) -> Reach:
+    """How far a lexicon reaches the new tokens with these texts, a leading space included where one has it."""
+    words = [word.casefold() for text in texts if any(map(str.isalpha, word := _word(text)))]
+    listed = {word.casefold() for pair in pairs for word in pair.target.split()}
+    return Reach(len(texts), len(words), sum(word in listed for word in words))
+
+
 def check_lexicon(pairs: list[Pair], statistics: TextStatistics | None) -> None:
     """Refuse a lexicon that is empty or whose target side is not the language of the target text.
 
@@ -111,21 +146,17 @@ def check_lexicon(pairs: list[Pair], statistics: TextStatistics | None) -> None:
         )
 
 
-def ambiguity(pairs: list[Pair]) -> dict[str, float]:
-    """English word -> 1 / (number of its translations)."""
-    counts = Counter(pair.source for pair in set(pairs))
-    return {source: 1.0 / count for source, count in counts.items()}
-
-
 def _tables(pairs: list[Pair], statistics: TextStatistics | None) -> list[Translations]:
     """Where a word is looked up, best first: whole entries as listed, whatever the case, then words of phrases."""
-    weights = {source: w * _frequency(source, statistics) for source, w in ambiguity(pairs).items()}
+    share = pair_weights(pairs)
+    frequency = {source: _frequency(source, statistics) for source in {pair.source for pair in pairs}}
     whole: Translations = defaultdict(lambda: defaultdict(float))
     parts: Translations = defaultdict(lambda: defaultdict(float))
-    for pair in sorted(set(pairs)):
+    for pair in sorted(share):
         words = pair.target.split()
         for word in words:
-            (whole if len(words) == 1 else parts)[word][pair.source] += weights[pair.source] / len(words)
+            weight = share[pair] * frequency[pair.source]
+            (whole if len(words) == 1 else parts)[word][pair.source] += weight / len(words)
     return [whole, _folded(whole), parts, _folded(parts)]
 
 

@@ -37,7 +37,7 @@ from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError, RecipeError
 from prealign_cpt.run.folder import say
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import training_documents
 
 EPS, EPS_SOFTMAX = 1e-8, 1e-4
 """Adam's epsilon, and where a term has a softmax over all rows. Through that every new row gets some gradient in every
@@ -78,12 +78,12 @@ class Material:
 
     def english(self) -> Iterator[list[int]]:
         """Token ids of English documents."""
-        documents = islice(read_documents(self.recipe.paths(self.recipe.text.english)), DOCUMENTS)
+        documents = islice(training_documents(self.recipe, "english"), DOCUMENTS)
         return (ids.tolist() for ids in encode(documents, self.tokenizer))
 
     def target(self) -> list[str]:
         """Documents in the new language."""
-        return list(islice(read_documents(self.recipe.paths(self.recipe.text.target)), DOCUMENTS))
+        return list(islice(training_documents(self.recipe, "target"), DOCUMENTS))
 
     def say(self, text: str) -> None:
         """Print, once for all ranks."""

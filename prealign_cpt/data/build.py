@@ -27,7 +27,7 @@ from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import training_documents
 
 MOST_PASSES = 16
 """Passes over a text that get chance of their own; later ones repeat them."""
@@ -45,7 +45,7 @@ def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: 
     """
     tokenizer = AutoTokenizer.from_pretrained(grown, local_files_only=True)
     base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    documents = _Counted(read_documents(recipe.paths(recipe.text.target)))
+    documents = _Counted(training_documents(recipe, "target"))
     packed = {"target": _pack_target(recipe, documents, tokenizer, base_tokenizer, out)}
     if recipe.data.english_share > 0:
         packed |= _pack_english(recipe, tokenizer, pairs, out)
@@ -125,7 +125,7 @@ def _pack_target(
 def _pack_english(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], out: Path
 ) -> dict[str, Packed]:
-    documents = read_documents(recipe.paths(recipe.text.english))
+    documents = training_documents(recipe, "english")
     encoded = list(encode_many(documents, tokenizer, *frame(tokenizer, recipe)))
     switcher = Switcher(tokenizer, pairs, recipe.codeswitch.ratio, recipe.codeswitch.labels)
     length, needed = recipe.data.sequence_length, math.ceil(_total(recipe) * recipe.data.english_share)

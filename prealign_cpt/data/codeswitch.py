@@ -1,8 +1,9 @@
 """Words of a text replaced at random, as a pure function of (seed, epoch, document, word).
 
 *Code-switching* of English (PreAlign, arXiv 2407.16222, section 3.2, `labels="input_only"`): a word is chosen with
-probability `ratio`; if the lexicon lists it, one of its translations replaces it in the *input*. Just before the span
-the label is the first token of the original word, inside the span nothing is learned, after it all is as before:
+probability `ratio`; if the lexicon lists it, one of its translations replaces it in the *input*, drawn by their
+probabilities where the lexicon gives them. Just before the span the label is the first token of the original word,
+inside the span nothing is learned, after it all is as before:
 
     words    [1] [2 22] [3]     with 2-22 -> 901 902 903
     inputs    1  901 902 903  3
@@ -10,7 +11,8 @@ the label is the first token of the original word, inside the span nothing is le
 
 So the model reads the new language inside English, but is never asked to write it there. Under `labels="soft"`
 (AlignLM, arXiv 2106.01732, for a decoder) the arrays are the same; the loss then gives a part of the target probability
-to `inputs[i]`, which differs from `labels[i]` only where a switched word begins.
+to `inputs[i]`, which differs from `labels[i]` only where a switched word begins. Over many draws each translation gets
+the part that its probability is of those of all.
 
 *Mixed tokenization* of target text: some words are spelled in the base tokenizer's tokens instead of the new ones, so
 that both are seen in the same places. Labels are the inputs.
@@ -42,15 +44,16 @@ from prealign_cpt.data.word_spans import (
     happens,
     pick,
     ragged,
+    shares,
     word_draws,
 )
-from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.lexicon.pairs import Pair, pair_weights
 from prealign_cpt.model.loss import IGNORED
 from prealign_cpt.model.tokens import encode_plain, is_byte_token, num_ids, token_texts
 from prealign_cpt.text.scripts import is_unspaced
 
-Table = Mapping[tuple[int, ...], Sequence[tuple[int, ...]]]
-"""Token ids of a word -> token ids of each of its translations."""
+Table = Mapping[tuple[int, ...], Mapping[tuple[int, ...], float]]
+"""Token ids of a word -> token ids of each of its translations -> weight in the choice."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,7 @@ class Switcher:
         self.ratio, self.labels = ratio, labels
         self.words = Words(texts)
         self._sources = SpanTable(table, len(texts))
-        self._num_choices = np.array([len(choices) for choices in table.values()], dtype=np.int64)
-        self._first_choice = np.cumsum(self._num_choices) - self._num_choices
+        self._shares = shares(list(group.values()) for group in table.values())
         choices = [choice for group in table.values() for choice in group]
         self._lengths = np.array([len(choice) for choice in choices], dtype=np.int64)
         self._offsets = np.cumsum(self._lengths) - self._lengths
@@ -124,7 +126,7 @@ class Switcher:
         listed, ends, words = self._sources.find(documents.ids, spans.starts[chosen], spans.goes_on)
         replaced = chosen[listed]
         starts = spans.starts[replaced]
-        choice = self._first_choice[words] + pick(draws[replaced], self._num_choices[words])
+        choice = pick(draws[replaced], words, self._shares)
         lengths = self._lengths[choice]
         tokens = self._tokens[ragged(self._offsets[choice], lengths)]
         splice, switched = _replace(documents, spans, len(chosen), starts, ends, lengths, tokens)
@@ -220,30 +222,35 @@ def _replace(
     return splice, Switched(inputs, inputs, borders, marks, len(spans.starts), num_chosen, len(starts))
 
 
-def token_table(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Token ids of every form of a listed word -> token ids of its translations in that form, in the order given.
+def token_table(
+    tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]
+) -> dict[tuple[int, ...], dict[tuple[int, ...], float]]:
+    """Token ids of every form of a listed word -> token ids of its translations in that form, in the order given, with
+    their weights (`pair_weights`).
 
     A translation is spelled as in running text: with a space in front where the word has one, unless it is of a script
     that puts none between words.
     """
-    sources, targets = [], []
+    sources, targets, weights = [], [], []
+    # Without probabilities all forms that are spelled alike count alike, whatever word they come from.
+    known = any(pair.probability for pair in pairs)
+    weight_of = pair_weights(pairs) if known else dict.fromkeys(pairs, 1.0)
     for pair in pairs:
         for form in (lambda word: word), _capitalised:
             for lead in (" ", "\n"):
                 sources.append(lead + form(pair.source))
                 targets.append(("\n" if is_unspaced(pair.target) else lead) + form(pair.target))
+                weights.append(weight_of[pair])
     newline = tokenizer.encode("\n", add_special_tokens=False)
-    table: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    encoded = zip(encode_plain(tokenizer, sources), encode_plain(tokenizer, targets), strict=True)
-    for (source, target), lead in zip(encoded, cycle((" ", "\n"))):
+    table: dict[tuple[int, ...], dict[tuple[int, ...], float]] = {}
+    encoded = zip(encode_plain(tokenizer, sources), encode_plain(tokenizer, targets), weights, strict=True)
+    for (source, target, weight), lead in zip(encoded, cycle((" ", "\n"))):
         behind_line = target[: len(newline)] == newline
         if behind_line and (lead == " " or source[: len(newline)] == newline):
             source, target = source[0 if lead == " " else len(newline) :], target[len(newline) :]
         if not source or not target or source == target:
             continue
-        choices = table.setdefault(tuple(source), [])
-        if tuple(target) not in choices:
-            choices.append(tuple(target))
+        table.setdefault(tuple(source), {}).setdefault(tuple(target), weight)
     return table
 
 

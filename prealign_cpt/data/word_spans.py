@@ -12,6 +12,7 @@ read.
 Shapes: N tokens of all documents, D documents, W words, K words out of them.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -272,6 +273,34 @@ def happens(x: Draws, probability: float) -> NDArray[np.bool_]:
     return (x >> 11) < round(probability * 2**53)
 
 
-def pick(x: Draws, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number below each count, uniform to 2^-32 of it, independent of what `happens` says of the same draw."""
-    return ((mix(x ^ np.uint64(GOLDEN)) >> 32) * counts.astype(np.uint64) >> 32).astype(np.int64)
+def pick(x: Draws, groups: NDArray[np.int64], begins: Draws) -> NDArray[np.int64]:
+    """A choice out of each group, by the choices' weights to 2^-32, independent of what `happens` says of the draw.
+
+    Args:
+        groups: int64 [K], the number of each draw's group.
+        begins: of all groups' choices, end to end; see `shares`.
+
+    Returns:
+        Places in `begins`, int64 [K].
+    """
+    point = mix(x ^ np.uint64(GOLDEN)) >> 32 | groups.astype(np.uint64) << 32
+    return np.searchsorted(begins, point, side="right") - 1
+
+
+def shares(groups: Iterable[Sequence[float]]) -> Draws:
+    """The unit interval of each group (its number is before the point) cut among its choices: where each one's part
+    begins, in units of 2^-32, uint64. Equal weights give what `draw * count >> 32` gives.
+
+    Args:
+        groups: the weights of each group's choices, above 0.
+    """
+    begins = []
+    for number, weights in enumerate(groups):
+        if len(set(weights)) == 1:
+            begins += [number << 32 | -(-(k << 32) // len(weights)) for k in range(len(weights))]
+            continue
+        total, sum_before = math.fsum(weights), 0.0
+        for weight in weights:
+            begins.append(number << 32 | min(math.ceil(sum_before / total * 2**32), 2**32 - 1))
+            sum_before += weight
+    return np.array(begins, dtype=np.uint64)

@@ -47,6 +47,8 @@ class EvaluationData:
     target: tuple[tuple[str, Path], ...] = ()
     english: tuple[tuple[str, Path], ...] = ()
     """Held-out texts by the names of their sets ("test", "general", ...); see text/reader.py for their form."""
+    column: str = "text"
+    """Key or column of those that are JSON lines or tables."""
     parallel: Path | None = None
     """`english TAB target` lines; or a folder with one file a language, sentence n in line n (as FLORES has it)."""
     languages: tuple[str, str] | None = None
@@ -91,7 +93,7 @@ class EvaluationData:
         paths = dict(self.target if language == "target" else self.english)
         if name not in paths:
             raise NoDataError(f"no local data: no {language} text {name!r}; give it with --{language}")
-        return list(read_documents([paths[name]]))
+        return list(read_documents([paths[name]], self.column))
 
     def main_documents(self, language: str) -> list[str]:
         """The documents of the set "test", or else of the first set."""
@@ -159,8 +161,8 @@ def data_of(recipe: Recipe, lexicon: Path) -> EvaluationData:
     settings = recipe.evaluate
 
     def sets(language: str) -> tuple[tuple[str, Path], ...]:
-        named = ((name, getattr(recipe.text, f"{name}_{language}")) for name in HELD_OUT_SETS)
-        return tuple((name, recipe.path(path)) for name, path in named if path)
+        found = ((name, recipe.held_out(name, language)) for name in HELD_OUT_SETS)
+        return tuple((name, path) for name, path in found if path)
 
     def optional(path: str) -> Path | None:
         return recipe.path(path) if path else None
@@ -170,6 +172,7 @@ def data_of(recipe: Recipe, lexicon: Path) -> EvaluationData:
     return EvaluationData(
         target=sets("target"),
         english=sets("english"),
+        column=recipe.text.column,
         lexicon_train=train,
         lexicon_heldout=heldout,
         classes_train=optional(settings.transfer_train),

@@ -15,8 +15,9 @@ import torch
 from prealign_cpt.evaluate.data import LANGUAGES, EvaluationData, data_of
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
 from prealign_cpt.evaluate.generation import NO_LETTER
+from prealign_cpt.evaluate.measures import chosen
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import chosen, run_suite
+from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.folder import say

@@ -161,7 +161,7 @@ def model_folder(path: Path) -> Path:
     if (path / "export").is_dir():
         return path / "export"
     if (path / "recipe.toml").is_file() and not (path / "config.json").is_file():
-        raise MissingInputError(f"{path}: this run has no export yet; finish it with torchrun launch/cpt.py")
+        raise MissingInputError(f"{path}: this run has no export yet; finish it with `prealign run` and its recipe")
     return path
 
 

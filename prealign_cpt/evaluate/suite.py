@@ -12,10 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,83 +20,14 @@ from tqdm import tqdm
 
 from prealign_cpt import __version__
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
-from prealign_cpt.evaluate.figures import Absent, Outcome, Result, read_outcome, write_outcome
+from prealign_cpt.evaluate.figures import Absent, Outcome, read_outcome, write_outcome
+from prealign_cpt.evaluate.measures import MEASURES, Measure
 from prealign_cpt.evaluate.subject import Subject, offline
 from prealign_cpt.run import signals
-from prealign_cpt.run.errors import BusyError, PrealignError, RecipeError
+from prealign_cpt.run.errors import BusyError, PrealignError
 from prealign_cpt.run.manifest import storage_error
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A function of (subject, data), "module.name", imported when first called, and what its result depends on."""
-
-    function: str
-    reads: tuple[str, ...] = ()
-    """Fields of `EvaluationData` beside `max_items`, `max_bytes`, `seed` and `window_bytes`."""
-    base: bool = False
-    """Whether the base model is measured beside it."""
-    served: bool = False
-    """Whether the subject's servers are asked."""
-    libraries: tuple[str, ...] = ()
-    """Distributions whose versions matter beside `LIBRARIES`."""
-    needs: str = ""
-    """A distribution without which there is nothing to measure."""
-
-    def __call__(self, subject: Subject, data: EvaluationData) -> Result:
-        if self.needs and find_spec(self.needs.replace("-", "_")) is None:
-            raise NoDataError(f'{self.needs} is not installed: pip install "prealign-cpt[eval]"')
-        module, _, name = self.function.partition(".")
-        result: Result = getattr(import_module(f"prealign_cpt.evaluate.{module}"), name)(subject, data)
-        if self.base and subject.base_reason:
-            result["base"] = Absent(subject.base_reason)
-        return result
-
-
-TEXTS = ("target", "english")
-PARALLEL = ("parallel", "languages")
-LEXICON = ("lexicon_train", "lexicon_heldout")
-
-MEASURES: dict[str, Measure] = {
-    "tokenizer": Measure("tokenizer.measure", (*TEXTS, *PARALLEL), base=True),
-    "language_model": Measure("language_model.measure", (*TEXTS, *PARALLEL), base=True, served=True),
-    "icl": Measure("icl.measure", base=True),
-    "words": Measure("words.measure", (*LEXICON, *TEXTS)),
-    "sentences": Measure("sentences.measure", PARALLEL),
-    "bitext": Measure("sentences.bitext", PARALLEL, served=True),
-    "transfer": Measure("transfer.measure", ("classes_train", "classes_test")),
-    "clka": Measure("clka.measure", ("facts",)),
-    "mixed": Measure("mixed_matrix.measure", ("nli_train", "nli_test", *PARALLEL)),
-    "mixed_output": Measure("generation.mixed_output", (*TEXTS, "mixed_prompts"), served=True),
-    "generation": Measure(
-        "generation.measure",
-        (*TEXTS, *PARALLEL, "prompts_target", "prompts_english", "code", "language"),
-        served=True,
-        libraries=("py3langid", "sacrebleu"),
-    ),
-    "lm_eval": Measure("lm_harness.measure", ("lm_eval_tasks", "lm_eval_path"), served=True, needs="lm-eval"),
-    "mteb": Measure("mteb_tasks.measure", ("mteb_tasks",), served=True, needs="mteb"),
-}
-"""All measures by name, in the order in which they run."""
-
-PRESETS: dict[str, tuple[str, ...]] = {
-    "quick": ("language_model", "words", "transfer", "clka", "mixed_output"),
-    "full": tuple(MEASURES),
-}
-"""Measures by preset. "quick" is what a run's own eval stage scores; the figures of both are the same."""
-
-
-def chosen(preset: str, only: Sequence[str] = ()) -> list[str]:
-    """Names of the measures of a preset, or those that are named, in their order.
-
-    Raises:
-        RecipeError: `only` names a measure that does not exist.
-    """
-    if strange := sorted(set(only) - set(MEASURES)):
-        raise RecipeError(f"--only: {', '.join(strange)}: no such measure; there are {', '.join(MEASURES)}")
-    return [name for name in MEASURES if name in (only or PRESETS[preset])]
 
 
 def run_suite(subject: Subject, data: EvaluationData, out: Path, names: Sequence[str]) -> dict[str, Outcome]:

@@ -20,23 +20,23 @@ from transformers import AutoTokenizer
 from prealign_cpt.evaluate.served import write
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.lab.compare.budget import plan
-from prealign_cpt.lab.compare.variants import BASE, SUBWORD, as_flags
+from prealign_cpt.lab.compare.variants import BASE, SUBWORD
 from prealign_cpt.lab.texts import fetch_bible
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import windows
 from prealign_cpt.model.tokens import start_token_id
 from prealign_cpt.prepare import check_inputs
-from prealign_cpt.recipe.file import load_recipe
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.recipe.file import as_flags, load_recipe
+from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.report import write_report
 from prealign_cpt.run import launch
 from prealign_cpt.run.errors import MissingInputError, RecipeError
-from prealign_cpt.run.folder import StageClock, folder_digest, say
-from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest
+from prealign_cpt.run.folder import StageClock, say
+from prealign_cpt.run.manifest import NAME, atomic_write, folder_digest, new_folder, read_manifest
 from prealign_cpt.serving.client import answers
 from prealign_cpt.serving.parity import check_parity
 from prealign_cpt.serving.server import Server
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import held_out_documents
 
 CONTROLS = {"base": BASE, "subword": SUBWORD}
 """What is trained on the same text: recipe keys by the name behind the run's."""
@@ -132,8 +132,8 @@ def serve(recipe: Recipe) -> None:
     ):
         say(f"serve: ready after {server.start_seconds:.0f} s at {server.base_url}")
         texts = []
-        for name in (recipe.text.valid_target, recipe.text.valid_english):
-            texts += windows(read_documents([recipe.path(name)]), 400, 400 * PARITY_TEXTS)[:PARITY_TEXTS]
+        for side in SIDES:
+            texts += windows(held_out_documents(recipe, "valid", side), 400, 400 * PARITY_TEXTS)[:PARITY_TEXTS]
         parity = check_parity(server.base_url, export, texts, recipe.base.start_token)
         say(f"serve: log-probabilities over the API differ by {parity['max_logprob_difference']:.2g} at most")
         result = {"parity": parity, "start_seconds": round(server.start_seconds, 1), **_ask(server, recipe)}
@@ -151,7 +151,7 @@ def _ask(server: Server, recipe: Recipe) -> dict[str, Any]:
     start = start_token_id(tokenizer, recipe)
     prompts = [*recipe.serve.prompts_target, *recipe.serve.prompts_english]
     languages = [recipe.language] * len(recipe.serve.prompts_target) + ["English"] * len(recipe.serve.prompts_english)
-    documents = list(read_documents([recipe.path(recipe.text.valid_target)]))[:ENDINGS]
+    documents = list(held_out_documents(recipe, "valid", "target"))[:ENDINGS]
     encoded = tokenizer([*prompts, *documents], add_special_tokens=False, split_special_tokens=True)["input_ids"]
     prompt_ids = [[start, *ids] for ids in encoded[: len(prompts)]]
     ending_ids = [[start, *ids][-ENDING_TOKENS:] for ids in encoded[len(prompts) :]]

@@ -23,17 +23,17 @@ import numpy as np
 
 from prealign_cpt.evaluate.statistics import Curve
 from prealign_cpt.lab.compare.budget import Plan, measured, plan
-from prealign_cpt.lab.compare.variants import BASE, as_flags
+from prealign_cpt.lab.compare.variants import BASE
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.prepare import check_inputs
-from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.file import as_flags, load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import launch
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import NumericError, PrealignError, RecipeError
 from prealign_cpt.run.folder import ORDER, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
-from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.run.manifest import atomic_write, read_manifest
 from prealign_cpt.stages import of_recipe
 from prealign_cpt.train.metrics import Log
 
@@ -102,6 +102,8 @@ def sizes(
             f"--sizes {list(wanted)}, --trial-bytes {trial_bytes}: sizes are at least 0, bytes at least 1"
         )
     check_inputs(recipe)
+    if not _has_text(recipe):
+        launch.start(["prepare", str(path), *flags, "--skip", "lexicon,vocab,data,init"])
     folder, inputs = _folder(recipe), _inputs(recipe, save=True)
     trial_bytes = trial_bytes or _default_bytes(recipe)
     # Trials do not hang on the length of the run, but for the share of it in which only new rows move.
@@ -213,6 +215,7 @@ def _trial(
             "train.rows_steps": settings.rows_steps * budget.steps // settings.steps,
             "train.eval_every": -(-budget.steps // EVALUATIONS),
             "train.save_every": budget.steps,
+            "train.log": [],
         }
         launch.start(["train", str(path), *flags, *as_flags(short), *reuse], ranks)
         for checkpoint in run.glob("train/step-*"):
@@ -335,14 +338,22 @@ def _inputs(recipe: Recipe, save: bool = False) -> Row:
     for stage in ORDER[: ORDER.index("train") + 1]:
         content |= of_recipe(stage, recipe, digests)
     del content["vocab.size"]
-    for key in ("valid_target", "valid_english"):
-        content[f"text.{key}"] = digests.sha256(recipe.path(getattr(recipe.text, key)))
+    for key in ("valid_target", "valid_english"):  # where none is named it is a part of the text stage
+        if named := getattr(recipe.text, key):
+            content[f"text.{key}"] = digests.sha256(recipe.path(named))
     for key in ("window_bytes", "max_bytes"):
         content[f"evaluate.{key}"] = getattr(recipe.evaluate, key)
     if save:
         _folder(recipe).mkdir(parents=True, exist_ok=True)
         digests.save()
     return content
+
+
+def _has_text(recipe: Recipe) -> bool:
+    """Whether the run has its text, made from what the recipe names now."""
+    made = recipe.run / "text"
+    now = of_recipe("text", recipe, Digests(recipe.run / "digests.json"))
+    return (made / MANIFEST).is_file() and bool(read_manifest(made)["about"]["inputs"] == now)
 
 
 def _default_bytes(recipe: Recipe) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prealign_cpt.lexicon.pairs import COLUMNS, Pair, Row, canonical, fault
+from prealign_cpt.lexicon.pairs import COLUMNS, NO_PROBABILITY, Pair, Row, canonical, fault
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.text.languages import CONTENT_WORDS, FUNCTION_WORDS
 
@@ -16,9 +16,7 @@ MAX_WORDS = 5
 MAX_CHARACTERS = 100
 """On a side; beyond the longest compounds."""
 
-_MALFORMED = frozenset(
-    {COLUMNS, "empty side", "bidirectional control", "lone surrogate", "control character", "invisible character"}
-)
+_MALFORMED = frozenset({COLUMNS, NO_PROBABILITY, "empty side", "lone surrogate", "control character"})
 """Reasons that say the file is not what it claims to be; the others are a matter of policy."""
 
 _SPECIAL = re.compile(r"<[^>]+>")
@@ -41,12 +39,13 @@ def clean(
 ) -> tuple[list[Pair], list[Dropped]]:
     """Judge every row; each ends in exactly one of the two lists, both in the order of the rows.
 
-    A pair is kept once, where it first stands. Source and target may be the same word. Case is kept.
+    A pair is kept once, where it first stands. Source and target may be the same word. Case is kept. Invisible
+    characters go, and no row for them.
 
     Args:
         name: what to call the file in messages.
-        max_bad: largest share of malformed rows (wrong columns, an empty side, control or invisible characters). Rows
-            that are well-formed but unwanted (duplicates, too long, no letters, ...) do not count.
+        max_bad: largest share of malformed rows (wrong columns, an empty side, control characters). Rows that are
+            well-formed but unwanted (duplicates, too long, no letters, ...) do not count.
         max_per_source: translations to keep for a source, the first ones; None keeps all.
 
     Raises:
@@ -56,7 +55,7 @@ def clean(
     per_source: Counter[str] = Counter()
     dropped: list[Dropped] = []
     for row in rows:
-        pair = Pair(canonical(row.source), canonical(row.target))
+        pair = Pair(canonical(row.source), canonical(row.target), row.probability)
         reason = row.fault or _reason(row, pair)
         if not reason and pair in pairs:
             reason = "duplicate"
@@ -73,7 +72,8 @@ def clean(
         first = "; ".join(f"{name}:{drop.line}: {drop.reason}" for drop in bad[:_SHOWN])
         raise DataError(
             f"{len(bad)} of {total} lines are malformed ({first}{'; ...' if len(bad) > _SHOWN else ''}); "
-            "mend them: one pair a line, source TAB target, UTF-8"
+            "mend them: one pair a line, source TAB target, perhaps TAB probability, UTF-8; docs/lexicons.md has "
+            "the other formats"
         )
     if not pairs:
         raise DataError(f"{name}: no pair is left of {total} lines; is the format right and the file complete?")
@@ -118,7 +118,8 @@ def _check_direction(pairs: list[Pair], name: str) -> None:
     if words or scripts:
         raise DataError(
             f"{name}: the columns look swapped ({hits[0]} common English words in the target column, {hits[1]} in the "
-            "source column); put the English word first"
+            "source column); English must come first: turn them with --swap (in a recipe lexicon.swapped = true), or "
+            "leave that out where it is given"
         )
 
 

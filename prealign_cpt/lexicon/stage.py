@@ -8,24 +8,18 @@ dictionary --read--> rows --clean--> pairs --split--> clean.tsv    pairs to trai
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import regex
 
 from prealign_cpt.lexicon.clean import Dropped, clean
-from prealign_cpt.lexicon.dictd import read_dictd
-from prealign_cpt.lexicon.pairs import Pair, Row, read_muse, read_tsv, write_pairs
+from prealign_cpt.lexicon.formats import open_dictionary
+from prealign_cpt.lexicon.forms import add_forms
+from prealign_cpt.lexicon.pairs import Pair, write_pairs
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.manifest import atomic_write
-
-FORMATS: dict[str, tuple[Callable[[Path], Iterator[Row]], float]] = {
-    "tsv": (read_tsv, 0.0),
-    "muse": (read_muse, 0.0),
-    "dictd": (read_dictd, 1.0),
-}
-"""Reader of each format, and the share of malformed rows that is borne: dictd has no fault that an owner could mend."""
 
 _TEXT_LIMIT = 200
 """Characters of a dropped row that are kept to recognise it by."""
@@ -34,11 +28,19 @@ _PUNCTUATION_AT_ENDS = regex.compile(r"^\p{P}+|\p{P}+$")
 
 
 def build_lexicon(
-    path: Path, format: str, heldout: float, seed: int, out: Path, max_per_source: int = 5
+    path: Path,
+    format: str,
+    heldout: float,
+    seed: int,
+    out: Path,
+    max_per_source: int = 5,
+    language: str = "",
+    swapped: bool = False,
 ) -> dict[str, Any]:
     """Read, clean and split a dictionary; write the four files into `out` and return the report.
 
     Args:
+        format, language, swapped: see `open_dictionary`.
         heldout: share of the source words to test with, see `split`.
         out: an empty folder of the caller, who publishes it.
         max_per_source: translations to keep for a source, the first ones.
@@ -51,18 +53,16 @@ def build_lexicon(
     assert out.is_dir() and not any(out.iterdir()), f"{out} must be an empty folder"
     if max_per_source < 1:
         raise RecipeError(f"max_per_source is {max_per_source}; give 1 or more")
-    pairs, dropped = _read(path, format, max_per_source)
+    pairs, facts = _read(path, format, language, swapped, max_per_source, out / "dropped.tsv")
     train, test = split(pairs, heldout, seed)
     if not train:
         raise DataError(
             f"{path}: holding out {heldout} leaves no training pair; give a larger lexicon or a smaller share"
         )
     report = {
-        "format": format,
-        "rows": len(pairs) + len(dropped),
+        **facts,
         "kept": len(pairs),
-        "dropped": dict(Counter(drop.reason for drop in dropped).most_common()),
-        **_describe(pairs),
+        **describe(pairs),
         "heldout": {
             "share_asked": heldout,
             "seed": seed,
@@ -70,28 +70,47 @@ def build_lexicon(
             "sources": len({pair.source.casefold() for pair in test}),
             "pairs_lost": len(pairs) - len(train) - len(test),
         },
-        "train": _describe(train),
+        "train": describe(train),
     }
     write_pairs(out / "clean.tsv", train, "Training pairs: English, TAB, translation; the most usual first.")
     write_pairs(out / "heldout.tsv", test, "Held-out pairs; none of their words occurs in the training pairs.")
-    atomic_write(out / "dropped.tsv", "".join(map(_dropped_line, dropped)))
     atomic_write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
 
-def convert(path: Path, format: str, out_file: Path) -> dict[str, Any]:
+def no_lexicon(out: Path) -> None:
+    """Fill `out` for a run that has no dictionary: two files without a pair."""
+    write_pairs(out / "clean.tsv", [], "No dictionary was given.")
+    write_pairs(out / "heldout.tsv", [], "No dictionary was given.")
+    nothing = {"pairs": 0, "sources": 0}
+    atomic_write(out / "report.json", json.dumps({"kept": 0, "train": nothing, "heldout": nothing}) + "\n")
+
+
+def convert(
+    path: Path, format: str, out_file: Path, language: str = "", swapped: bool = False, texts: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Rewrite a dictionary as a canonical lexicon file with all its translations; return the counts.
+
+    Args:
+        texts: in the target language; the word forms in them are added (forms.py), if any text is given.
 
     Raises:
         StorageError: `out_file` exists or cannot be written.
         DataError, MissingInputError, RecipeError: as in `build_lexicon`.
     """
+    refuse_existing(out_file)
+    pairs, facts = _read(path, format, language, swapped)
+    if texts:
+        pairs, added = add_forms(pairs, texts, language)
+        facts |= added
+    write_pairs(out_file, pairs, f"Bilingual lexicon: English, TAB, translation. Made from {path.name}.")
+    return {**facts, **describe(pairs)}
+
+
+def refuse_existing(out_file: Path) -> None:
+    """No file that is there is written over."""
     if out_file.exists():
         raise StorageError(f"{out_file}: exists already and is never overwritten; move it away or choose another name")
-    pairs, dropped = _read(path, format, None)
-    write_pairs(out_file, pairs, f"Bilingual lexicon: English, TAB, translation. Made from {path.name}.")
-    reasons = Counter(drop.reason for drop in dropped)
-    return {"rows": len(pairs) + len(dropped), "dropped": dict(reasons.most_common()), **_describe(pairs)}
 
 
 def split(pairs: list[Pair], heldout: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -153,16 +172,30 @@ def _words(text: str) -> set[str]:
     return {_PUNCTUATION_AT_ENDS.sub("", word) for word in text.casefold().split()}
 
 
-def _read(path: Path, format: str, max_per_source: int | None) -> tuple[list[Pair], list[Dropped]]:
-    """Clean pairs by source in alphabetical order, the translations of a source in the order of the file."""
-    if format not in FORMATS:
-        raise RecipeError(f"lexicon format {format!r} is unknown; choose one of {', '.join(FORMATS)}")
-    reader, max_bad = FORMATS[format]
-    pairs, dropped = clean(reader(path), str(path), max_bad, max_per_source)
-    return sorted(pairs, key=lambda pair: pair.source), dropped
+def _read(
+    path: Path,
+    format: str,
+    language: str,
+    swapped: bool,
+    max_per_source: int | None = None,
+    dropped_file: Path | None = None,
+) -> tuple[list[Pair], dict[str, Any]]:
+    """Clean pairs by source in alphabetical order, the translations of a source in the order of the file; counts."""
+    dictionary = open_dictionary(path, format, language, swapped)
+    pairs, dropped = clean(dictionary.rows, str(path), dictionary.max_bad, max_per_source)
+    if dropped_file:
+        atomic_write(dropped_file, "".join(map(_dropped_line, dropped)))
+    facts = {
+        "format": dictionary.format,
+        "rows": len(pairs) + len(dropped),
+        "dropped": dict(Counter(drop.reason for drop in dropped).most_common()),
+        "invisible_characters": dict(dictionary.invisible.most_common()),
+    }
+    return sorted(pairs, key=lambda pair: pair.source), facts
 
 
-def _describe(pairs: list[Pair]) -> dict[str, Any]:
+def describe(pairs: list[Pair]) -> dict[str, Any]:
+    """Counts of a list."""
     translations = Counter(pair.source for pair in pairs)
     sources = max(1, len(translations))
     return {
@@ -170,6 +203,7 @@ def _describe(pairs: list[Pair]) -> dict[str, Any]:
         "sources": len(translations),
         "targets": len({pair.target for pair in pairs}),
         "mean_translations": round(len(pairs) / sources, 4),
+        "with_probability": sum(pair.probability is not None for pair in pairs),
         "several_translations": round(sum(number > 1 for number in translations.values()) / sources, 4),
         "multiword": round(sum(" " in pair.source or " " in pair.target for pair in pairs) / max(1, len(pairs)), 4),
     }

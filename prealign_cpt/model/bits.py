@@ -18,7 +18,7 @@ from prealign_cpt.model.loss import IGNORED, LanguageModelLoss
 from prealign_cpt.model.tokens import encode_plain, start_token_id
 from prealign_cpt.model.vectors import chunks, pad_words
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import held_out_documents
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,9 @@ def held_out(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerBase) -> d
     start = start_token_id(tokenizer, recipe)
     found = {}
     for language in ("target", "english"):
-        path = getattr(recipe.text, f"{name}_{language}")
-        if not path:
+        if recipe.held_out(name, language) is None:
             continue
-        documents = read_documents([recipe.path(path)])
+        documents = held_out_documents(recipe, name, language)
         texts = windows(documents, recipe.evaluate.window_bytes, recipe.evaluate.max_bytes)
         found[language] = batches(texts, tokenizer, start, recipe.evaluate.batch_tokens)
     return found

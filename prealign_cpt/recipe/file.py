@@ -2,20 +2,18 @@
 
     launch/recipes/demo_de.toml + ["--train.steps", "10"]  -->  Recipe
 
-Unknown keys, wrong types and impossible values raise `RecipeError` with the key's full path.
+Unknown keys, wrong types and impossible values raise `RecipeError` with the key's full path: one error that names all
+of them.
 """
 
 import dataclasses
-import difflib
 import json
-import math
-import operator
 import tomllib
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from prealign_cpt.recipe.build import Faults, build, closest, fields, key_types
 from prealign_cpt.recipe.schema import AUTO, Recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
@@ -24,35 +22,46 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
     """Read a recipe and apply flags such as `--train.steps 10` or `--train.steps=10`.
 
     Args:
-        auto: let `vocab.size = "auto"` pass, as `AUTO`; for those who choose the number.
+        auto: let what is left open pass, numbers as `AUTO`; for those who choose them.
 
     Raises:
         MissingInputError: no such file.
-        RecipeError: not TOML, an unknown key, a wrong type, or a value out of its bounds; or a number is "auto".
+        RecipeError: not TOML, an unknown key, a wrong type, or a value out of its bounds; or a value is left open.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise MissingInputError(f"{path}: no such recipe; the ones that ship lie in launch/recipes/") from error
+        raise MissingInputError(f"{path}: no such recipe; `prealign init` writes one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
-    for key, text in _pairs(flags or []):
-        _set(content, key, text)
-    recipe = _build(Recipe, content, "")
-    recipe = dataclasses.replace(recipe, folder=path.parent)
-    _check_whole(recipe)
-    if recipe.vocab.size == AUTO and not auto:
-        raise RecipeError(
-            f'vocab.size: "auto" is chosen by `prealign sizes {path}`, for `prealign run`; give a number here, '
-            "such as --vocab.size 0"
-        )
+    faults = Faults()
+    for key, text in _pairs(flags or [], faults):
+        _set(content, key, text, faults)
+    recipe = dataclasses.replace(build(Recipe, content, "", faults), folder=path.parent)
+    for keys_of_fault, complaint in _check_whole(recipe):
+        if not any(faults.concern(key) for key in keys_of_fault):
+            faults.add(keys_of_fault[0], complaint)
+    if not auto:
+        for key in left_open(recipe):
+            if not faults.concern(key):
+                faults.add(key, f"left open; `prealign run {path}` chooses, here a value is needed")
+    faults.tell(path)
     return recipe
+
+
+def left_open(recipe: Recipe) -> list[str]:
+    """Keys whose value is to be chosen before the run: those that are "auto", and `base.start_token` and `text.english`
+    if they are empty."""
+    values = {f"{name}.{key}": value for name, section in as_dict(recipe).items() if isinstance(section, dict)
+              for key, value in section.items()}  # fmt: skip
+    empty = ("base.start_token", "text.english")
+    return [key for key, value in values.items() if value == AUTO or (key in empty and not value)]
 
 
 def as_dict(value: Any) -> Any:
     """A recipe or one of its sections as plain JSON types, without `folder`."""
     if dataclasses.is_dataclass(value):
-        return {f.name: as_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if _given(f)}
+        return {f.name: as_dict(getattr(value, f.name)) for f, _ in fields(type(value))}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -61,60 +70,50 @@ def as_toml(recipe: Recipe) -> str:
     top, sections = "", ""
     for key, value in as_dict(recipe).items():
         if isinstance(value, dict):
-            sections += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in value.items())
+            sections += f"\n[{key}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in value.items())
         else:
-            top += f"{key} = {_toml(value)}\n"
+            top += f"{key} = {toml(value)}\n"
     return top + sections
+
+
+def as_flags(changes: dict[str, Any]) -> list[str]:
+    """Recipe keys and their values as flags of a command."""
+    return [f"--{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in changes.items()]
 
 
 def keys() -> list[str]:
     """Every key that a recipe or a flag may set, as dotted paths."""
-    return list(_types(Recipe))
+    return list(key_types())
 
 
-def _types(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """The type of every key."""
-    types: dict[str, Any] = {}
-    for f, hint in _fields(kind):
-        key = prefix + f.name
-        types |= _types(hint, f"{key}.") if dataclasses.is_dataclass(hint) else {key: hint}
-    return types
-
-
-def _given(f: "dataclasses.Field[Any]") -> bool:
-    return bool(f.metadata.get("given", True))
-
-
-def _fields(kind: Any) -> list[tuple["dataclasses.Field[Any]", Any]]:
-    hints = typing.get_type_hints(kind)
-    return [(f, hints[f.name]) for f in dataclasses.fields(kind) if _given(f)]
-
-
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     """Of a boolean, number, string or list: what JSON writes, which is TOML but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _pairs(flags: list[str]) -> list[tuple[str, str]]:
+def _pairs(flags: list[str], faults: Faults) -> list[tuple[str, str]]:
     pairs, rest = [], list(flags)
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--"):
-            raise RecipeError(f"{flag!r}: expected a flag such as --train.steps 10")
+            faults.add(repr(flag), "expected a flag such as --train.steps 10")
+            continue
         key, equals, text = flag[2:].partition("=")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise RecipeError(f"--{key}: a value is missing")
+                faults.add(f"--{key}", "a value is missing")
+                continue
             text = rest.pop(0)
         pairs.append((key, text))
     return pairs
 
 
-def _set(content: dict[str, Any], key: str, text: str) -> None:
+def _set(content: dict[str, Any], key: str, text: str, faults: Faults) -> None:
     """Put a flag's text into the parsed TOML, read as TOML if it can be (numbers, lists), else as a string."""
-    types = _types(Recipe)
+    types = key_types()
     if key not in types:
-        raise RecipeError(f"--{key}: unknown key{_closest(key, list(types))}")
+        faults.unknown(f"--{key}", closest(key, list(types)), "-h lists all keys")
+        return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -125,98 +124,41 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise RecipeError(f"{section}: expected a section [{section}], got {content!r}")
+            return  # reading the section says so
     content[name] = value
 
 
-def _closest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(known)}"
-
-
-def _build(kind: Any, content: dict[str, Any], prefix: str) -> Any:
-    known = {f.name: (f, hint) for f, hint in _fields(kind)}
-    values = {}
-    for key, value in content.items():
-        if key not in known:
-            raise RecipeError(f"{prefix}{key}: unknown key{_closest(key, list(known))}")
-        values[key] = _value(known[key][1], value, prefix + key, known[key][0].metadata)
-    for name, (f, _) in known.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise RecipeError(f"{prefix}{name}: missing; add it to the recipe")
-    return kind(**values)
-
-
-def _value(kind: Any, value: Any, key: str, bounds: Mapping[str, Any]) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise RecipeError(f"{key}: expected a section [{key}], got {value!r}")
-        return _build(kind, value, key + ".")
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise RecipeError(f"{key}: {value!r} is not one of {', '.join(map(repr, choices))}")
-        return value
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)[0]
-        if not isinstance(value, list) or not all(type(v) is inner for v in value):
-            example = 'a list of strings such as ["a.txt"]' if inner is str else "a list of numbers such as [0, 4]"
-            raise RecipeError(f"{key}: expected {example}, got {value!r}")
-        if inner is int and any(v < 0 for v in value):
-            raise RecipeError(f"{key}: {value!r} holds a number below 0")
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if bounds.get("auto") and value == "auto":
-        return AUTO
-    if type(value) is not kind:
-        expected = _NAMES[kind] + (' or "auto"' if bounds.get("auto") else "")
-        raise RecipeError(f"{key}: expected {expected}, got {value!r} ({type(value).__name__})")
-    if kind is float and not math.isfinite(value):
-        raise RecipeError(f"{key}: {value!r} is not a finite number")
-    for name, holds, complaint in _BOUNDS:
-        if bounds.get(name) is not None and not holds(value, bounds[name]):
-            raise RecipeError(f"{key}: {value!r} is {complaint} {bounds[name]}")
-    if kind is int and value % bounds.get("step", 1):
-        raise RecipeError(f"{key}: {value!r} must be a multiple of {bounds['step']}")
-    return value
-
-
-_BOUNDS = (
-    ("least", operator.ge, "too small, it must be at least"),
-    ("above", operator.gt, "too small, it must be above"),
-    ("most", operator.le, "too large, it may be at most"),
-)
-_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-
-
-def _check_whole(recipe: Recipe) -> None:
-    """What one key alone cannot tell."""
+def _check_whole(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What one key alone cannot tell: the keys that it concerns, the first of which is to blame, and the complaint."""
     if not recipe.name or set(recipe.name) & set("/\\\0\n") or recipe.name.startswith("."):
-        raise RecipeError(f"name: {recipe.name!r} must be a plain folder name")
-    for key in ("target", "english"):
-        if not getattr(recipe.text, key):
-            raise RecipeError(f"text.{key}: empty; name at least one file")
-    text, evaluate = recipe.text, recipe.evaluate
-    for key, value, other_key, other in (
-        ("text.general_target", text.general_target, "text.general_english", text.general_english),
-        ("text.parallel_target", text.parallel_target, "text.parallel_english", text.parallel_english),
-        ("evaluate.transfer_train", evaluate.transfer_train, "evaluate.transfer_test", evaluate.transfer_test),
+        yield ("name",), f"{recipe.name!r} must be a plain folder name"
+    if not recipe.text.target:
+        yield ("text.target",), "empty; name at least one file, folder or pattern"
+    for section, pair in (
+        (recipe.text, ("text.general_target", "text.general_english")),
+        (recipe.text, ("text.parallel_target", "text.parallel_english")),
+        (recipe.evaluate, ("evaluate.transfer_train", "evaluate.transfer_test")),
     ):
-        if bool(value) != bool(other):
-            raise RecipeError(f"{key}: needs {other_key} beside it, and the other way round")
+        one, other = (getattr(section, key.partition(".")[2]) for key in pair)
+        if bool(one) != bool(other):
+            yield pair, f"needs {pair[1]} beside it, and the other way round"
     if recipe.vocab.size == AUTO and (recipe.vocab.tokenizer or recipe.align.rows):
-        raise RecipeError('vocab.size: "auto" does not go with vocab.tokenizer or align.rows, which are of one size')
-    align = recipe.align
+        yield ("vocab.size",), '"auto" does not go with vocab.tokenizer or align.rows, which are of one size'
+    align, train = recipe.align, recipe.train
     if (align.init == "file") != bool(align.rows):
-        raise RecipeError('align.rows: names the rows of align.init "file", and belongs to it alone')
+        yield ("align.rows", "align.init"), 'names the rows of align.init "file", and belongs to it alone'
     if align.objective in ("infoxlm", "afp") and align.steps and align.weight and not recipe.text.parallel_target:
-        raise RecipeError(f'align.objective: "{align.objective}" needs text.parallel_target and text.parallel_english')
-    if recipe.train.rows_steps >= recipe.train.steps:
-        raise RecipeError(
-            f"train.rows_steps: {recipe.train.rows_steps} leaves no step of {recipe.train.steps} to the body"
+        keys_of_fault = ("align.objective", "align.steps", "align.weight", "text.parallel_target")
+        yield keys_of_fault, f'"{align.objective}" needs text.parallel_target and text.parallel_english'
+    if "lexicon" in align.init and not recipe.lexicon.path:
+        yield ("align.init", "lexicon.path"), f'"{align.init}" needs lexicon.path'
+    if AUTO != train.steps <= train.rows_steps:
+        yield (
+            ("train.rows_steps", "train.steps"),
+            f"{train.rows_steps} leaves no step of {train.steps} to the body",
         )
-    if recipe.train.warmup + recipe.train.decay > 1:
-        raise RecipeError(
-            f"train.decay: warmup {recipe.train.warmup} and decay {recipe.train.decay} are together more than 1"
+    if train.warmup + train.decay > 1:
+        yield (
+            ("train.decay", "train.warmup"),
+            f"warmup {train.warmup} and decay {train.decay} are together more than 1",
         )

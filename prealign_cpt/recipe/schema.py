@@ -15,8 +15,13 @@ from prealign_cpt.run.cache import cache_folder
 HELD_OUT_SETS = ("valid", "test", "general")
 """Names of the held-out texts: `text.valid_target`, `text.valid_english`, ..."""
 
+SPLIT_SETS = ("valid", "test")
+"""Those that are split off the training text where they are not named."""
+
+SIDES = ("target", "english")
+
 AUTO = -1
-"""Stands for "auto" in a number that is to be chosen before the run; no run ever sees it (`load_recipe`)."""
+"""Stands for "auto" in a number that is to be chosen before the run; no stage behind the text ever sees it."""
 
 
 def number(default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
@@ -35,9 +40,9 @@ class Base:
 
     model: str
     """`smollm2-135m`, a local Hugging Face folder, or a hub id such as `meta-llama/Llama-3.2-1B`."""
-    start_token: str
-    """Separates documents and starts every text, alike in training, evaluation and parity. Choose it by measurement:
-    the tokenizer's own BOS is not always what the model was trained with."""
+    start_token: str = ""
+    """Separates documents and starts every text, alike in training, evaluation and parity; empty: measured, for the
+    tokenizer's own BOS is not always what the model was trained with."""
     end_token: str = ""
     """Ends every document of the training text and is learned, so that the model stops where a text does; empty: the
     tokenizer's EOS. Where it is the start token, that token before the next document is the end of the last one."""
@@ -45,18 +50,23 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """Plain text (documents separated by blank lines) or JSON lines with a `text` key, UTF-8."""
+    """Files, folders, globs, or datasets of a hub ("hf:owner/name"): plain text, JSON lines, CSV, Parquet or Arrow, in
+    UTF-8, packed or not."""
 
     target: tuple[str, ...]
     """Training text in the new language."""
-    english: tuple[str, ...]
-    """Training text in English, for replay and code-switching."""
-    valid_target: str
-    valid_english: str
-    """Watched while training, and where choices are made."""
-    test_target: str
-    test_english: str
-    """Scored once per variant, for the result table."""
+    english: tuple[str, ...] = ()
+    """Training text in English, for replay and code-switching; empty: a default that is fetched."""
+    document: Literal["auto", "file", "line", "paragraph"] = "auto"
+    """What a document is in plain files; "paragraph": blank lines part documents. "auto": guessed, and said."""
+    column: str = "text"
+    """Key of JSON lines, or column of a table, that holds the document."""
+    valid_target: str = ""
+    valid_english: str = ""
+    """Watched while training, and where choices are made; empty: split off the training text, by document."""
+    test_target: str = ""
+    test_english: str = ""
+    """Scored once per variant, for the result table; empty: split off the training text, by document."""
     general_target: str = ""
     general_english: str = ""
     """A second held-out pair from another domain; empty: not reported."""
@@ -70,18 +80,23 @@ class Text:
 class Lexicon:
     """The word list, English to target."""
 
-    path: str
-    format: Literal["tsv", "muse", "dictd"] = "tsv"
+    path: str = ""
+    """Empty: no list, and so no switching, no contrast and no word retrieval."""
+    format: Literal["auto", "tsv", "muse", "columns", "dictd", "wiktionary", "dix"] = "auto"
+    """docs/lexicons.md says what each one is; "auto" recognises them."""
+    swapped: bool = False
+    """The target language stands first in the list, English second."""
     heldout: float = number(0.1, least=0.0, most=0.5)
     """Share of the source words that are kept for evaluation."""
     max_translations: int = number(5, least=1)
+    """Of each source word, so many are kept, in the order of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocab:
     """New tokens on top of the base tokenizer, learned from the target text."""
 
-    size: int = number(least=0, auto=True)
+    size: int = number(AUTO, least=0, auto=True)
     """How many; 0 keeps the base tokenizer. "auto": what short trials predict to be best (`prealign sizes`)."""
     kind: Literal["auto", "words", "merges"] = "auto"
     """Whole words, which the tokenizer looks up before its merges (as Llama 3's does), or further merges. "auto": words
@@ -148,7 +163,8 @@ class Align:
 class Data:
     """Packed sequences."""
 
-    sequence_length: int = number(least=8)
+    sequence_length: int = number(AUTO, least=8, auto=True)
+    """In tokens. "auto": by the length of the text, at most the model's own limit."""
     english_share: float = number(0.25, least=0.0, most=0.95)
     """Share of the sequences that are English replay."""
     mixed_tokenization: float = number(0.0, least=0.0, most=1.0)
@@ -165,6 +181,7 @@ class Codeswitch:
     """`input_only`: labels stay English (PreAlign); `vanilla`: the labels are switched too (ablation); `soft`: before
     a switched word, `soft_weight` of the target probability is its translation's first token (AlignLM)."""
     soft_weight: float = number(0.1, above=0.0, most=1.0)
+    """For labels "soft"."""
     curriculum: Literal["constant", "falling"] = "constant"
     """`falling`: the share of replay that is switched falls in a line from all of it to none over the run."""
 
@@ -173,12 +190,15 @@ class Codeswitch:
 class Train:
     """Continual pretraining under FSDP2."""
 
-    steps: int = number(least=1)
-    sequences: int = number(least=1)
-    """Sequences per optimizer step, over all ranks; the same batch at any number of ranks."""
+    steps: int = number(AUTO, least=1, auto=True)
+    """Optimizer steps. "auto": as many as read the target text once, or several times where it is short."""
+    sequences: int = number(AUTO, least=1, auto=True)
+    """Sequences per optimizer step, over all ranks; the same batch at any number of ranks. "auto": by the length of the
+    text."""
     micro_batch: int = number(4, least=1)
     """Sequences per rank in one forward pass; the rest is gradient accumulation."""
     lr: float = number(2e-4, above=0.0)
+    """Highest learning rate."""
     embeddings_lr: float = number(0.0, least=0.0)
     """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
@@ -196,12 +216,14 @@ class Train:
     decay: float = number(0.3, least=0.0, most=1.0)
     """Share of the steps, at the end, in which it falls under schedule "wsd"."""
     weight_decay: float = number(0.1, least=0.0)
+    """AdamW's, of all but vectors (norms and biases)."""
     clip: float = number(1.0, above=0.0)
     """Largest norm of the gradient."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """`adamw8bit` keeps the moments of the body's matrices in 8 bits (needs bitsandbytes); embeddings and head stay in
     32 bits."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """What is computed in; weights and moments are kept in 32 bits."""
     checkpoint_activations: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again: nothing; all but the results of matrix products and attention; whole
     blocks."""
@@ -210,10 +232,15 @@ class Train:
     replicas: int = number(1, least=1)
     """Copies of the sharded model (hybrid sharding): a node each, for example, so that weights are gathered within a
     node and only gradients cross nodes. Must divide the number of ranks."""
-    eval_every: int = number(least=1)
-    save_every: int = number(least=1)
+    eval_every: int = number(AUTO, least=1, auto=True)
+    """Steps between two looks at the validation text. "auto": a tenth of the steps."""
+    save_every: int = number(AUTO, least=1, auto=True)
+    """Steps between two checkpoints. "auto": a fifth of the steps, at most 500."""
     keep: int = number(2, least=2)
     """Newest checkpoints to keep."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the figures of metrics.jsonl go beside it, each with the extra of its name: TensorBoard (in the run's
+    train/tensorboard), Weights & Biases, Trackio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +252,7 @@ class Evaluate:
     max_bytes: int = number(24_000, least=64)
     """Of each held-out text, so many bytes are scored."""
     batch_tokens: int = number(4096, least=64)
+    """Tokens in one forward pass; no figure depends on it."""
     clka: str = ""
     """Questions about facts that stand in the training text in the other language (JSON lines, `prealign clone`)."""
     transfer_train: str = ""
@@ -253,21 +281,25 @@ class Recipe:
     """A whole run. The run folder is `out/name`."""
 
     name: str
+    """The run's; a plain folder name."""
     language: str
-    """Name of the target language, for reports."""
+    """The target language: an English name ("Swahili") or a BCP 47 code ("sw", "swh_Latn")."""
     base: Base
     text: Text
-    lexicon: Lexicon
-    vocab: Vocab
-    align: Align
-    data: Data
+    lexicon: Lexicon = field(default_factory=Lexicon)
+    vocab: Vocab = field(default_factory=Vocab)
+    align: Align = field(default_factory=Align)
+    data: Data = field(default_factory=Data)
     codeswitch: Codeswitch = field(default_factory=Codeswitch)
-    train: Train
+    train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     serve: Serve = field(default_factory=Serve)
     out: str = "runs"
+    """Folder of runs."""
     seed: int = number(0, least=0)
+    """Of all that is drawn by chance."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the stages compute; "auto": on CUDA where there is a GPU."""
     folder: Path = field(default=Path("."), metadata={"given": False})
     """Where the recipe's file lies; set by `load_recipe`."""
 
@@ -278,6 +310,8 @@ class Recipe:
 
     def path(self, value: str) -> Path:
         """The file that a path of the recipe means."""
+        if value.startswith("hf:"):
+            return Path(value)
         if value.startswith("cache:"):
             return cache_folder() / value.removeprefix("cache:")
         return self.folder / Path(value).expanduser()
@@ -286,11 +320,20 @@ class Recipe:
         """`path` of each value."""
         return [self.path(value) for value in values]
 
-    def evaluation_files(self) -> list[Path]:
-        """The held-out texts, those that are named."""
-        names = [
-            getattr(self.text, f"{name}_{language}") for name in HELD_OUT_SETS for language in ("target", "english")
-        ]
+    def training(self, side: str) -> Path:
+        """The training text of a side ("target" or "english") as the text stage wrote it."""
+        return self.run / "text" / f"{side}.train.jsonl"
+
+    def held_out(self, name: str, side: str) -> Path | None:
+        """The held-out text of a set ("valid", "test", "general") and a side: the file that the recipe names, or what
+        the text stage has split off; None for a general set that is not named."""
+        if named := getattr(self.text, f"{name}_{side}"):
+            return self.path(named)
+        return self.run / "text" / f"{side}.{name}.jsonl" if name in SPLIT_SETS else None
+
+    def named_held_out(self) -> list[Path]:
+        """The held-out texts that the recipe names."""
+        names = [getattr(self.text, f"{name}_{side}") for name in HELD_OUT_SETS for side in SIDES]
         return [self.path(name) for name in names if name]
 
     def question_files(self) -> list[Path]:
@@ -301,7 +344,8 @@ class Recipe:
 
     def anywhere(self) -> "Recipe":
         """The same recipe with absolute paths, so that it means the same files wherever it is read."""
-        text = {key.name: self._absolute(getattr(self.text, key.name)) for key in dataclasses.fields(self.text)}
+        paths = [key.name for key in dataclasses.fields(self.text) if key.name not in ("document", "column")]
+        text = {name: self._absolute(getattr(self.text, name)) for name in paths}
         questions = ("clka", "transfer_train", "transfer_test")
         model = Path(self.base.model).expanduser()
         changed = {
@@ -318,4 +362,4 @@ class Recipe:
     def _absolute(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(self._absolute(one) for one in value)
-        return value if not value or value.startswith("cache:") else str(self.path(value).absolute())
+        return value if not value or value.startswith(("cache:", "hf:")) else str(self.path(value).absolute())

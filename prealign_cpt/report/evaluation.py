@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, from_json, read_outcome
+from prealign_cpt.evaluate.measures import MEASURES
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
-from prealign_cpt.evaluate.suite import MEASURES
 from prealign_cpt.evaluate.table import FORMAT, unique
 from prealign_cpt.report.charts import colour, line_chart
 from prealign_cpt.report.collect import BASE

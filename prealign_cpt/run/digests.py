@@ -10,7 +10,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from prealign_cpt.run.manifest import NAME, atomic_write, read_manifest, sha256
+from prealign_cpt.run.manifest import atomic_write, read_manifest, sha256
 
 
 class Digests:
@@ -53,10 +53,6 @@ class Digests:
         if self._changed:
             atomic_write(self._path, json.dumps(self._known, indent=0))
             self._changed = False
-
-    def folder(self, folder: Path) -> str:
-        """SHA-256 of a published folder's manifest: it changes when any file of the folder does."""
-        return sha256(folder / NAME)
 
     def _put(self, path: Path, entry: list[int | str]) -> None:
         self._known[str(path.resolve())] = entry

@@ -1,7 +1,8 @@
 """The errors a user can cause or mend. Each carries the exit code that launchers and schedulers read.
 
-A message says what is wrong, where (file:line, recipe key, token id) and the remedy, on one line. Entry points print
-it without a traceback. Anything else that is raised is a fault of this program and keeps its traceback (exit code 70).
+A message says what is wrong, where (file:line, recipe key, token id) and the remedy, on one line; only of a recipe with
+several faults each has a line. Entry points print it without a traceback. Anything else that is raised is a fault of
+this program and keeps its traceback (exit code 70).
 """
 
 

@@ -1,7 +1,7 @@
 """The run folder: a lock, a state, and stages that are done once.
 
     runs/NAME/  recipe.toml  run_state.json  metrics.jsonl  digests.json
-                lexicon/  vocab/  data/  init/  align/  train/  export/  eval/
+                lexicon/  text/  vocab/  data/  init/  align/  train/  export/  eval/
 
 A stage's folder appears complete or not at all (manifest.py). Its manifest holds what it was made from; a stage whose
 inputs are the same is skipped, one whose inputs changed stops the run and says which.
@@ -27,9 +27,9 @@ from prealign_cpt.run import signals
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import BusyError, DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
-from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, sha256, storage_error, verify
+from prealign_cpt.run.manifest import NAME, atomic_write, new_folder, read_manifest, storage_error, verify
 
-ORDER = ("lexicon", "vocab", "data", "init", "align", "train", "export", "eval")
+ORDER = ("lexicon", "text", "vocab", "data", "init", "align", "train", "export", "eval")
 """The stages' folders, in the order of the flow."""
 
 ASIDE = "redone-"
@@ -53,7 +53,6 @@ class Run:
 
     Args:
         folder: is made if it is not there.
-        redo: stages to set aside, to be made anew.
         reuse: a folder of runs; a stage that one of them has made from equal inputs is taken from there.
         accept: recipe keys of `ACCEPTABLE` that may differ from those a stage was made from.
 
@@ -63,13 +62,11 @@ class Run:
         StorageError: the folder cannot be made, locked, or is not one of ours.
     """
 
-    def __init__(
-        self, folder: Path, redo: Sequence[str] = (), reuse: Path | None = None, accept: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, folder: Path, reuse: Path | None = None, accept: tuple[str, ...] = ()) -> None:
         self.folder, self.accept = folder, accept
         self._sources = sorted(path for path in reuse.iterdir() if path.is_dir()) if reuse else []
         self._owner = os.environ.get(OWNER) != str(folder.resolve())
-        self._started = False
+        self._started = self._refused = False
         self._said: set[str] = set()
         wrong = sorted(set(accept) - {*ACCEPTABLE, EXPORT})
         if wrong:
@@ -87,7 +84,6 @@ class Run:
                     f"{folder / name}: is a link, and a run writes and removes only below its own folder; replace "
                     "it by what it points to, or let `out` name the other place"
                 )
-        self._set_aside(redo)
         self.digests = Digests(folder / "digests.json")
 
     def _take_lock(self) -> None:
@@ -114,7 +110,8 @@ class Run:
 
     def close(self) -> None:
         """Give the folder free."""
-        self.digests.save()
+        if not self._refused:
+            self.digests.save()
         self._lock.close()
 
     def has(self, name: str, inputs: dict[str, Any]) -> bool:
@@ -190,7 +187,9 @@ class Run:
         """Write into `run_state.json` how the run ended, and the exit code that launchers flatten."""
         if error is None:
             self._state("finished", exit_code=0)
-        elif self._started:
+        elif not self._started:
+            self._refused = True
+        else:
             code = error.exit_code if isinstance(error, PrealignError) else 70
             status = "stopped" if isinstance(error, signals.StoppedError) else "failed"
             self._state(status, exit_code=code, reason=str(error))
@@ -203,8 +202,12 @@ class Run:
         if self._owner:
             write_state(self.folder, status, **facts)
 
-    def _set_aside(self, redo: Sequence[str]) -> None:
-        """Move stages into `redone-N/`: what took hours is not deleted by a flag."""
+    def set_aside(self, redo: Sequence[str]) -> None:
+        """Move stages into `redone-N/`: what took hours is not deleted by a flag.
+
+        Raises:
+            StorageError: one of them is not ours.
+        """
         there = [name for name in redo if (self.folder / name).exists()]
         for name in there:
             target = self.folder / name
@@ -306,11 +309,6 @@ def _reset_peak() -> None:
             file.write("5")
     except OSError:
         pass  # not Linux: the peak is then that of the whole process
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 of a stage folder's manifest: it changes when any file of the stage does."""
-    return sha256(folder / NAME)
 
 
 def say(text: str) -> None:

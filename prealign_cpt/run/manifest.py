@@ -148,6 +148,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names and digests of a published folder's files: what a stage made, not when or from what.
+
+    Raises:
+        DataError: the manifest is missing or damaged.
+    """
+    return digest(read_manifest(folder)["files"])
+
+
 def verify(folder: Path, digest_of: Callable[[Path], str] = sha256) -> dict[str, Any]:
     """Check every file of a published folder against its manifest (size, then SHA-256); return the manifest.
 

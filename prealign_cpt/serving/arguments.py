@@ -21,7 +21,6 @@ PASSED_ON = (
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """The arguments of `prealign serve`."""
-    parser.allow_abbrev = False  # `--key VALUE` must not become --key-file
     add = parser.add_argument
     add("model", type=Path, help="a run folder or a Hugging Face folder")
     add("--task", choices=("generate", "embed", "both"), default="generate", help="both: two processes")
@@ -45,7 +44,6 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     """The arguments of `prealign check`."""
-    parser.allow_abbrev = False
     add = parser.add_argument
     add("url", help="such as http://127.0.0.1:8000/v1")
     add("texts", nargs="*", type=Path, help=f"files whose first {MAX_TEXTS} documents are compared (default: built in)")

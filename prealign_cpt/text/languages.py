@@ -5,26 +5,7 @@
 
 from dataclasses import dataclass
 
-_TABLE = """
-af afr Afrikaans; am amh Amharic; an arg Aragonese; ar ara,arb Arabic; as asm Assamese; az aze,azj Azerbaijani;
-ba bak Bashkir; be bel Belarusian; bg bul Bulgarian; bn ben Bengali; br bre Breton; bs bos Bosnian; ca cat Catalan;
-cs ces Czech; cy cym Welsh; da dan Danish; de deu German; dz dzo Dzongkha; el ell Greek; en eng English;
-eo epo Esperanto; es spa Spanish; et est,ekk Estonian; eu eus Basque; fa fas,pes Persian; fi fin Finnish;
-fo fao Faroese; fr fra French; fy fry Frisian; ga gle Irish; gd gla Gaelic; gl glg Galician; gu guj Gujarati;
-ha hau Hausa; he heb Hebrew; hi hin Hindi; hr hrv Croatian; ht hat Haitian; hu hun Hungarian; hy hye Armenian;
-id ind Indonesian; ig ibo Igbo; is isl Icelandic; it ita Italian; ja jpn Japanese; jv jav Javanese; ka kat Georgian;
-kk kaz Kazakh; km khm Khmer; kn kan Kannada; ko kor Korean; ku kur,kmr Kurdish; ky kir Kyrgyz; la lat Latin;
-lb ltz Luxembourgish; lg lug Ganda; ln lin Lingala; lo lao Lao; lt lit Lithuanian; lv lav,lvs Latvian;
-mg mlg,plt Malagasy; mk mkd Macedonian; ml mal Malayalam; mn mon,khk Mongolian; mr mar Marathi; ms msa,zsm Malay;
-mt mlt Maltese; my mya Burmese; ne nep,npi Nepali; nl nld Dutch; nn nno Nynorsk; no nor,nob Norwegian; oc oci Occitan;
-om orm,gaz Oromo; or ori,ory Odia; pa pan Punjabi; pl pol Polish; ps pus,pbt Pashto; pt por Portuguese;
-qu que,quy Quechua; ro ron Romanian; ru rus Russian; rw kin Kinyarwanda; sa san Sanskrit; se sme Sami; si sin Sinhala;
-sk slk Slovak; sl slv Slovenian; sn sna Shona; so som Somali; sq sqi,als Albanian; sr srp Serbian; st sot Sotho;
-sv swe Swedish; sw swa,swh Swahili; ta tam Tamil; te tel Telugu; tg tgk Tajik; th tha Thai; tk tuk Turkmen;
-tl tgl Tagalog; tr tur Turkish; tt tat Tatar; ug uig Uyghur; uk ukr Ukrainian; ur urd Urdu; uz uzb,uzn Uzbek;
-vi vie Vietnamese; vo vol Volapük; wa wln Walloon; xh xho Xhosa; yo yor Yoruba; zh zho,cmn Chinese; zu zul Zulu
-"""
-"""ISO 639-1, ISO 639-3 (macrolanguage first, then FLORES's member), English name."""
+import langcodes
 
 
 @dataclass(frozen=True)
@@ -41,19 +22,43 @@ class Language:
 def language_of(name: str = "", code: str = "") -> Language:
     """The language that a name or a code means; a code (with or without a script) goes before a name.
 
-    A language that is not in the table keeps what was given of it.
+    A name may be a code too. A language that `langcodes` does not know keeps what was given of it.
     """
-    plain = code.split("_")[0].split("-")[0].lower()  # without the script
-    for short, longs, known in _ROWS:
-        if plain in (short, *longs) or (not plain and name.lower() == known.lower()):
-            return Language(name or known, short, plain if plain in longs else longs[0])
-    return Language(name, plain, plain if len(plain) == 3 else "")
+    given = (code or name).split("_")[0].split("-")[0].lower()
+    try:
+        found = langcodes.get(given) if code or _is_code(given) else langcodes.find(name)
+        known = langcodes.get(langcodes.standardize_tag(found.language or "", macro=True))
+        if not known.is_valid():
+            raise LookupError
+    except (LookupError, ValueError, AttributeError):
+        return Language(name, given if code else "", given if code and len(given) == 3 else "")
+    english = known.language_name()
+    long = given if len(given) == 3 and _is_code(given) else known.to_alpha3()
+    short = {"fil": "tl"}.get(str(known.language), str(known.language))  # as ISO 639-1 and py3langid call Tagalog
+    return Language(english if not name or _is_code(name) else name, short, long)
 
 
-_ROWS = [
-    (short, tuple(longs.split(",")), name)
-    for short, longs, name in (row.split() for row in _TABLE.replace("\n", " ").split(";"))
-]
+def _is_code(text: str) -> bool:
+    plain = text.split("_")[0].split("-")[0]
+    return len(plain) in (2, 3) and plain.islower() and langcodes.tag_is_valid(plain)
+
+
+class Identifier:
+    """Says which language a text is in, by py3langid: the code that `Language.short` has.
+
+    Attributes:
+        languages: codes that it can tell apart.
+    """
+
+    def __init__(self) -> None:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+        self._model = LanguageIdentifier.from_model_file(MODEL_FILE)
+        self.languages = frozenset(map(str, self._model.labels))
+
+    def __call__(self, text: str) -> str:
+        return str(self._model.classify(text)[0])
+
 
 _FUNCTION = """
 a an the this that these those each every either neither both all any some no none such other another

@@ -1,8 +1,11 @@
-"""Scripts of text, by Unicode's own names: what letters are, which script a letter is of, which go without spaces.
+"""Scripts of text, by Unicode's own names: what letters are, which script a letter is of, which go without spaces, and
+in what shares scripts stand in a text.
 
 "हिन्दी"  ─► Devanagari; a word is letters with their marks      "図書館"  ─► Han; no space divides words
 """
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import regex
@@ -18,11 +21,32 @@ MARKED = ("Latin", "Cyrillic", "Greek", "Hebrew", "Arabic", "Syriac", "Thaana", 
           "Tagalog", "Buginese", "Cham", "Limbu", "Lepcha", "Rejang", "Saurashtra", "Kayah_Li")  # fmt: skip
 """Scripts whose letters may carry combining marks."""
 
+SCRIPTS = tuple(dict.fromkeys((*MARKED, *UNSPACED, "Tifinagh", "Cherokee")))
+"""Those whose shares are told; letters of others are "other"."""
+
 JOINERS = "\u200c\u200d"
 """ZWNJ and ZWJ: no letters, but they stand within words of Indic scripts and of Persian."""
 
 _LETTERS = regex.compile(rf"[{JOINERS}]*(?:[\p{{L}}\p{{Mn}}\p{{Mc}}--[\ufe00-\ufe0f]][{JOINERS}]*)+", flags=regex.V1)
 _UNSPACED = regex.compile(r"(?=\p{L})[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + "ー]")
+_RUNS = regex.compile(
+    "|".join(rf"(?P<{name}>\p{{Script={name}}}+)" for name in SCRIPTS) + r"|(?P<other>\p{L}+)", flags=regex.V1
+)
+
+
+def script_shares(texts: Iterable[str]) -> dict[str, float]:
+    """The share of each script in the letters (and marks) of some texts, the greatest first; empty without letters."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        for found in _RUNS.finditer(text):
+            counts[str(found.lastgroup)] += len(found.group())
+    total = sum(counts.values())
+    return {name: round(count / total, 4) for name, count in counts.most_common() if count / total >= 0.0005}
+
+
+def main_script(shares: Mapping[str, float]) -> str:
+    """The script with the greatest share; "no" without letters."""
+    return max(shares, key=shares.__getitem__, default="no")
 
 
 def is_letters(text: str) -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from prealign_cpt.data.mixture import Mixture
 from prealign_cpt.model.bits import Batch, Score
@@ -28,7 +27,9 @@ from prealign_cpt.run.manifest import read_manifest
 from prealign_cpt.train import checkpoint, stored
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import make_optimizer, rates
+from prealign_cpt.train.progress import Progress
 from prealign_cpt.train.step import SpikeGuard, train_step
+from prealign_cpt.train.trackers import Trackers
 
 
 def train(
@@ -71,11 +72,13 @@ def train(
     guard = SpikeGuard(before.get("spikes"))
     if newest and world.rank == 0:
         say(f"train: continues after step {step}")
-    log = Log(folder.parent / "metrics.jsonl", active=world.rank == 0)
-    bar = tqdm(total=recipe.steps, initial=step, desc="train", unit="step", disable=None if world.rank == 0 else True)
+    due = before.get("due") if newest else {"step": 0, "tokens": 0}  # a line that lacks its evaluation
+    names = recipe.log if world.rank == 0 and step < recipe.steps else ()
+    trackers = Trackers(names, folder, due["step"] if due else step + 1, inputs)
+    log = Log(folder.parent / "metrics.jsonl", active=world.rank == 0, trackers=trackers)
+    progress = Progress(recipe.steps, step, active=world.rank == 0)
     stall = 0.0
-    with signals.deferred(), checkpoint.Saver(folder, recipe.keep, world) as saver:
-        due = before.get("due") if newest else {"step": 0, "tokens": 0}  # a line that lacks its evaluation
+    with signals.deferred(), checkpoint.Saver(folder, recipe.keep, world) as saver, trackers:
         scores = evaluate(module, valid, world) if due else {}
         if world.any(signals.requested() is not None):
             signals.ignore()
@@ -97,8 +100,7 @@ def train(
                 "tokens_per_second": done.tokens / seconds, "seconds": seconds, "save_stall": stall,
             }  # fmt: skip
             stall = 0.0
-            bar.update()
-            bar.set_postfix_str(f"loss {done.loss:.3f}, {done.tokens / seconds:,.0f} tokens/s")
+            progress.update(step, done.loss, done.tokens / seconds)
             if done.skipped and world.rank == 0:
                 say(
                     f"train: step {step}: gradient norm {done.norm:.3g} is a spike; the step made no update "
@@ -122,7 +124,7 @@ def train(
                 raise signals.StoppedError(
                     f"{_why()} after step {step}, saved at step {step}; the same command continues"
                 )
-    bar.close()
+    progress.close()
     probe = {
         "nats": {name: token_nats(module, batches[0], world) for name, batches in valid.items()},
         "device": world.device.type,

@@ -1,6 +1,7 @@
 """The training loop's figures: a line per step in `metrics.jsonl`, and the summary of the whole.
 
     figures of each step --Log--> metrics.jsonl --summarize--> summary.json
+                              --> trackers.py
 
 A line: `step`, `tokens` (read so far), `targets` (learned in this step), `loss` (nats per target), `lr`, `rows_lr`,
 `grad_norm` (before clipping), `skipped` (1: a spike, no update), `tokens_per_second`, `seconds`, and after an
@@ -15,23 +16,26 @@ import torch
 
 from prealign_cpt.model.world import World
 from prealign_cpt.run.folder import StageClock, peak_mb, say
+from prealign_cpt.train.trackers import Trackers
 
 
 class Log:
     """`metrics.jsonl`: one JSON object per step; a step that was repeated after a restart stands there twice."""
 
-    def __init__(self, path: Path, active: bool) -> None:
-        self.path, self.active = path, active
+    def __init__(self, path: Path, active: bool, trackers: Trackers | None = None) -> None:
+        self.path, self.active, self.trackers = path, active, trackers
         if active and path.exists() and not path.read_bytes().endswith(b"\n"):
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n")
 
     def write(self, figures: dict[str, Any]) -> None:
-        """Append a line, and say the evaluations aloud."""
+        """Append a line, hand it to the trackers, and say the evaluations aloud."""
         if not self.active:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
+        if self.trackers is not None:
+            self.trackers.write(figures)
         if "valid" in figures:
             v = figures["valid"]
             speed = f", {figures['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in figures else ""

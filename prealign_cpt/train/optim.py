@@ -262,8 +262,8 @@ def _check_8bit(matrices: list[Any]) -> None:
         _kernels()
     except ImportError as error:
         raise RecipeError(
-            f"train.optimizer: 'adamw8bit' needs bitsandbytes, which cannot be imported ({error}); install it by "
-            "pip install bitsandbytes, or take 'adamw'"
+            f"train.optimizer: 'adamw8bit' needs bitsandbytes, which cannot be imported ({error}); run "
+            "pip install \"prealign-cpt[bnb]\", or take 'adamw'"
         ) from error
     if not any(_fits_8bit(p) for p in matrices):
         raise RecipeError(

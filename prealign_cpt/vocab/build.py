@@ -10,11 +10,11 @@ from unicodedata import normalize
 from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.model.tokens import encode_text
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.scripts import unspaced_share
+from prealign_cpt.text.stage import held_out_documents, training_documents
 from prealign_cpt.vocab.cuts import CUT_SHARE
 from prealign_cpt.vocab.grow import Growth, grow_tokenizer, load_tokenizer, take_tokenizer, unreachable
 
@@ -31,36 +31,30 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
     Raises:
         RecipeError: the base tokenizer is of a kind that cannot be grown, or the given one was not grown from it.
     """
-    text = recipe.text
 
-    def first(names: tuple[str, ...]) -> Iterable[str]:
-        return islice(read_documents(recipe.paths(names)), GUARD_DOCUMENTS)
+    def first(side: str) -> Iterable[str]:
+        return islice(training_documents(recipe, side), GUARD_DOCUMENTS)
 
     if recipe.vocab.tokenizer and recipe.vocab.size:
         growth = take_tokenizer(base, recipe.path(recipe.vocab.tokenizer), recipe.vocab.size, out)
     else:
         growth = grow_tokenizer(
-            base,
-            first(text.target),
-            first(text.english),
-            recipe.vocab.size,
-            out,
-            recipe.vocab.kind,
-            recipe.vocab.pretokenizer,
+            *(base, first("target"), first("english"), recipe.vocab.size, out),
+            *(recipe.vocab.kind, recipe.vocab.pretokenizer),
         )
     tokenizer = load_tokenizer(out)
     new_ids = [token.id for token in growth.tokens]
-    heldout = recipe.paths(tuple(filter(None, (text.valid_english, text.test_english, text.general_english))))
-    english = [line for document in read_documents(heldout) for line in document.split("\n")]
+    heldout = (document for name in HELD_OUT_SETS for document in held_out_documents(recipe, name, "english"))
+    english = [line for document in heldout for line in document.split("\n")]
     report = tokenizer_report(
         load_tokenizer(base),
         tokenizer,
-        read_documents([recipe.path(text.valid_target)]),
+        held_out_documents(recipe, "valid", "target"),
         english[: 2 * HELDOUT_LINES : 2],
         new_ids,
     )
     report |= {"new_tokens": len(new_ids), "whole_words": growth.words, **_cuts(growth)}
-    report["unreachable"] = len(unreachable(tokenizer, new_ids, first(text.target)))
+    report["unreachable"] = len(unreachable(tokenizer, new_ids, first("target")))
     lines = [f"{t.id}\t{t.text!r}\t{t.left}\t{t.right}\t{t.count}" for t in growth.tokens]
     atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
     atomic_write(out / "report.json", json.dumps(report, indent=1))

@@ -19,7 +19,7 @@ from prealign_cpt.model.load import grow_rows
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
-from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer
+from tests.conftest import ENGLISH, PAIRS, make_model, make_tokenizer, with_texts
 
 START_ID = 0
 ALONE = World(0, 1, torch.device("cpu"), dist.HashStore())
@@ -85,7 +85,7 @@ def recipe_with(path: Path, *flags: str) -> Recipe:
         if not file.exists():  # another rank may be reading it
             file.write_text("".join(pair[n] + "\n" for pair in SENTENCES), encoding="utf-8")
     parallel = ("--text.parallel_english", "parallel_english.txt", "--text.parallel_target", "parallel_target.txt")
-    return load_recipe(path, [*parallel, "--align.distill", "0", *flags])
+    return with_texts(load_recipe(path, [*parallel, "--align.distill", "0", *flags]))
 
 
 @pytest.fixture

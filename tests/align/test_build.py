@@ -22,7 +22,7 @@ from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.vocab.grow import grow_tokenizer
-from tests.conftest import ENGLISH, PAIRS, TARGET, make_model, make_tokenizer, recipe_file, run_ranks
+from tests.conftest import ENGLISH, PAIRS, TARGET, make_model, make_tokenizer, recipe_file, run_ranks, with_texts
 
 LEXICON = [Pair(*pair) for pair in PAIRS]
 NUM_NEW = 12
@@ -46,7 +46,7 @@ def align(recipe_file: Path, base_folder: Path, vocab: Path, tmp_path: Path):
         init, out = tmp_path / "init", tmp_path / "out"
         init.mkdir()
         out.mkdir()
-        recipe = load_recipe(recipe_file, list(flags))
+        recipe = with_texts(load_recipe(recipe_file, list(flags)))
         build_init(recipe, base, vocab, LEXICON, init, torch.device("cpu"))
         build_align(recipe, init, LEXICON, out, ALONE)
         return out
@@ -168,7 +168,7 @@ def test_two_ranks_build_what_one_builds(base_folder: Path, vocab: Path, tmp_pat
     init, alone, together = tmp_path / "init", tmp_path / "alone", tmp_path / "together"
     for folder in (init, alone, together):
         folder.mkdir()
-    build_init(load_recipe(path, []), base_folder, vocab, LEXICON, init, torch.device("cpu"))
+    build_init(with_texts(load_recipe(path, [])), base_folder, vocab, LEXICON, init, torch.device("cpu"))
     work(-1, str(path), str(init), str(alone))
     run_ranks(2, rank_work, str(path), str(init), str(together))
     one, two = (load_file(out / "model.safetensors") for out in (alone, together))

@@ -1,11 +1,12 @@
 """Weights of translations: worked examples, and lexicons that cannot serve."""
 
+import re
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from prealign_cpt.align.lexicon_rows import TextStatistics, lexicon_mixture
+from prealign_cpt.align.lexicon_rows import Reach, TextStatistics, lexicon_mixture, reach
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.run.errors import DataError
 from tests.vocab.conftest import sentence_piece
@@ -25,6 +26,20 @@ def english(text: str, target: str = "Haus Fluss und") -> TextStatistics:
 def test_an_ambiguous_english_word_counts_less(tokenizer):
     pairs = [Pair("house", "Haus"), Pair("house", "Heim"), Pair("house", "Bau"), Pair("water", "Haus")]
     assert weights_of(tokenizer, " Haus", pairs) == pytest.approx({" house": 0.25, " water": 0.75})
+
+
+def test_a_probability_weighs_a_translation(tokenizer):
+    pairs = [Pair("house", "Haus", 0.6), Pair("house", "Heim"), Pair("water", "Haus", 0.2)]
+    assert weights_of(tokenizer, " Haus", pairs) == pytest.approx({" house": 0.75, " water": 0.25})
+
+
+def test_a_lexicon_that_reaches_few_tokens_says_so():
+    pairs = [Pair("house", "Haus"), Pair("river bank", "Ufer des Flusses")]
+    found = reach([" Haus", " haus", " FLUSSES", " Baum", "heit", " 12", "."], pairs)
+    assert found == Reach(tokens=7, words=4, listed=3)
+    assert re.match(r"warning: .* reaches 3 of the 7 new tokens \(43%\), of which 4 are whole words", found.warning())
+    assert not reach([" Haus", "heit"], pairs).warning()
+    assert reach(["图书馆", "馆"], [Pair("library", "图书馆")]) == Reach(2, 2, 1)
 
 
 def test_a_frequent_english_word_counts_more(tokenizer):

@@ -17,7 +17,7 @@ from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.vocab.grow import grow_tokenizer
 from tests.align.conftest import ALONE
-from tests.conftest import ENGLISH, PAIRS, TARGET, make_model
+from tests.conftest import ENGLISH, PAIRS, TARGET, make_model, with_texts
 from tests.export.conftest import export, trained
 
 NUM_NEW = 12
@@ -41,7 +41,7 @@ def aligned(recipe_file: Path, base: Path, vocab: Path, *flags: str) -> Path:
     folders = init, align = [recipe_file.parent / name for name in ("init", "align")]
     for folder in folders:
         folder.mkdir()
-    recipe = load_recipe(recipe_file, list(flags))
+    recipe = with_texts(load_recipe(recipe_file, list(flags)))
     pairs = [Pair(*pair) for pair in PAIRS]
     build_init(recipe, base, vocab, pairs, init, torch.device("cpu"))
     build_align(recipe, init, pairs, align, ALONE)

@@ -36,6 +36,19 @@ def draw(seed: int, epoch: int, document: int, word: int) -> int:
     return mixed((key + (word + 1) * GOLDEN) % WORD)
 
 
+def weighted(choices: Mapping[tuple[int, ...], float], number: int) -> tuple[int, ...]:
+    """The choice in whose part of the weights a number below 2^32 falls."""
+    if len(set(choices.values())) == 1:
+        return list(choices)[number * len(choices) >> 32]
+    point = number / 2**32 * sum(choices.values())
+    *others, last = choices
+    for choice in others:
+        point -= choices[choice]
+        if point < 0:
+            return choice
+    return last
+
+
 def letters(text: str) -> bool:
     return bool(text) and all(
         unicodedata.category(c)[0] == "L" or unicodedata.category(c) in ("Mn", "Mc") for c in text
@@ -69,7 +82,7 @@ def words_of(ids: Sequence[int], texts: Sequence[str]) -> list[tuple[int, int]]:
 def switch(
     ids: Sequence[int],
     texts: Sequence[str],
-    table: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]],
+    table: Mapping[tuple[int, ...], Mapping[tuple[int, ...], float]],
     ratio: float,
     labels: str,
     seed: int,
@@ -93,7 +106,7 @@ def switch(
             done.chosen.append((start, end))
         if is_chosen and choices:
             done.switched.append((start, end))
-            new = choices[(mixed(random ^ GOLDEN) >> 32) * len(choices) >> 32]
+            new = weighted(choices, mixed(random ^ GOLDEN) >> 32)
             learned = list(new) if labels == "vanilla" else [word[0]] + [-100] * (len(new) - 1)
         else:
             new, learned = word, list(word)

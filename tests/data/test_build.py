@@ -15,7 +15,7 @@ from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import sha256
 from prealign_cpt.vocab.grow import grow_tokenizer
-from tests.conftest import ENGLISH, PAIRS, TARGET, run_ranks
+from tests.conftest import ENGLISH, PAIRS, TARGET, run_ranks, with_texts
 
 LEXICON = [Pair(s, t) for s, t in PAIRS]
 
@@ -28,7 +28,7 @@ def grown(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(recipe_file: Path, base: Path, grown: Path, name: str, *flags: str) -> tuple[Recipe, Path, dict[str, Any]]:
-    recipe = load_recipe(recipe_file, list(flags))
+    recipe = with_texts(load_recipe(recipe_file, list(flags)))
     out = recipe_file.parent / name
     out.mkdir()
     build_data(recipe, base, grown, LEXICON, out)
@@ -139,5 +139,6 @@ def _on_a_rank(rank: int, size: int, recipe_file: Path, base: Path, grown: Path)
 
 
 def test_every_process_packs_the_same_bytes(recipe_file: Path, base_folder: Path, grown: Path):
+    with_texts(load_recipe(recipe_file))
     one, other = run_ranks(2, _on_a_rank, recipe_file, base_folder, grown)
     assert one == other and len(one) == 5

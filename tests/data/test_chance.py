@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from prealign_cpt.data.word_spans import document_keys, happens, mix, pick, word_draws
+from prealign_cpt.data.word_spans import document_keys, happens, mix, pick, shares, word_draws
 
 
 def sequence(along: str, count: int) -> np.ndarray:
@@ -63,6 +65,19 @@ def test_picks_are_uniform_among_the_chosen():
     draws = sequence("word", 200_000)
     chosen = draws[happens(draws, 0.05)]
     for count in (1, 2, 3, 7):
-        picks = pick(chosen, np.full(len(chosen), count))
+        groups = np.arange(len(chosen)) % 3
+        picks = pick(chosen, groups, shares([[0.1] * count] * 3)) - groups * count
+        point = mix(chosen ^ np.uint64(0x9E3779B97F4A7C15)) >> 32
+        assert picks.tolist() == (point * np.uint64(count) >> 32).tolist()
         cells = np.bincount(picks, minlength=count) / len(chosen)
         assert len(cells) == count and np.abs(cells - 1 / count).max() < 5 * np.sqrt(1 / count / len(chosen))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=6), st.lists(st.floats(0.1, 1.0), min_size=1, max_size=3))
+def test_picks_follow_the_weights(weights: list[float], before: list[float]):
+    draws = sequence("word", 20_000)
+    picks = pick(draws, np.full(len(draws), 1), shares([before, weights])) - len(before)
+    expected = np.array(weights) / sum(weights)
+    cells = np.bincount(picks, minlength=len(weights)) / len(draws)
+    assert len(cells) == len(weights) and np.abs(cells - expected).max() < 6 * np.sqrt(0.25 / len(draws))

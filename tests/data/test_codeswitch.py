@@ -49,7 +49,7 @@ class Worked(Switcher):
     def __init__(self, ratio: float, labels: str = "input_only") -> None:
         texts = ["."] * 1000
         texts[1], texts[2], texts[3], texts[22] = " a", " b", " c", "d"
-        self._prepare(texts, {(2, 22): [(901, 902, 903)]}, ratio, labels)
+        self._prepare(texts, {(2, 22): {(901, 902, 903): 1.0}}, ratio, labels)
 
 
 @pytest.mark.parametrize("labels", ["input_only", "soft"])
@@ -132,6 +132,20 @@ def test_realised_ratio_is_within_the_binomial_interval():
     assert abs(chosen / words - 0.2) < 4 * np.sqrt(0.2 * 0.8 / words)
 
 
+def test_translations_are_drawn_by_their_probabilities():
+    pairs = [Pair("house", "Haus", 0.6), Pair("house", "Gebäude", 0.2)]
+    switcher = Switcher(TOKENIZER, pairs, 1.0)
+    seen = [TOKENIZER.decode(switcher.switch(ids_of("the house"), 0, 0, n).inputs) for n in range(2000)]
+    assert abs(seen.count("the Haus") / len(seen) - 0.75) < 5 * np.sqrt(0.75 * 0.25 / len(seen))
+    assert seen.count("the Haus") + seen.count("the Gebäude") == len(seen)
+
+
+def test_equal_probabilities_change_no_choice():
+    equal = [Pair(pair.source, pair.target, 0.25) for pair in LEXICON]
+    one, other = (Switcher(TOKENIZER, pairs, 0.9).switch(ids_of(TEXT), 3, 1, 4) for pairs in (LEXICON, equal))
+    assert one.inputs.tolist() == other.inputs.tolist()
+
+
 def test_every_translation_is_used():
     switcher = Switcher(TOKENIZER, LEXICON, 1.0)
     seen = {TOKENIZER.decode(switcher.switch(ids_of("the house"), 0, 0, n).inputs) for n in range(40)}
@@ -173,6 +187,8 @@ ANY_WORD = st.tuples(
     st.integers(10, len(ANY_TEXTS) - 1), st.lists(st.integers(12, len(ANY_TEXTS) - 1), max_size=3)
 ).map(lambda word: (word[0], *word[1]))
 ANY_SPAN = st.lists(st.integers(0, len(ANY_TEXTS) - 1), min_size=1, max_size=5).map(tuple)
+ANY_WEIGHT = st.sampled_from([1.0, 1.0, 0.5, 0.3, 0.001])
+ANY_CHOICES = st.dictionaries(ANY_SPAN, ANY_WEIGHT, min_size=1, max_size=3)
 
 
 class Made(Switcher):
@@ -185,7 +201,7 @@ class Made(Switcher):
 @settings(max_examples=200, deadline=None)
 @given(
     documents=st.lists(ANY_IDS, max_size=6),
-    table=st.dictionaries(ANY_WORD | ANY_SPAN, st.lists(ANY_SPAN, min_size=1, max_size=3, unique=True), max_size=30),
+    table=st.dictionaries(ANY_WORD | ANY_SPAN, ANY_CHOICES, max_size=30),
     ratio=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     labels=st.sampled_from(["input_only", "vanilla", "soft"]),
     seed=st.integers(0, 2**64 - 1),

@@ -78,7 +78,7 @@ def test_what_is_absent_says_why(
     }
     assert all(isinstance(one, Absent) and "no local data" in one.reason for one in found.values())
     unknown = measure(
-        Subject(base_folder), EvaluationData(target=data.target, english=data.english, language="Ligurian")
+        Subject(base_folder), EvaluationData(target=data.target, english=data.english, language="Qwghlmian")
     )
     assert "py3langid does not know" in unknown["lpr/target"].reason
     swapped = measure(Subject(base_folder), EvaluationData(target=data.english, english=data.target, language="German"))

@@ -10,9 +10,9 @@ import torch
 
 from prealign_cpt.evaluate.data import data_from
 from prealign_cpt.evaluate.figures import Figure
+from prealign_cpt.evaluate.measures import PRESETS
 from prealign_cpt.evaluate.stage import build_eval
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import PRESETS
 from prealign_cpt.evaluate.table import evaluate
 from prealign_cpt.lexicon.stage import build_lexicon
 from prealign_cpt.recipe.file import as_toml, load_recipe

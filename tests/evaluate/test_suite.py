@@ -9,12 +9,14 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
+from prealign_cpt.evaluate import measures as table_of_measures
 from prealign_cpt.evaluate import suite
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result
+from prealign_cpt.evaluate.measures import Measure, chosen
 from prealign_cpt.evaluate.statistics import mean_of
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.evaluate.suite import Measure, chosen, run_suite
+from prealign_cpt.evaluate.suite import run_suite
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import NumericError, RecipeError
 
@@ -39,9 +41,9 @@ def measures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Result]]
         "first": lambda: {"a": mean_of(np.array([1.0, 2.0, 3.0])), "b": Absent("not today")},
         "second": lambda: {"c": Figure(2.0)},
     }
-    monkeypatch.setattr(
-        suite, "MEASURES", {"first": Counted("first", ("parallel",)), "second": Counted("second", base=True)}
-    )
+    both = {"first": Counted("first", ("parallel",)), "second": Counted("second", base=True)}
+    for module in (suite, table_of_measures):
+        monkeypatch.setattr(module, "MEASURES", both)
     return Counted.results
 
 

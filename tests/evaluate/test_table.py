@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prealign_cpt.cli import main
+from prealign_cpt.cli import command_line, main
 from prealign_cpt.evaluate import command
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, from_json
 from prealign_cpt.evaluate.statistics import mean_of
 from prealign_cpt.evaluate.table import differences, table, unique
+from prealign_cpt.parser import parse
 from prealign_cpt.recipe.file import as_toml, load_recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from tests.conftest import ENGLISH, START, TARGET, make_model, make_tokenizer
@@ -89,7 +90,7 @@ def test_a_run_brings_its_own_data_and_names_its_base(run: Path, capsys: pytest.
     for path in run.parent.parent.glob("valid_target.txt"):
         path.unlink()
     with pytest.raises(MissingInputError, match=r"valid_target.txt: no such file; .* with --recipe"):
-        command.main([str(run)])
+        command.run_eval(parse(command_line(), ["eval", str(run)]))
 
 
 def test_nothing_given_is_no_failure(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -156,7 +157,7 @@ def test_a_recipe_runs_its_stages(recipe_file: Path, monkeypatch: pytest.MonkeyP
 )
 def test_flags_that_do_not_fit(base_folder: Path, tmp_path: Path, arguments: list[str], message: str):
     with pytest.raises(RecipeError, match=message):
-        command.main([str(base_folder), "--out", str(tmp_path), *arguments])
+        command.run_eval(parse(command_line(), ["eval", str(base_folder), "--out", str(tmp_path), *arguments]))
 
 
 def outcomes(**results: Result) -> dict[str, dict[str, Outcome]]:

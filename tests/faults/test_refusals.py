@@ -154,7 +154,7 @@ def test_row_26_a_run_does_not_leave_its_folder_by_a_link(recipe_file: Path, tmp
     recipe.run.mkdir(parents=True)
     (recipe.run / "train").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="train: is a link"):
-        Run(recipe.run, ["train"])
+        Run(recipe.run)
     assert (tmp_path / "elsewhere").is_dir()
 
 

@@ -23,8 +23,7 @@ def reasons(*sides: tuple[str, str], max_bad: float = 1.0) -> list[str]:
         ("", "leer", "empty side"),
         ("empty", " \u00a0\u3000", "empty side"),
         ("nul", "n\0l", "control character"),
-        ("left", "\u202elinks", "bidirectional control"),
-        ("zero", "nu\u200bll", "invisible character"),
+        ("mark", "\u200f\u00ad", "empty side"),
         ("half", "\ud800", "lone surrogate"),
         ("#tag", "Marke", "begins like a comment"),
         ("1234", "1234", "no letters"),
@@ -58,6 +57,14 @@ def test_unusual_but_fit_rows_are_kept(source: str, target: str) -> None:
 def test_text_is_composed_and_white_space_is_one_space() -> None:
     pairs, _ = clean([Row(1, " ice\u3000 cream", "la\u0308uft\u00a0 weg ")], "x.tsv")
     assert pairs == [Pair("ice cream", "läuft weg")]
+
+
+def test_invisible_characters_go_and_joiners_stay_where_a_script_spells_with_them() -> None:
+    rows = [Row(1, "\ufeffgo", "\u202age\u00adhen\u202c"), Row(2, "want\u200d", "می\u200cخواهم\u200f")]
+    rows += [Row(3, "go", "ge\u200bhen"), Row(4, "letter", "ക്\u200d")]
+    pairs, dropped = clean(rows, "x.tsv")
+    assert pairs == [Pair("go", "gehen"), Pair("want", "می\u200cخواهم"), Pair("letter", "ക്\u200d")]
+    assert [(drop.line, drop.reason) for drop in dropped] == [(3, "duplicate")]
 
 
 def test_duplicates_are_counted_and_never_an_error() -> None:
@@ -103,11 +110,16 @@ GERMAN = {"house": "Haus", "water": "Wasser", "go": "gehen", "war": "Krieg", "th
 RUSSIAN = {"axolotl": "аксолотль", "quasar": "квазар", "basalt": "базальт"}
 
 
+def test_a_probability_stays_with_its_pair() -> None:
+    rows = [Row(1, "go", "gehen", "", 0.5), Row(2, "go", "gehen", "", 0.25), Row(3, "run", "laufen")]
+    assert [pair.probability for pair in clean(rows, "x.tsv")[0]] == [0.5, None]
+
+
 @pytest.mark.parametrize("words", [GERMAN, RUSSIAN])
 def test_swapped_columns_are_noticed_by_words_and_by_script(words: dict[str, str]) -> None:
     right = [Row(number, *pair) for number, pair in enumerate(words.items(), start=1)]
     assert len(clean(right, "x.tsv")[0]) == len(words)
-    with pytest.raises(DataError, match="swapped"):
+    with pytest.raises(DataError, match=r"swapped.*--swap"):
         clean([Row(row.line, row.target, row.source) for row in right], "x.tsv")
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.pairs import COLUMNS, Row, read_muse, read_tsv
+from prealign_cpt.lexicon.pairs import COLUMNS, NO_PROBABILITY, Row, read_muse, read_tsv
 from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
 from prealign_cpt.text.reader import LINE_LIMIT, read_lines
 
@@ -81,12 +81,14 @@ def test_only_regular_files_with_content_are_opened(tmp_path: Path) -> None:
 
 
 def test_tsv_knows_two_columns_and_comments(tmp_path: Path) -> None:
-    rows = list(read_tsv(written(tmp_path, b"# x\ty\n\na\tb\na\tb\tc\na b\na\tb\t\n")))
+    rows = list(read_tsv(written(tmp_path, b"# x\ty\n\na\tb\na\tb\tc\na b\na\tb\t\na\tb\t1e-3\na\tb\t1\t1\n")))
     assert rows == [
         Row(3, "a", "b"),
-        Row(4, "a\tb\tc", "", COLUMNS),
+        Row(4, "a\tb\tc", "", NO_PROBABILITY),
         Row(5, "a b", "", COLUMNS),
-        Row(6, "a\tb\t", "", COLUMNS),
+        Row(6, "a\tb\t", "", NO_PROBABILITY),
+        Row(7, "a", "b", "", 0.001),
+        Row(8, "a\tb\t1\t1", "", COLUMNS),
     ]
 
 

@@ -54,17 +54,17 @@ def test_the_result_does_not_depend_on_the_order_of_sources(tmp_path: Path) -> N
 def test_hidden_characters_of_dropped_rows_are_written_as_escapes(tmp_path: Path) -> None:
     path = tmp_path / "d.index"
     path.write_text("go\tA\tQ\n")
-    path.with_name("d.dict").write_bytes("go\nge\u202ehen, geht\n".encode()[:16].ljust(16))
+    path.with_name("d.dict").write_bytes(b"go\nge\x1bhen, geht\n".ljust(16))
     out = tmp_path / "out"
     out.mkdir()
     build_lexicon(path, "dictd", 0.0, 0, out)
-    assert (out / "dropped.tsv").read_text() == "1\tbidirectional control\tgo | ge\\u202ehen\n"
+    assert (out / "dropped.tsv").read_text() == "1\tcontrol character\tgo | ge\\u001bhen\n"
 
 
 def test_a_recipe_without_meaning_is_refused(tmp_path: Path) -> None:
     path = lexicon(tmp_path)
     (tmp_path / "out").mkdir()
-    with pytest.raises(RecipeError, match="'csv' is unknown; choose one of tsv, muse, dictd"):
+    with pytest.raises(RecipeError, match="'csv' is unknown; choose one of auto, tsv, muse, columns, dictd"):
         build_lexicon(path, "csv", 0.1, 0, tmp_path / "out")
     with pytest.raises(RecipeError, match="max_per_source"):
         build_lexicon(path, "tsv", 0.1, 0, tmp_path / "out", max_per_source=0)

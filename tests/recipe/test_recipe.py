@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prealign_cpt.recipe.file import _toml, as_dict, as_toml, keys, load_recipe
+from prealign_cpt.recipe.file import as_dict, as_toml, keys, load_recipe, toml
 from prealign_cpt.recipe.schema import AUTO
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
@@ -49,10 +49,12 @@ codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share dat
 data.sequence_length device evaluate.batch_tokens evaluate.before_training evaluate.clka evaluate.max_bytes
 evaluate.mixed_prompts
 evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language lexicon.format lexicon.heldout
-lexicon.max_translations lexicon.path name out seed serve.max_model_len serve.prompts_english serve.prompts_target
-text.english text.general_english text.general_target text.parallel_english text.parallel_target text.target
+lexicon.max_translations lexicon.path lexicon.swapped
+name out seed serve.max_model_len serve.prompts_english serve.prompts_target
+text.column text.document text.english text.general_english text.general_target text.parallel_english
+text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
-train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.lr
+train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log train.lr
 train.micro_batch train.optimizer
 train.precision train.replicas train.rows_lr train.rows_steps train.save_every train.schedule train.sequences
 train.steps train.warmup train.weight_decay vocab.kind vocab.pretokenizer vocab.size vocab.tokenizer
@@ -93,6 +95,11 @@ def test_every_section_is_read(file: Path):
     ("old", "new", "words"),
     [
         ("steps = 3", "stepz = 3", ["align.stepz", "unknown key", "did you mean steps?"]),
+        (
+            "sequences = 4",
+            "sequences = 4\nsequence_length = 8",
+            ["train.sequence_length", "mean data.sequence_length?"],
+        ),
         ("steps = 3", "qqqq = 3", ["align.qqqq", "known keys", "objective"]),
         ("[vocab]", "[vocabulary]", ["vocabulary", "unknown key", "did you mean vocab?"]),
         ("steps = 3", 'steps = "3"', ["align.steps", "a whole number", "'3'", "str"]),
@@ -105,9 +112,15 @@ def test_every_section_is_read(file: Path):
         ("size = 10", "size = -1", ["vocab.size", "-1", "at least 0"]),
         ("size = 10", 'size = "many"', ["vocab.size", 'a whole number or "auto"', "'many'", "str"]),
         ("size = 10", "size = 10.0", ["vocab.size", 'a whole number or "auto"', "10.0"]),
-        ("size = 10", 'size = "auto"', ["vocab.size", '"auto" is chosen by `prealign sizes', "recipe.toml"]),
+        ("size = 10", 'size = "auto"', ["vocab.size: left open", "`prealign run", "recipe.toml"]),
         ("size = 10", 'size = "auto"\ntokenizer = "grown"', ["vocab.size", "vocab.tokenizer", "of one size"]),
         ("steps = 3", 'steps = "auto"', ["align.steps", "a whole number, got 'auto'"]),
+        ("sequences = 4", 'sequences = 4\nlog = "wandb"', ["train.log", 'a list of strings such as ["tensorboard"]']),
+        (
+            "sequences = 4",
+            'sequences = 4\nlog = ["wandb", "mlflow"]',
+            ["train.log", "'mlflow' is not one of"],
+        ),
         ("sequences = 4", "sequences = 0", ["train.sequences", "at least 1"]),
         ("steps = 3", "steps = 3\nlr = 0", ["align.lr", "above 0"]),
         ("steps = 3", "steps = 3\ncalibrate = 1.5", ["align.calibrate", "1.5", "at most 1.0"]),
@@ -115,8 +128,8 @@ def test_every_section_is_read(file: Path):
         ('target = ["de.txt"]', 'target = "de.txt"', ["text.target", "list of strings"]),
         ('target = ["de.txt"]', 'target = ["de.txt", 5]', ["text.target", "list of strings"]),
         ('target = ["de.txt"]', "target = []", ["text.target", "empty"]),
-        ("size = 10", "", ["vocab.size", "missing"]),
-        ("[vocab]\nsize = 10\n", "", ["vocab", "missing"]),
+        ("size = 10", "", ["vocab.size: left open"]),
+        ('language = "German"', "", ["language: missing"]),
         ('language = "German"', 'language = "German"\nserve = 5', ["serve", "section"]),
         ('name = "tiny"', 'name = "a/b"', ["name", "'a/b'"]),
         ('name = "tiny"', 'name = ".."', ["name", "plain folder"]),
@@ -130,6 +143,52 @@ def test_what_is_refused_is_named(file: Path, old: str, new: str, words: list[st
     refused(file, old, new, *words)
 
 
+def test_all_that_is_wrong_is_said_at_once(file: Path):
+    """Each fault in a line of its own, the flags' too, and nothing that only follows from another."""
+    text = WHOLE.replace("[vocab]", "[vocabulary]").replace("sequences = 4", 'sequences = "four"\nwarmup = 0.8')
+    text = text.replace("steps = 3", 'steps = 3\ninit = "file"\nlr = -1').replace('language = "German"\n', "")
+    file.write_text(text.replace('target = ["de.txt"]', "target = []").replace("sequence_length = 32", ""))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, ["--train.stepz", "3", "--train.clip", "0", "--seed"])
+    first, *lines = str(caught.value).split("\n  ")
+    assert first == f"{file}: {len(lines)} things are wrong:"
+    keys_of_lines = " ".join(sorted(line.split(":")[0] for line in lines))
+    assert keys_of_lines == (
+        "--seed --train.stepz align.lr align.rows data.sequence_length language text.target train.clip train.decay "
+        "train.sequences vocabulary"
+    )
+
+
+FAULTS = {
+    "language": ("", "language: missing"),
+    "lexicon.path": ("path = 3", "lexicon.path: expected a string"),
+    "align.steps": ("steps = -1", "align.steps: -1 is too small"),
+    "data.sequence_length": (
+        "sequence_lenght = 32",
+        "data.sequence_lenght: unknown key; did you mean sequence_length?",
+    ),
+    "train.steps": ("steps = 6.5", "train.steps: expected a whole number"),
+    "train.eval_every": ("eval_every = true", "train.eval_every: expected a whole number"),
+}
+"""By key: what its line becomes, and the one complaint that must follow."""
+
+
+@given(st.sets(st.sampled_from(sorted(FAULTS)), min_size=1))
+def test_faults_are_told_together_as_each_is_alone(tmp_path_factory: pytest.TempPathFactory, broken: set[str]):
+    content, section = [], ""
+    for line in WHOLE.splitlines():
+        section = f"{line[1:-1]}." if line.startswith("[") else section
+        key = section + line.partition(" = ")[0]
+        content.append(FAULTS[key][0] if key in broken else line)
+    file = tmp_path_factory.getbasetemp() / "broken.toml"
+    file.write_text("\n".join(content), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    lines = str(caught.value).split("\n  ")
+    assert len(lines) == (1 if len(broken) == 1 else len(broken) + 1)
+    assert all(any(line.startswith(FAULTS[key][1]) for line in lines) for key in broken)
+
+
 def test_a_recipe_that_is_not_utf8(file: Path):
     file.write_bytes(WHOLE.replace("German", "français").encode("latin-1"))
     with pytest.raises(RecipeError, match="not valid TOML"):
@@ -138,7 +197,7 @@ def test_a_recipe_that_is_not_utf8(file: Path):
 
 @pytest.mark.parametrize("name", ["absent.toml", "."])
 def test_a_missing_recipe(tmp_path: Path, name: str):
-    with pytest.raises(MissingInputError, match=r"launch/recipes") as caught:
+    with pytest.raises(MissingInputError, match=r"no such recipe; `prealign init`") as caught:
         load_recipe(tmp_path / name)
     assert caught.value.exit_code == 66
 
@@ -181,7 +240,8 @@ def test_a_flags_value_may_hold_an_equals_sign(file: Path):
     [
         (["--train.step", "10"], ["--train.step", "unknown key", "did you mean train.steps?"]),
         (["--train", "10"], ["--train", "unknown key"]),
-        (["--folder", "/"], ["--folder", "unknown key"]),
+        (["--folder", "/"], ["--folder", "unknown key", "-h lists all keys"]),
+        (["--steps", "10"], ["--steps", "unknown key", "did you mean align.steps or train.steps?"]),
         (["--train.steps"], ["--train.steps", "value is missing"]),
         (["--train.steps", "ten"], ["train.steps", "a whole number", "'ten'"]),
         (["--train.steps", "0"], ["train.steps", "at least 1"]),
@@ -231,13 +291,13 @@ def test_as_dict_names_every_key(file: Path):
     )
 )
 def test_any_value_reads_back(value: object):
-    read = tomllib.loads(f"value = {_toml(value)}")["value"]
+    read = tomllib.loads(f"value = {toml(value)}")["value"]
     assert read == value and type(read) is type(value)
 
 
 @pytest.mark.parametrize("character", ["\r", "\x01", "\x1b", "\x7f"])
 def test_control_characters_read_back(character: str):
-    assert tomllib.loads(f"value = {_toml(character)}")["value"] == character
+    assert tomllib.loads(f"value = {toml(character)}")["value"] == character
 
 
 def test_a_flag_into_a_section_that_is_none(file: Path):

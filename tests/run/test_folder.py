@@ -15,8 +15,8 @@ from prealign_cpt.recipe.file import as_toml, load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import BusyError, DataError, RecipeError, StorageError
-from prealign_cpt.run.folder import ORDER, Run, StageClock, folder_digest
-from prealign_cpt.run.manifest import NAME, verify
+from prealign_cpt.run.folder import ORDER, Run, StageClock
+from prealign_cpt.run.manifest import NAME, folder_digest, verify
 
 FILLED: list[str] = []
 HOLDER = """
@@ -54,7 +54,8 @@ def fill(folder: Path) -> None:
 
 def again(recipe: Recipe, *redo: str) -> list[str]:
     """Open the run anew; the stage folders that are left."""
-    with closing(Run(recipe.run, redo)):
+    with closing(Run(recipe.run)) as run:
+        run.set_aside(redo)
         return [name for name in ORDER if (recipe.run / name).exists()]
 
 
@@ -102,9 +103,9 @@ def test_redo_sets_stages_aside_and_deletes_nothing(recipe: Recipe, run: Run):
     (run.folder / "metrics.jsonl").write_text("{}\n")
     run.close()
     assert again(recipe) == list(ORDER)
-    assert again(recipe, "export", "eval") == ["lexicon", "vocab", "data", "init", "align", "train"]
+    assert again(recipe, "export", "eval") == ["lexicon", "text", "vocab", "data", "init", "align", "train"]
     assert (run.folder / "metrics.jsonl").exists()
-    assert again(recipe, "data", "train", "export", "eval") == ["lexicon", "vocab", "init", "align"]
+    assert again(recipe, "data", "train", "export", "eval") == ["lexicon", "text", "vocab", "init", "align"]
     assert not (run.folder / "metrics.jsonl").exists()
     first, second = run.folder / "redone-1", run.folder / "redone-2"
     assert (first / "eval" / "out.txt").read_text() == (second / "data" / "out.txt").read_text() == "done"
@@ -214,11 +215,13 @@ def test_a_changed_file_of_a_finished_stage_is_found(recipe: Recipe, run: Run):
         run.stage("vocab", {}, fill)
 
 
-def test_the_folder_digest_follows_the_manifest(run: Run):
-    folder = run.stage("vocab", {}, fill)
-    first = folder_digest(folder)
-    (folder / NAME).write_text((folder / NAME).read_text() + " ")
-    assert folder_digest(folder) != first
+def test_the_folder_digest_is_of_what_was_made_not_of_when(run: Run):
+    def other(folder: Path) -> None:
+        (folder / "out.txt").write_text("other")
+
+    first = folder_digest(run.stage("vocab", {"made": "from this"}, fill))
+    assert folder_digest(run.stage("data", {"made": "from that"}, fill)) == first
+    assert folder_digest(run.stage("init", {}, other)) != first
 
 
 def test_the_clock_measures_the_peak_since_its_start():
@@ -238,7 +241,8 @@ def test_a_stage_is_taken_from_another_run_if_its_inputs_are_equal(recipe: Recip
         assert f"vocab: taken from {recipe.run}" in capsys.readouterr().out
         other.stage("align", {"size": 5}, fill)
         assert len(FILLED) == 2, "another stage is not taken"
-    with closing(Run(other_folder, ["vocab"], reuse=recipe.run.parent)) as other:
+    with closing(Run(other_folder, reuse=recipe.run.parent)) as other:
+        other.set_aside(["vocab"])
         other.stage("vocab", {"size": 6}, fill)
         assert len(FILLED) == 3, "other inputs are not taken"
     assert verify(first), "what was set aside leaves no trace where it came from"

@@ -88,14 +88,14 @@ def test_a_stop_in_the_middle_of_a_stage_leaves_nothing_of_it(
     error = capsys.readouterr().err
     assert "stopped by SIGTERM; finished stages are kept, start the same command again" in error
     assert "Traceback" not in error
-    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["init", "lexicon", "vocab"]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["init", "lexicon", "text", "vocab"]
     state = _state(run)
     assert (state["status"], state["exit_code"]) == ("stopped", 75)
     signals._requested = None
     (run / ".tmp-align-deadbeef").mkdir()  # as kill -9 leaves it
     assert main(["align", str(recipe_file)]) == 0
     assert "vocab: done before, kept" in capsys.readouterr().out
-    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["align", "init", "lexicon", "vocab"]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["align", "init", "lexicon", "text", "vocab"]
 
 
 def test_a_stop_in_the_last_step_keeps_the_later_stages_from_starting(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prealign_cpt.text.languages import _ROWS, Language, language_of
+from prealign_cpt.text.languages import Identifier, Language, language_of
 
 
 @pytest.mark.parametrize("given", [{"name": "German"}, {"code": "de"}, {"code": "deu"}, {"code": "deu_Latn"}])
@@ -17,12 +17,17 @@ def test_a_code_goes_before_a_name_and_unknown_ones_stay():
     assert language_of("Ligurian", "lij_Latn") == Language("Ligurian", "lij", "lij")
 
 
-def test_no_code_means_two_languages():
-    codes = [code for short, longs, _ in _ROWS for code in (short, *longs)]
-    assert len(codes) == len(set(codes)) and all(code.islower() and len(code) in (2, 3) for code in codes)
+@pytest.mark.parametrize(
+    ("given", "code"), [("Swahili", "sw"), ("swh_Latn", "sw"), ("Tagalog", "tl"), ("zh", "zh"), ("Persian", "fa")]
+)
+def test_names_and_codes_of_many_languages(given: str, code: str):
+    assert language_of(given).short == code
 
 
-def test_the_table_agrees_with_py3langid():
-    langid = pytest.importorskip("py3langid.langid")
-    known = set(langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE).labels)
-    assert {short for short, _, _ in _ROWS} <= known
+def test_the_identifier_speaks_of_languages_by_the_same_codes():
+    identify = Identifier()
+    codes = {
+        language_of(name).short for name in ("German", "Swahili", "Hindi", "Tagalog", "Chinese", "Odia", "Persian")
+    }
+    assert codes <= identify.languages
+    assert identify("Habari ya asubuhi, unaendeleaje leo?") == "sw"

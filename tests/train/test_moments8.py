@@ -165,7 +165,7 @@ def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(optim, "_kernels", missing)
     with pytest.raises(
-        RecipeError, match=r"train\.optimizer: 'adamw8bit' needs bitsandbytes.*pip install bitsandbytes"
+        RecipeError, match=r"train\.optimizer: 'adamw8bit' needs bitsandbytes.*pip install .prealign-cpt\[bnb\]"
     ):
         make_optimizer(LanguageModelLoss(make_model(VOCAB)), RECIPE, FIRST_NEW)
 

@@ -10,7 +10,7 @@ from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.vocab.build import build_vocab
 from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer, take_tokenizer
-from tests.conftest import ENGLISH, TARGET
+from tests.conftest import ENGLISH, TARGET, with_texts
 from tests.vocab.conftest import byte_level
 
 
@@ -53,6 +53,6 @@ def test_the_stage_takes_it_unless_the_size_is_zero(recipe_file: Path, base_fold
     for wanted in (size, 0):
         out = recipe_file.parent / f"vocab{wanted}"
         out.mkdir()
-        recipe = load_recipe(recipe_file, ["--vocab.tokenizer", str(folder), "--vocab.size", str(wanted)])
+        recipe = with_texts(load_recipe(recipe_file, ["--vocab.tokenizer", str(folder), "--vocab.size", str(wanted)]))
         build_vocab(recipe, base_folder, out)
         assert json.loads((out / "report.json").read_text())["new_tokens"] == wanted

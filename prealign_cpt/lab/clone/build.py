@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
+from prealign_cpt.advise.start_token import start_tokens
 from prealign_cpt.lab.clone.facts import invent, questions, statements
 from prealign_cpt.lab.clone.texts import (
     Document,
@@ -33,17 +34,12 @@ from prealign_cpt.lab.clone.texts import (
 from prealign_cpt.lab.clone.tokenizer import Cloner, make_cloner, mirror_tokenizer
 from prealign_cpt.lexicon.pairs import write_pairs
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.bits import batches, score, windows
 from prealign_cpt.model.load import load_whole
-from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import new_folder, sha256
 
 SEQUENCE_LENGTH, SEQUENCES = 256, 16
 """Of the recipe; its steps read the clone's training text once."""
-
-START_BYTES = 4_000
-"""Bytes of validation text on which the start token is chosen."""
 
 ENGLISH_SENTENCES, CLONE_SENTENCES = 400, 200
 """Most sentences of one label in the transfer files."""
@@ -136,7 +132,7 @@ def build_clone(base_name: str, texts: list[Path], out: Path, options: CloneOpti
         save_file(oracle_rows(model, [t.original for t in mirror.new_tokens]), folder / "oracle.safetensors")
         rows = [f"{t.id}\t{'' if t.original is None else t.original}\t{t.text!r}\t{t.count}" for t in mirror.new_tokens]
         _write_lines(folder / "tokens.tsv", ["id\toriginal\ttext\tcount", *rows])
-        starts = _start_tokens(model, base, [document.text for document in splits["valid"]])
+        starts = start_tokens(model, base, [document.text for document in splits["valid"]])
         report = {
             "script": cloner.script,
             "documents": {name: len(documents) for name, documents in files.items()},
@@ -204,19 +200,6 @@ def _write_transfer(
         lines = [f"{label}\t{' '.join(sentence.split())}" for label, sentence in labelled]
         _write_lines(folder / f"transfer.{name}.tsv", lines)
     return {"english": len(train), "clone": len(test)}
-
-
-def _start_tokens(model: PreTrainedModel, base: Path, documents: list[str]) -> dict[str, float]:
-    """Bits per byte of some validation text after each token that may start a text."""
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special if token}
-    if not ids:
-        raise RecipeError(f"{base}: its tokenizer names no BOS or EOS token, so no text can be started; add one")
-    texts = windows(documents, 512, START_BYTES)
-    module = LanguageModelLoss(model)
-    scores = {token: score(module, batches(texts, tokenizer, start_id, 2048)) for token, start_id in ids.items()}
-    return {token: round(result.bits_per_byte, 4) for token, result in scores.items()}
 
 
 def _recipe(name: str, model: str, report: dict[str, Any], length: int) -> str:

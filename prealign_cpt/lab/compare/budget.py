@@ -30,7 +30,7 @@ from prealign_cpt.model.tokens import frame
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import atomic_write, sha256
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import training_documents
 from prealign_cpt.train.composition import step_flops
 
 SAMPLE_BYTES = 16_000_000
@@ -164,13 +164,13 @@ _MEASURED: dict[tuple[str, ...], tuple[float, int]] = {}
 
 def measured(recipe: Recipe, folder: Path) -> tuple[float, int]:
     """Tokens per byte of the training text by a folder's tokenizer, start and end tokens included; the text's bytes."""
-    files = recipe.paths(recipe.text.target)
-    key = (sha256(folder / "tokenizer.json"), *map(str, files))
+    file = recipe.training("target")
+    key = (sha256(folder / "tokenizer.json"), str(file))
     if key not in _MEASURED:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        every = max(1, math.ceil(sum(file.stat().st_size for file in files) / SAMPLE_BYTES))
+        every = max(1, math.ceil(file.stat().st_size / SAMPLE_BYTES))
         sample, size = [], 0
-        for i, document in enumerate(read_documents(files)):
+        for i, document in enumerate(training_documents(recipe, "target")):
             size += len(document.encode())
             if i % every == 0:
                 sample.append(document)

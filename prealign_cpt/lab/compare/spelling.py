@@ -9,7 +9,7 @@ from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.tokens import encode_plain
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.manifest import sha256
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import held_out_documents
 
 _COUNTED: dict[tuple[str, str], int] = {}
 """Tokens of a text, by digests of tokenizer and text."""
@@ -22,8 +22,9 @@ def spelling(recipe: Recipe, grown: Path) -> dict[str, float]:
     Args:
         grown: a folder with the run's tokenizer.
     """
-    path = recipe.path(recipe.text.test_target)
-    documents, digest = list(read_documents([path])), sha256(path)
+    path = recipe.held_out("test", "target")
+    assert path
+    documents, digest = list(held_out_documents(recipe, "test", "target")), sha256(path)
     words = sum(len(words_of(document)) for document in documents)
     size = sum(len(document.encode()) for document in documents)
     counts = []

@@ -17,14 +17,13 @@ codeswitch.ratio = 0.0
 The base with its own tokens stands in every comparison: where no variant has vocab.size = 0, "base" is added.
 """
 
-import json
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prealign_cpt.recipe.file import keys, load_recipe
+from prealign_cpt.recipe.file import as_flags, keys, load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import MissingInputError, PrealignError, RecipeError
 
@@ -213,8 +212,3 @@ def run_specs(grid: Grid, recipe_path: Path, flags: list[str]) -> list[RunSpec]:
                     raise RecipeError(f"{grid.path}: variant {variant}: {error}") from error
                 specs.append(RunSpec(recipe_path, name, variant, budget, all_flags, recipe))
     return specs
-
-
-def as_flags(changes: dict[str, Any]) -> list[str]:
-    """Recipe keys and their values as flags of a command."""
-    return [f"--{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in changes.items()]

@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,10 @@ from prealign_cpt.align.stage import Material, Term
 from prealign_cpt.align.units import ENGLISH, TARGET, Group, Unit, whole
 from prealign_cpt.data.pack import encode
 from prealign_cpt.data.word_spans import Documents, Words
+from prealign_cpt.lexicon.induce import read_parallel
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_words
-from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import read_lines
 
 LEFT = 24
 """Most tokens of a sentence that are given before a word."""
@@ -204,22 +202,3 @@ def sentence_groups(
         if english and target and movable(target)
     )
     return list(islice(groups, wanted))
-
-
-def read_parallel(english: Path, target: Path) -> list[Pair]:
-    """Sentence pairs from two files, line n beside line n; pairs with a blank side are left out.
-
-    Raises:
-        MissingInputError: a file is not there.
-        DataError: the files have different numbers of lines, hold no pair, or are not UTF-8.
-    """
-    sides = [[" ".join(line.split()) for _, line in read_lines(path)] for path in (english, target)]
-    if len(sides[0]) != len(sides[1]):
-        raise DataError(
-            f"{english} has {len(sides[0])} lines and {target} has {len(sides[1])}; line n of one must translate line "
-            "n of the other"
-        )
-    pairs = [Pair(source, translation) for source, translation in zip(*sides, strict=True) if source and translation]
-    if not pairs:
-        raise DataError(f"{english}, {target}: no pair of sentences in them")
-    return pairs

@@ -22,17 +22,17 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.align.lexicon_rows import TextStatistics, ambiguity, check_lexicon
+from prealign_cpt.align.lexicon_rows import TextStatistics, check_lexicon
 from prealign_cpt.align.mixture import Mixture, mean_weights, old_pieces, subword_mixture
 from prealign_cpt.align.rows import old_tables
 from prealign_cpt.data.pack import encode
-from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.lexicon.pairs import Pair, pair_weights
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import num_ids, token_texts
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import training_documents
 
 WINDOW = 5
 """Tokens to each side that are context; one at distance d counts 1 / d."""
@@ -59,7 +59,7 @@ def write_vecmap(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out
     """
     base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
     inputs, outputs = old_tables(load_whole(base), num_ids(base_tokenizer))
-    statistics = TextStatistics([read_documents([path]) for path in recipe.paths(recipe.text.target)], [])
+    statistics = TextStatistics([training_documents(recipe, "target")], [])
     check_lexicon(pairs, statistics)
     tables = {"input": inputs} | ({} if outputs is None else {"output": outputs})
     rows = vecmap_rows(base_tokenizer, tokenizer, pairs, statistics.target_text, list(tables.values()), recipe.seed)
@@ -151,12 +151,12 @@ def _pairs_with_vectors(
     pairs: list[Pair], base: PreTrainedTokenizerBase, grown: PreTrainedTokenizerBase, known_N: Tensor
 ) -> tuple[list[list[int]], list[list[int]], Tensor]:
     """Old ids of the English sides, grown ids of the target sides, and weights [P] of the pairs whose target side has
-    vectors: 1 / (number of translations of the English side)."""
-    weights, kept = ambiguity(pairs), sorted(set(pairs))
+    vectors (`pair_weights`)."""
+    weights, kept = pair_weights(pairs), sorted(set(pairs))
     sources = encode_words(base, [pair.source for pair in kept])
     targets = encode_words(grown, [pair.target for pair in kept])
     usable = [
-        (source, target, weights[pair.source])
+        (source, target, weights[pair])
         for pair, source, target in zip(kept, sources, targets, strict=True)
         if source and target and bool(known_N[target].all())
     ]

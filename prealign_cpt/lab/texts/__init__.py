@@ -17,6 +17,10 @@ from pathlib import Path
 from prealign_cpt.lab.texts.bible import VERSIONS, fetch_bible
 from prealign_cpt.lab.texts.debian import SOURCES, fetch_debian
 from prealign_cpt.run.errors import PrealignError
+from prealign_cpt.run.folder import say
+
+ENGLISH_FROM = "de"
+"""The language whose folder lends its English."""
 
 
 def fetch(code: str, larger: bool) -> list[str]:
@@ -39,6 +43,29 @@ def fetch(code: str, larger: bool) -> list[str]:
     except PrealignError as error:
         lines.append(f"larger text ({code}): skipped: {error}")
     return lines
+
+
+def default_english() -> dict[str, list[str] | str]:
+    """Bring English text into the cache for a recipe that names none; the keys of the recipe that name it.
+
+    The larger text if it is there or can be brought, else the Bible's.
+
+    Raises:
+        PrealignError: neither can be brought.
+    """
+    try:
+        folder = fetch_debian(ENGLISH_FROM)
+    except PrealignError as error:
+        folder = fetch_bible(ENGLISH_FROM)
+        say(f"text.english: the larger default text cannot be brought ({error}); English will be the Bible's alone")
+    size = (folder / "english.train.txt").stat().st_size / 1e6
+    say(
+        f"text.english: none given, so {size:.0f} MB of {folder.name}, which is manuals, a dictionary and the like, or "
+        "the Bible; text that is nearer to what the model shall keep is better"
+    )
+    place = f"cache:{folder.name}"
+    held_out = {f"text.{name}_english": f"{place}/english.{name}.txt" for name in ("valid", "test")}
+    return {"text.english": [f"{place}/english.train.txt"], **held_out}
 
 
 def _describe(what: str, folder: Path) -> str:

@@ -17,9 +17,9 @@ from prealign_cpt.lab.objectives.contrasts import (
     OneDirection,
     afp,
     context_groups,
-    read_parallel,
     sentence_groups,
 )
+from prealign_cpt.lexicon.induce import read_parallel
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import DataError, RecipeError

@@ -1,0 +1,199 @@
+"""`prealign init`: files in a new language in, a commented recipe that runs out.
+
+DIR/recipe.toml   every choice with what it rests on
+RUN/text, RUN/choices.json   what was made on the way, which the run takes over
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prealign_cpt.advise.choices import choose
+from prealign_cpt.advise.memory import fits, load_to_measure, machine, num_parameters
+from prealign_cpt.advise.script import advice, look
+from prealign_cpt.advise.sizes import Size, sizes
+from prealign_cpt.lexicon.pairs import Pair, read_pairs
+from prealign_cpt.lexicon.stage import convert
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.recipe.file import load_recipe, toml
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import RecipeError, StorageError
+from prealign_cpt.run.folder import say
+from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.text.languages import language_of
+from prealign_cpt.text.stage import held_out_documents
+
+NAME = "recipe.toml"
+
+LITTLE_BYTES = 1_000_000
+"""Target text for which short trials would cost about as much as the run that they decide on."""
+
+SELDOM = 10
+"""A new token that the text shows less often than this learns little of its own."""
+
+FEW_SAVED = 0.1
+"""A share of the tokens that is hardly worth new rows."""
+
+
+def init(
+    folder: Path,
+    base: str,
+    language: str,
+    named: dict[str, Any],
+    default_english: Callable[[], dict[str, Any]],
+) -> Path:
+    """Look at the files, and write the recipe; its path.
+
+    Args:
+        folder: takes the recipe; its name is the run's.
+        base, language: as the recipe has them.
+        named: "text" and "english", lists of paths as a recipe has them, relative to the current folder; "lexicon".
+        default_english: as of `choose`.
+
+    Raises:
+        StorageError: there is a recipe already.
+        RecipeError: no such language.
+        what the text stage, `resolve_base` and the reader of the word list raise.
+    """
+    path = folder / NAME
+    if path.exists():
+        raise StorageError(f"{path}: exists already and is never overwritten; choose another folder")
+    known = language_of(language)
+    if not known.short:
+        raise RecipeError(f'--language {language!r}: no language is called so; give a BCP 47 code such as "sw"')
+    values: dict[str, Any] = {
+        "name": folder.resolve().name,
+        "language": known.name,
+        "base.model": _model(base),
+        "text.target": [_relative(one, folder) for one in named["text"]],
+    }
+    if named["english"]:
+        values["text.english"] = [_relative(one, folder) for one in named["english"]]
+    if named["lexicon"]:
+        values["lexicon.path"] = _relative(named["lexicon"], folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{NAME}"
+    atomic_write(draft, "".join(f"{key} = {toml(value)}\n" for key, value in values.items()))
+    try:
+        chosen = choose(draft, [], default_english)
+        recipe = load_recipe(draft, chosen, auto=True)
+        text = _written(recipe, resolve_base(recipe.base.model), known.short)
+    finally:
+        draft.unlink()
+    atomic_write(path, text)
+    say(f"init: wrote {path}; look it over, then: prealign run {path}")
+    return path
+
+
+def _written(recipe: Recipe, base: Path, code: str) -> str:
+    """The recipe with its comments."""
+    model = load_to_measure(base)
+    target, english = (
+        look(model, base, recipe.base.start_token, held_out_documents(recipe, "valid", side))
+        for side in ("target", "english")
+    )
+    told = advice(target, english, _pairs(recipe))
+    found = sizes(recipe, base)
+    size, reason = _size(found, recipe)
+    keys, memory = fits(num_parameters(base), machine())
+    for line in (*told, f"vocab.size = {toml(size)}: {reason}", memory):
+        say(f"init: {line}")
+    chosen = recipe.train
+    train = {"steps": chosen.steps, "sequences": chosen.sequences, "eval_every": chosen.eval_every}
+    train |= {"save_every": chosen.save_every}
+    extra = {key.removeprefix("train."): value for key, value in keys.items()}
+    held = {
+        f"{name}_{side}": getattr(recipe.text, f"{name}_{side}")
+        for side in ("target", "english")
+        for name in ("valid", "test")
+        if getattr(recipe.text, f"{name}_{side}")
+    }
+    text: dict[str, Any] = {"target": list(recipe.text.target), "english": list(recipe.text.english), **held}
+    lexicon = f"\n[lexicon]\npath = {toml(recipe.lexicon.path)}\n" if recipe.lexicon.path else _NO_LEXICON
+    return f"""# Written by `prealign init`. Every other key has a default: `prealign run -h` lists them all.
+name = {toml(recipe.name)}
+language = {toml(recipe.language)}  # {code}
+
+# {_lines(told)}
+
+[base]
+model = {toml(recipe.base.model)}
+start_token = {toml(recipe.base.start_token)}  # the best of those that were measured on held-out English
+
+[text]  # held-out text is split off by document, unless it is named
+{_section(text)}{lexicon}
+[vocab]
+# {_table(found)}
+# {reason}
+size = {toml(size)}
+
+[data]
+sequence_length = {recipe.data.sequence_length}
+english_share = {recipe.data.english_share}  # of the sequences: what keeps the base's English
+
+[train]  # {memory}
+{_section({**train, **extra})}"""
+
+
+_NO_LEXICON = """
+# [lexicon]  no word list: no word is switched, no contrast is trained, and word retrieval is not measured
+# path = "words.tsv"  # English TAB translation; `prealign lexicon -h` reads other forms
+"""
+
+
+def _size(found: list[Size], recipe: Recipe) -> tuple[int | str, str]:
+    """A number of new tokens, or "auto", and why."""
+    largest = max((size for size in found[1:] if size.seen >= SELDOM), key=lambda s: s.new_tokens, default=None)
+    if largest is None:
+        return 0, f"too little text: half of the new tokens would be seen less than {SELDOM} times"
+    saved = 1 - largest.share
+    if saved < FEW_SAVED:
+        return 0, f"{largest.new_tokens:,} new tokens would save {saved:.0%} of the tokens, hardly worth their rows"
+    if recipe.training("target").stat().st_size < LITTLE_BYTES:
+        return 0, (
+            f"{largest.new_tokens:,} new tokens would save {saved:.0%} of the tokens, but with little text the model "
+            f'learns more in its old ones (docs/method.md); "auto" lets short trials decide'
+        )
+    return "auto", (
+        f'"auto": short trials decide before the run; {largest.new_tokens:,} would save {saved:.0%} of the tokens, and '
+        "0 is among them"
+    )
+
+
+def _table(found: list[Size]) -> str:
+    rows = [f"{'new tokens':>10}  tokens of the base's  each seen (median)"]
+    rows += [f"{size.new_tokens:>10,}  {size.share:>19.0%}  {size.seen:>18,.0f}" for size in found]
+    return _lines(rows)
+
+
+def _lines(rows: list[str]) -> str:
+    return "\n# ".join(rows)
+
+
+def _section(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {toml(value)}\n" for key, value in values.items())
+
+
+def _pairs(recipe: Recipe) -> list[Pair]:
+    """The pairs of the recipe's word list, cleaned."""
+    if not recipe.lexicon.path:
+        return []
+    out = recipe.run / ".lexicon.tsv"
+    try:
+        convert(recipe.path(recipe.lexicon.path), recipe.lexicon.format, out)
+        return read_pairs(out)
+    finally:
+        out.unlink(missing_ok=True)
+
+
+def _relative(named: str, folder: Path) -> str:
+    """A path of the current folder as the recipe's folder has it."""
+    if named.startswith(("cache:", "hf:", "/", "~")):
+        return named
+    return os.path.relpath(named, folder)
+
+
+def _model(base: str) -> str:
+    path = Path(base).expanduser()
+    return str(path.absolute()) if len(path.parts) > 1 and path.is_dir() else base

@@ -1,0 +1,62 @@
+"""What some numbers of new tokens would save, and how often the text shows them: known before anything is trained."""
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+from prealign_cpt.model.tokens import encode_plain
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.text.stage import held_out_documents, training_documents
+from prealign_cpt.vocab.build import GUARD_DOCUMENTS
+from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer
+
+SIZES = (250, 1000, 4000, 16000)
+
+COUNTED_BYTES = 2_000_000
+"""Of training text in which new tokens are counted."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of new tokens, on held-out text and on training text."""
+
+    new_tokens: int
+    tokens: int
+    """Of the held-out text."""
+    share: float
+    """Of the base's tokens of the same text."""
+    seen: float
+    """Median of how often a new token stands in the training text, once over."""
+
+
+def sizes(recipe: Recipe, base: Path) -> list[Size]:
+    """0 and every size of `SIZES`, as far as the text offers so many."""
+    held_out = list(held_out_documents(recipe, "valid", "target"))
+    before = sum(map(len, encode_plain(load_tokenizer(base), held_out)))
+    report_bytes = 0
+    sample: list[str] = []
+    for document in training_documents(recipe, "target"):
+        size = len(document.encode())
+        if report_bytes < COUNTED_BYTES:
+            sample.append(document)
+        report_bytes += size
+    scale = report_bytes / sum(len(document.encode()) for document in sample)
+    found = [Size(0, before, 1.0, 0.0)]
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            texts = [islice(training_documents(recipe, side), GUARD_DOCUMENTS) for side in ("target", "english")]
+            kinds = recipe.vocab.kind, recipe.vocab.pretokenizer
+            growth = grow_tokenizer(base, texts[0], texts[1], size, Path(folder) / "grown", *kinds)
+            grown = load_tokenizer(Path(folder) / "grown")
+        if len(growth.tokens) <= found[-1].new_tokens:
+            break
+        after = sum(map(len, encode_plain(grown, held_out)))
+        counts = Counter(i for ids in encode_plain(grown, sample) for i in ids)
+        seen = median(scale * counts[token.id] for token in growth.tokens)
+        found.append(Size(len(growth.tokens), after, after / before, seen))
+        if len(growth.tokens) < size:
+            break
+    return found

@@ -1,0 +1,106 @@
+"""A folder of files in, a recipe that runs out; and a recipe of four lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prealign_cpt.advise.choices import choose
+from prealign_cpt.advise.init import init
+from prealign_cpt.cli import main
+from prealign_cpt.recipe.file import left_open, load_recipe
+from prealign_cpt.run.errors import RecipeError, StorageError
+from tests.conftest import ENGLISH, PAIRS, START, TARGET
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of German and of English articles, in a current folder that is new."""
+    monkeypatch.chdir(tmp_path)
+    for name, texts in (("de", TARGET), ("en", ENGLISH)):
+        (tmp_path / name).mkdir()
+        for i in range(120):
+            lines = [line for text in texts for line in text.split("\n")]
+            text = "\n\n".join(f"{lines[(i + k) % len(lines)]} {i * k}" for k in range(5))
+            (tmp_path / name / f"{i}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "words.tsv").write_text("".join(f"{s}\t{t}\n" for s, t in PAIRS), encoding="utf-8")
+    return tmp_path
+
+
+def nothing() -> dict[str, Any]:
+    raise AssertionError("English is given")
+
+
+def made(base: Path, **named: Any) -> Path:
+    return init(Path("mine"), str(base), "German", {"text": ["de"], "english": ["en"], "lexicon": "", **named}, nothing)
+
+
+def test_the_recipe_is_whole(corpus: Path, base_folder: Path, capfd: pytest.CaptureFixture[str]):
+    path = made(base_folder, lexicon="words.tsv")
+    recipe = load_recipe(path, auto=True)
+    assert (recipe.name, recipe.language, recipe.base.start_token) == ("mine", "German", START)
+    assert recipe.text.target == ("../de",) and recipe.lexicon.path == "../words.tsv"
+    assert set(left_open(recipe)) <= {"vocab.size"}
+    text = path.read_text()
+    assert "# de" in text and "tokens a word" in text and "each seen" in text and "GB" in text
+    assert "120 files, one document a file" in capfd.readouterr().out
+    with pytest.raises(StorageError, match="never overwritten"):
+        made(base_folder)
+
+
+def test_what_init_has_made_is_taken_over(corpus: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]):
+    path = made(base_folder)
+    capsys.readouterr()
+    flags = ["--skip", "data,init", "--vocab.size", "5"]
+    assert main(["prepare", str(path), *flags]) == 0
+    told = capsys.readouterr().out
+    assert "text: done before, kept" in told and "vocab: 5 new" in told
+
+
+def test_no_such_language(corpus: Path, base_folder: Path):
+    with pytest.raises(RecipeError, match="--language 'Qwghlmian'"):
+        init(Path("mine"), str(base_folder), "Qwghlmian", {"text": ["de"], "english": ["en"], "lexicon": ""}, nothing)
+    assert not (corpus / "mine").exists()
+
+
+def test_a_refused_text_leaves_no_recipe(corpus: Path, base_folder: Path):
+    with pytest.raises(Exception, match="no such file or folder") as caught:
+        made(base_folder, text=["nowhere"])
+    assert getattr(caught.value, "exit_code", 0) == 66
+    assert not list((corpus / "mine").glob("*"))
+
+
+class TestFourLines:
+    @pytest.fixture
+    def path(self, corpus: Path, base_folder: Path) -> Path:
+        path = corpus / "r.toml"
+        path.write_text(f'name = "r"\nlanguage = "German"\nbase.model = "{base_folder}"\ntext.target = ["de"]\n')
+        return path
+
+    def english(self) -> dict[str, Any]:
+        return {"text.english": ["en"]}
+
+    def test_every_open_key_is_chosen_once(self, path: Path, capsys: pytest.CaptureFixture[str]):
+        flags = choose(path, [], self.english)
+        recipe = load_recipe(path, flags, auto=True)
+        assert left_open(recipe) == ["vocab.size"]
+        assert recipe.base.start_token == START and recipe.train.steps > 10
+        capsys.readouterr()
+        assert choose(path, [], nothing) == flags
+        assert capsys.readouterr().out == ""
+        assert json.loads((recipe.run / "choices.json").read_text())["chosen"]["text.english"] == ["en"]
+
+    def test_more_text_is_chosen_for_anew(self, path: Path):
+        before = choose(path, [], self.english)
+        (path.parent / "de" / "more.txt").write_text("\n\n".join(TARGET * 500), encoding="utf-8")
+        with pytest.raises(Exception, match="was made from other inputs"):
+            choose(path, [], self.english)
+        after = choose(path, ["--name", "again"], self.english)
+        steps = [load_recipe(path, flags, auto=True).train.steps for flags in (before, after)]
+        assert steps[1] > 2 * steps[0]
+
+    def test_what_is_given_is_not_chosen(self, path: Path):
+        flags = choose(path, ["--train.steps", "7", "--base.start_token", START], self.english)
+        assert load_recipe(path, flags, auto=True).train.steps == 7
+        assert sum("train.steps" in flag for flag in flags) == 1
