@@ -46,12 +46,8 @@ Tokens per word of unseen text, or characters per token where no space divides w
 tokens (`{command}`, {date}; {lines}; commit {commit}; {versions}; {machine}).
 The vocabulary is learned from about 500 sentences and nothing else, which is little: where fewer tokens were made than
 asked, nothing that occurs twice was left, and a real corpus goes further; 16,000 are asked only where 4,000 were made.
-<<<<<<< HEAD
 New tokens are merges. Figures for code: [reach.json](../benchmarks/results/reach.json). In 100 MB without spaces 8,000
 tokens are learned in minutes ([unspaced.jsonl](../benchmarks/results/unspaced.jsonl)).
-=======
-New tokens are merges. Figures for code: [reach.json](../benchmarks/results/reach.json).
->>>>>>> main
 
 Many byte-level tokenizers cut words at vowel signs and vocalisation before any merge ("cut": share of the words). From
 a tenth on their pre-tokenizer is changed for that script (`vocab.pretokenizer`), which llama.cpp cannot read; "own
