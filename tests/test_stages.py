@@ -9,6 +9,7 @@ import pytest
 from prealign_cpt.recipe.file import keys, load_recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.folder import ORDER
+from prealign_cpt.run.manifest import new_folder
 from prealign_cpt.stages import READS, inputs, made_anew
 
 
@@ -32,8 +33,8 @@ def test_the_inputs_of_a_stage_follow_the_table(recipe_file: Path, tmp_path: Pat
     folders = {}
     for stage in ORDER:
         folders[stage] = tmp_path / stage
-        folders[stage].mkdir()
-        (folders[stage] / "MANIFEST.json").write_text(stage)
+        with new_folder(folders[stage], {}) as folder:
+            (folder / "out.txt").write_text(stage)
     recipe = load_recipe(recipe_file)
     section, name = key.split(".")
     part = getattr(recipe, section)
