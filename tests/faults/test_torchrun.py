@@ -80,8 +80,8 @@ def test_however_a_run_is_stopped_it_goes_on(recipe_file: Path) -> None:
     assert one.signal(signal.SIGTERM) != 0
     assert (_state(run)["status"], _state(run)["exit_code"]) == ("stopped", 75), one.output.read_text()
     assert sorted(p.name for p in run.iterdir() if p.is_dir()) in (
-        ["data", "init", "lexicon", "vocab"],
-        ["align", "data", "init", "lexicon", "vocab"],
+        ["data", "init", "lexicon", "text", "vocab"],
+        ["align", "data", "init", "lexicon", "text", "vocab"],
     )
 
     # Row 7: SIGUSR1, as Slurm sends it, while training.
