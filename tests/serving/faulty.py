@@ -25,6 +25,7 @@ Faults (`FAULTS`):
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +50,14 @@ def vector(ids: list[int], size: int) -> list[float]:
     seed = int.from_bytes(hashlib.sha256(repr(ids).encode()).digest()[:4], "big")
     drawn = np.random.default_rng(seed).normal(size=size)
     return [float(value) for value in drawn / np.linalg.norm(drawn)]
+
+
+class QuietServer(ThreadingHTTPServer):
+    """One that does not print of a client who has left: what commands print is compared whole."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Faulty:
@@ -84,7 +93,7 @@ class Faulty:
         self.score, self.vector = score, vector
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = QuietServer(("127.0.0.1", 0), self._handler())
         self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> "Faulty":
