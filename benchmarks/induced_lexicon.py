@@ -30,7 +30,7 @@ from prealign_cpt.lab.texts.bible import BIBLES, TEST_BOOKS, VALID_BOOKS, fetch_
 from prealign_cpt.lexicon.forms import add_forms
 from prealign_cpt.lexicon.induce import Links, align, probabilities
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
-from prealign_cpt.lexicon.spelling import WORD
+from prealign_cpt.lexicon.truecase import WORD
 from prealign_cpt.run.cache import cache_folder, download_wheel
 from prealign_cpt.text.reader import read_documents
 

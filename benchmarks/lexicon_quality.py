@@ -29,7 +29,7 @@ from prealign_cpt.lexicon.formats import FORMATS, open_dictionary
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.run.errors import PrealignError
 from prealign_cpt.text.languages import FUNCTION_WORDS
-from prealign_cpt.text.reader import read_lines
+from prealign_cpt.text.lines import read_lines
 
 # Combining marks and joiners belong to the word they stand in; `\w` alone would cut Indic words at every vowel sign.
 _SEPARATORS = re.compile(r"[^\w\u0300-\u036f\u0900-\u0dff\u200c\u200d'-]+|[\d_]+")

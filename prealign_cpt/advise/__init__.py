@@ -4,7 +4,7 @@
     schedule.py      sequence length, batch and steps, by the length of the text
     memory.py        what training needs, and what fits here
     script.py        does the base know the script? (bits per byte beside shuffled text)
-    sizes.py         tokens a word for several numbers of new tokens, and how often each is seen
+    fertility.py     tokens of the text for several numbers of new tokens, and how often each is seen
     choices.py       open keys of a recipe --> flags, kept in RUN/choices.json
     init.py          files --> a commented recipe
 

@@ -21,7 +21,7 @@ from prealign_cpt.advise.schedule import passes, schedule
 from prealign_cpt.advise.start_token import start_tokens
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.tokens import encode_plain
-from prealign_cpt.recipe.file import as_dict, as_flags, left_open, load_recipe
+from prealign_cpt.recipe.file import as_flags, dotted, left_open, load_recipe
 from prealign_cpt.recipe.schema import AUTO, Recipe
 from prealign_cpt.run import launch
 from prealign_cpt.run.digests import Digests
@@ -83,7 +83,7 @@ def _chosen(
     if "base.start_token" in wanted:
         chosen["base.start_token"] = _start_token(recipe, base)
     if set(wanted) & set(SCHEDULE):
-        values = _values(recipe)
+        values = dotted(recipe)
         tokens = num_tokens(recipe, base, "target")
         longest = int(AutoConfig.from_pretrained(base, local_files_only=True).max_position_embeddings)
         given = {key: values[key] for key in SCHEDULE if values[key] != AUTO}
@@ -127,16 +127,11 @@ def num_tokens(recipe: Recipe, base: Path, side: str) -> int:
     return round(report["bytes"] * counted / sum(len(document.encode()) for document in sample))
 
 
-def _values(recipe: Recipe) -> dict[str, Any]:
-    sections = {name: section for name, section in as_dict(recipe).items() if isinstance(section, dict)}
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
-
-
 def _made_from(recipe: Recipe, wanted: list[str]) -> dict[str, Any]:
     digests = Digests(recipe.run / "digests.json")
     content = of_recipe("text", recipe, digests) | of_recipe("vocab", recipe, digests)
     del content["vocab.size"]
-    values = _values(recipe)
+    values = dotted(recipe)
     given = {key: values[key] for key in SCHEDULE} | {"data.english_share": recipe.data.english_share}
     return {"open": wanted, **content, **given}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.advise.choices import choose
+from prealign_cpt.advise.fertility import Fertility, fertilities
 from prealign_cpt.advise.memory import fits, load_to_measure, machine, num_parameters
 from prealign_cpt.advise.script import advice, look
-from prealign_cpt.advise.sizes import Size, sizes
-from prealign_cpt.lexicon.pairs import Pair, read_pairs
-from prealign_cpt.lexicon.stage import convert
+from prealign_cpt.lexicon.pairs import Pair
+from prealign_cpt.lexicon.stage import read_dictionary
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.recipe.file import load_recipe, toml
 from prealign_cpt.recipe.schema import Recipe
@@ -94,7 +94,7 @@ def _written(recipe: Recipe, base: Path, code: str) -> str:
         for side in ("target", "english")
     )
     told = advice(target, english, _pairs(recipe))
-    found = sizes(recipe, base)
+    found = fertilities(recipe, base)
     size, reason = _size(found, recipe)
     keys, memory = fits(num_parameters(base), machine())
     for line in (*told, f"vocab.size = {toml(size)}: {reason}", memory):
@@ -142,7 +142,7 @@ _NO_LEXICON = """
 """
 
 
-def _size(found: list[Size], recipe: Recipe) -> tuple[int | str, str]:
+def _size(found: list[Fertility], recipe: Recipe) -> tuple[int | str, str]:
     """A number of new tokens, or "auto", and why."""
     largest = max((size for size in found[1:] if size.seen >= SELDOM), key=lambda s: s.new_tokens, default=None)
     if largest is None:
@@ -161,7 +161,7 @@ def _size(found: list[Size], recipe: Recipe) -> tuple[int | str, str]:
     )
 
 
-def _table(found: list[Size]) -> str:
+def _table(found: list[Fertility]) -> str:
     rows = [f"{'new tokens':>10}  tokens of the base's  each seen (median)"]
     rows += [f"{size.new_tokens:>10,}  {size.share:>19.0%}  {size.seen:>18,.0f}" for size in found]
     return _lines(rows)
@@ -177,14 +177,10 @@ def _section(values: dict[str, Any]) -> str:
 
 def _pairs(recipe: Recipe) -> list[Pair]:
     """The pairs of the recipe's word list, cleaned."""
-    if not recipe.lexicon.path:
+    listed = recipe.lexicon
+    if not listed.path:
         return []
-    out = recipe.run / ".lexicon.tsv"
-    try:
-        convert(recipe.path(recipe.lexicon.path), recipe.lexicon.format, out)
-        return read_pairs(out)
-    finally:
-        out.unlink(missing_ok=True)
+    return read_dictionary(recipe.path(listed.path), listed.format, recipe.language, listed.swapped)[0]
 
 
 def _relative(named: str, folder: Path) -> str:

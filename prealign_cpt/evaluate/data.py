@@ -21,7 +21,8 @@ from prealign_cpt.model.bits import windows
 from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 from prealign_cpt.run.manifest import sha256
-from prealign_cpt.text.reader import read_documents, read_lines
+from prealign_cpt.text.lines import read_lines
+from prealign_cpt.text.reader import read_documents
 
 LANGUAGES = ("target", "english")
 

@@ -27,7 +27,7 @@ from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.transfer import MOST_TOKENS, classify
 from prealign_cpt.model.vectors import vectors_of
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import read_lines
+from prealign_cpt.text.lines import read_lines
 
 LANGUAGES = ("english", "target")
 CELLS = tuple((premise, hypothesis) for premise in LANGUAGES for hypothesis in LANGUAGES)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from prealign_cpt.advise.fertility import SIZES as NUMBERS
 from prealign_cpt.evaluate.statistics import Curve
 from prealign_cpt.lab.compare.budget import Plan, measured, plan
 from prealign_cpt.lab.compare.variants import BASE
@@ -37,7 +38,7 @@ from prealign_cpt.run.manifest import atomic_write, read_manifest
 from prealign_cpt.stages import of_recipe
 from prealign_cpt.train.metrics import Log
 
-SIZES = (0, 250, 1000, 4000, 16000)
+SIZES = (0, *NUMBERS)
 
 TRIAL_BYTES = 150_000
 """Of target text for the trial of size 0, unless the text or the run's budget is smaller."""

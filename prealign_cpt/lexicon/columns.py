@@ -17,7 +17,7 @@ from pathlib import Path
 from prealign_cpt.lexicon.languages import ENGLISH, LanguageChoice, short_code
 from prealign_cpt.lexicon.pairs import COLUMNS, Row
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import read_lines
+from prealign_cpt.text.lines import read_lines
 
 LOOKED_AT = 1000
 """Lines by which the columns are told apart."""

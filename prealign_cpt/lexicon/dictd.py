@@ -24,7 +24,7 @@ from pathlib import Path
 
 from prealign_cpt.lexicon.pairs import Row
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import open_regular, read_lines
+from prealign_cpt.text.lines import open_regular, read_lines
 
 ENTRY_LIMIT = 1 << 20
 """Bytes in an entry."""

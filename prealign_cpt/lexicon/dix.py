@@ -14,7 +14,7 @@ from xml.parsers import expat
 
 from prealign_cpt.lexicon.pairs import Row
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import open_unpacked
+from prealign_cpt.text.lines import open_unpacked
 
 _CHUNK = 1 << 16
 

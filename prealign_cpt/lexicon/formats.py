@@ -23,7 +23,7 @@ from prealign_cpt.lexicon.languages import LanguageChoice
 from prealign_cpt.lexicon.pairs import INVISIBLE, Row, probability, read_muse, read_tsv
 from prealign_cpt.lexicon.wiktionary import read_wiktionary
 from prealign_cpt.run.errors import DataError, RecipeError
-from prealign_cpt.text.reader import open_unpacked
+from prealign_cpt.text.lines import open_unpacked
 
 Format = Literal["auto", "tsv", "muse", "columns", "dictd", "wiktionary", "dix"]
 FORMATS = get_args(Format)

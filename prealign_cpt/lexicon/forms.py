@@ -16,7 +16,7 @@ from typing import Any
 
 from prealign_cpt.lexicon.languages import language_named
 from prealign_cpt.lexicon.pairs import Pair, pair_weights
-from prealign_cpt.lexicon.spelling import WORD, usual_spellings
+from prealign_cpt.lexicon.truecase import WORD, usual_spellings
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.text.reader import read_documents
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from prealign_cpt.lexicon.clean import clean
 from prealign_cpt.lexicon.pairs import Pair, Row, write_pairs
-from prealign_cpt.lexicon.spelling import WORD, usual_spellings
 from prealign_cpt.lexicon.stage import describe, refuse_existing
+from prealign_cpt.lexicon.truecase import WORD, usual_spellings
 from prealign_cpt.run.errors import DataError, MissingInputError
-from prealign_cpt.text.reader import read_lines
+from prealign_cpt.text.lines import read_lines
 
 MAX_WORDS = 200
 """Sentence pairs with a longer side are left out: paragraphs align badly and take quadratic time."""

@@ -61,12 +61,9 @@ class LanguageChoice:
 
 
 def language_named(text: str) -> Language:
-    """The language of a name or a code."""
-    by_name = language_of(name=text)
-    if by_name.short:
-        return by_name
-    by_code = language_of(code=text)
-    return by_code if by_code.name else language_of(text, text)
+    """The language of a name or a code; one that is not known is its own code."""
+    known = language_of(text)
+    return known if known.short else language_of(text, text)
 
 
 @lru_cache(maxsize=4096)

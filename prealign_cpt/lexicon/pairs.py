@@ -21,7 +21,7 @@ import regex
 
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.reader import read_lines
+from prealign_cpt.text.lines import read_lines
 
 COLUMNS = "wrong number of columns"
 

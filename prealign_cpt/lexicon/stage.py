@@ -53,7 +53,7 @@ def build_lexicon(
     assert out.is_dir() and not any(out.iterdir()), f"{out} must be an empty folder"
     if max_per_source < 1:
         raise RecipeError(f"max_per_source is {max_per_source}; give 1 or more")
-    pairs, facts = _read(path, format, language, swapped, max_per_source, out / "dropped.tsv")
+    pairs, facts = read_dictionary(path, format, language, swapped, max_per_source, out / "dropped.tsv")
     train, test = split(pairs, heldout, seed)
     if not train:
         raise DataError(
@@ -99,7 +99,7 @@ def convert(
         DataError, MissingInputError, RecipeError: as in `build_lexicon`.
     """
     refuse_existing(out_file)
-    pairs, facts = _read(path, format, language, swapped)
+    pairs, facts = read_dictionary(path, format, language, swapped)
     if texts:
         pairs, added = add_forms(pairs, texts, language)
         facts |= added
@@ -172,7 +172,7 @@ def _words(text: str) -> set[str]:
     return {_PUNCTUATION_AT_ENDS.sub("", word) for word in text.casefold().split()}
 
 
-def _read(
+def read_dictionary(
     path: Path,
     format: str,
     language: str,
@@ -180,7 +180,14 @@ def _read(
     max_per_source: int | None = None,
     dropped_file: Path | None = None,
 ) -> tuple[list[Pair], dict[str, Any]]:
-    """Clean pairs by source in alphabetical order, the translations of a source in the order of the file; counts."""
+    """Clean pairs by source in alphabetical order, the translations of a source in the order of the file; counts.
+
+    Args:
+        dropped_file: takes the rows that are left out, and why.
+
+    Raises:
+        DataError, MissingInputError, RecipeError: as in `build_lexicon`.
+    """
     dictionary = open_dictionary(path, format, language, swapped)
     pairs, dropped = clean(dictionary.rows, str(path), dictionary.max_bad, max_per_source)
     if dropped_file:

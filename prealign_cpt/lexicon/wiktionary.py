@@ -19,7 +19,7 @@ from typing import Any
 from prealign_cpt.lexicon.languages import ENGLISH, LanguageChoice, short_code
 from prealign_cpt.lexicon.pairs import Row
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.reader import read_lines
+from prealign_cpt.text.lines import read_lines
 
 GLOSS_WORDS = 3
 """In a piece of a gloss, at most."""

@@ -52,10 +52,14 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
 def left_open(recipe: Recipe) -> list[str]:
     """Keys whose value is to be chosen before the run: those that are "auto", and `base.start_token` and `text.english`
     if they are empty."""
-    values = {f"{name}.{key}": value for name, section in as_dict(recipe).items() if isinstance(section, dict)
-              for key, value in section.items()}  # fmt: skip
     empty = ("base.start_token", "text.english")
-    return [key for key, value in values.items() if value == AUTO or (key in empty and not value)]
+    return [key for key, value in dotted(recipe).items() if value == AUTO or (key in empty and not value)]
+
+
+def dotted(recipe: Recipe) -> dict[str, Any]:
+    """The values of the recipe's sections by their dotted keys."""
+    sections = ((name, section) for name, section in as_dict(recipe).items() if isinstance(section, dict))
+    return {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
 
 
 def as_dict(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Text files to lines and documents; only regular files are opened.
+"""Text files to documents.
 
     .txt and the like       plain text: a document is a paragraph between blank lines, a line, or the whole file
     .jsonl .ndjson          one object a line, the document under a key
@@ -10,23 +10,17 @@ and a very long document is cut into several, so that nothing behind has to hold
 """
 
 import csv
-import io
 import json
-import os
-import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.text.lines import open_regular, read_lines
 
 Unit = Literal["file", "line", "paragraph"]
-
-LINE_LIMIT = 64 * 1024
-"""Bytes in a line, with its end. Lines of lexicons and of evaluation data have some hundreds."""
 
 LONGEST = 50_000
 """Characters of a document; a longer one is cut, at a line end where there is one, else at a space."""
@@ -40,9 +34,6 @@ SEPARATED = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 PACKED = (".gz", ".xz", ".bz2", ".zst")
 """Ends of the names of packed files, which their first bytes tell too."""
-
-MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
-"""Compressions by the first bytes, as fsspec calls them."""
 
 MARKUP = (".html", ".htm", ".xml", ".rtf", ".ipynb", ".py", ".svg")
 BINARY = (
@@ -78,14 +69,27 @@ def read_documents(paths: Iterable[Path], column: str = "text", unit: Unit | Non
             not read, or has no such column.
     """
     for path in paths:
-        count = 0
-        for document in _documents(path, column, unit):
-            if not document.strip():
-                continue
+        yield from _prepared(_documents(path, column, unit), str(path))
+
+
+def read_hub(name: str, column: str) -> Iterator[str]:
+    """The documents of a dataset of the hub, by its id, likewise.
+
+    Raises:
+        MissingInputError: there is no such dataset, or the hub cannot be reached.
+        DataError: it has no such column, or no text.
+    """
+    yield from _prepared(_table_documents("", name, column), name)
+
+
+def _prepared(documents: Iterator[str], name: str) -> Iterator[str]:
+    count = 0
+    for document in documents:
+        if document.strip():
             count += 1
             yield from cut(unicodedata.normalize("NFC", document))
-        if not count:
-            raise DataError(f"{path}: no text in it")
+    if not count:
+        raise DataError(f"{name}: no text in it")
 
 
 def cut(document: str, longest: int = LONGEST) -> Iterator[str]:
@@ -119,86 +123,6 @@ def guess_unit(path: Path) -> Unit:
     return "line" if len(full) > 1 and sum(map(len, full)) >= 80 * len(full) else "file"
 
 
-def read_lines(path: Path, limit: int | None = LINE_LIMIT) -> Iterator[tuple[int, str]]:
-    """Number and text of each line of a UTF-8 file, without its end. A byte order mark at the start is dropped.
-
-    Lines end at a line feed, of which one carriage return before it is part. Nothing else ends a line: the ten
-    characters at which `str.splitlines` cuts occur inside words of real files. What gzip packed is unpacked.
-
-    Args:
-        limit: bytes in a line, so that memory stays bounded whatever the path names; None: any number.
-
-    Raises:
-        DataError: a line is not UTF-8 (line and offset of the first bad byte are named) or too long; the file is
-            damaged.
-        MissingInputError: the file is not there.
-    """
-    with open_unpacked(path) as file:
-        offset, number = 0, 0
-        while block := _read_line(file, -1 if limit is None else limit + 1, path, number):
-            number += 1
-            if limit is not None and len(block) > limit:
-                raise DataError(f"{path}:{number}: line longer than {limit} bytes; is this the right file?")
-            if number == 1 and block.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise DataError(f"{path}:1: UTF-16 (mark at byte offset 0); save the file as UTF-8")
-            mark = b"\xef\xbb\xbf" if number == 1 and block.startswith(b"\xef\xbb\xbf") else b""
-            try:
-                text = block.removeprefix(mark).decode()
-            except UnicodeDecodeError as error:
-                place = offset + len(mark) + error.start
-                raise DataError(
-                    f"{path}:{number}: not UTF-8 at byte offset {place}; save the file as UTF-8, e.g. with iconv"
-                ) from error
-            offset += len(block)
-            yield number, text.removesuffix("\n").removesuffix("\r")
-
-
-@contextmanager
-def open_unpacked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file as `open_regular` does; of one that is packed (its first bytes say so) the content is read."""
-    with open_regular(path) as file:
-        first = file.read(max(map(len, MAGIC)))
-        file.seek(0)
-        packing = next((name for magic, name in MAGIC.items() if first.startswith(magic)), None)
-        if packing is None:
-            yield file
-            return
-        from fsspec.compression import compr
-
-        with io.BufferedReader(compr[packing](file, mode="rb")) as content:
-            yield content
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; never waits, as opening a FIFO would.
-
-    Raises:
-        MissingInputError: it is not there or may not be read.
-        DataError: it is a directory, FIFO or device, or has no bytes.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise MissingInputError(
-            f"{path}: cannot be read: {error.strerror}; check the path, and bring what a recipe calls cache:… with "
-            "`prealign fetch`"
-        ) from error
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size:
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: the file is empty, there is no text in it")
-    raise DataError(f"{path}: not a regular file; name the file itself")
-
-
-def _read_line(file: BinaryIO, size: int, path: Path, number: int) -> bytes:
-    try:
-        return file.readline(size)
-    except Exception as error:  # each decompressor has its own
-        raise DataError(f"{path}: damaged behind line {number}: {error}; get the file again") from error
-
-
 def _documents(path: Path, column: str, unit: Unit | None) -> Iterator[str]:
     kind = kind_of(path)
     if kind in NO_TEXT:
@@ -209,7 +133,7 @@ def _documents(path: Path, column: str, unit: Unit | None) -> Iterator[str]:
         return _separated_documents(path, SEPARATED[kind], column)
     if kind in TABLES:
         open_regular(path).close()
-        return table_documents(TABLES[kind], path, column)
+        return _table_documents(TABLES[kind], path, column)
     return _plain_documents(path, unit or guess_unit(path))
 
 
@@ -237,11 +161,11 @@ def _plain_documents(path: Path, unit: Unit) -> Iterator[str]:
     size = 0
     for _, line in _text_lines(path):
         ends = unit == "line" or (unit == "paragraph" and not line.strip())
-        if line.strip() or lines:
+        if line.strip() or (lines and not ends):
             lines.append(line)
             size += len(line) + 1
         if lines and (ends or size > LONGEST):
-            yield "\n".join(lines).rstrip("\n")
+            yield "\n".join(lines)
             lines, size = [], 0
     if lines:
         yield "\n".join(lines).rstrip("\n")
@@ -278,7 +202,7 @@ def _separated_documents(path: Path, separator: str, column: str) -> Iterator[st
             yield row[place]
 
 
-def table_documents(builder: str, path: Path | str, column: str) -> Iterator[str]:
+def _table_documents(builder: str, path: Path | str, column: str) -> Iterator[str]:
     """A column of a table, as a stream.
 
     Args:

@@ -19,7 +19,7 @@ from prealign_cpt.text.reader import (
     guess_unit,
     kind_of,
     read_documents,
-    table_documents,
+    read_hub,
 )
 
 HUB = "hf:"
@@ -50,8 +50,7 @@ class Source:
             as `read_documents`.
         """
         if self.name.startswith(HUB):
-            texts = table_documents("", self.name.removeprefix(HUB), self.column)
-            return (text for text in texts if text.strip())
+            return read_hub(self.name.removeprefix(HUB), self.column)
         return read_documents(self.files, self.column, self.unit)
 
     def told(self) -> str:

@@ -17,7 +17,8 @@ from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write, storage_error
 from prealign_cpt.text.languages import Identifier, language_of
-from prealign_cpt.text.reader import LONGEST, Unit, cut, read_documents, read_lines
+from prealign_cpt.text.lines import read_lines
+from prealign_cpt.text.reader import LONGEST, Unit, cut, read_documents
 from prealign_cpt.text.scripts import main_script, script_shares
 from prealign_cpt.text.sources import Source, sources
 from prealign_cpt.text.split import REPEATED, Repeated, share_of, side_of
@@ -93,7 +94,7 @@ def _write_side(found: list[Source], side: str, names: list[str], column: str, o
         share = share_of(size, f"text.{side}")
         if count < FEW_DOCUMENTS:
             longest = max(200, size // (4 * FEW_DOCUMENTS))
-    held = {name: _held_out(found, share, names, name, longest) for name in names}
+    held = _held_out(found, share, names, longest) if names else {}
     for name, documents in held.items():
         if not documents:
             raise DataError(
@@ -129,9 +130,14 @@ def _parts(source: Source, longest: int) -> Iterator[str]:
         yield from cut(document, longest) if longest < LONGEST else (document,)
 
 
-def _held_out(found: list[Source], share: float, names: list[str], name: str, longest: int) -> list[str]:
-    parts = (part for source in found for part in _parts(source, longest))
-    return list(dict.fromkeys(part for part in parts if side_of(part, share, names) == name))
+def _held_out(found: list[Source], share: float, names: list[str], longest: int) -> dict[str, list[str]]:
+    """The documents of each held-out text, each once, in their order."""
+    held: dict[str, dict[str, None]] = {name: {} for name in names}
+    for source in found:
+        for part in _parts(source, longest):
+            if (side := side_of(part, share, names)) != "train":
+                held[side][part] = None
+    return {name: list(documents) for name, documents in held.items()}
 
 
 def _write_source(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prealign_cpt.lexicon import induce as module
 from prealign_cpt.lexicon.induce import Links, induce, probabilities
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
-from prealign_cpt.lexicon.spelling import usual_spellings
+from prealign_cpt.lexicon.truecase import usual_spellings
 from prealign_cpt.run.errors import DataError, MissingInputError, StorageError
 
 GERMAN = {"the": "die", "dog": "Hund", "cat": "Katze", "sees": "sieht", "big": "große", "house": "Haus", "and": "und"}

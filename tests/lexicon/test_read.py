@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prealign_cpt.lexicon.clean import clean
 from prealign_cpt.lexicon.pairs import COLUMNS, NO_PROBABILITY, Row, read_muse, read_tsv
 from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError
-from prealign_cpt.text.reader import LINE_LIMIT, read_lines
+from prealign_cpt.text.lines import LINE_LIMIT, read_lines
 
 
 def written(folder: Path, content: bytes) -> Path:

@@ -125,6 +125,21 @@ def test_the_unit_is_guessed(tmp_path: Path, content: str, unit: str, count: int
     assert len(list(read_documents([path]))) == count
 
 
+def test_a_line_of_spaces_is_blank(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n  \t\n".join(DOCUMENTS) + "\n \n", encoding="utf-8")
+    assert list(read_documents([path])) == DOCUMENTS
+
+
+def test_a_dataset_of_the_hub_is_read_like_a_file(monkeypatch: pytest.MonkeyPatch):
+    rows = [{"body": "Cafe\u0301"}, {"body": None}, {"body": "x" * 60_000}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **_: rows if name == "owner/name" else 1 / 0)
+    (found,) = sources([("hf:owner/name", Path("hf:owner/name"))], "body", None)
+    assert [len(text) for text in found.documents()] == [4, 50_000, 10_000]
+    with pytest.raises(MissingInputError, match="owner/other: cannot be read: ZeroDivisionError"):
+        list(sources([("hf:owner/other", Path("."))], "body", None)[0].documents())
+
+
 def test_a_book_without_a_blank_line_comes_in_parts(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("kuku na mbuzi\n" * 20_000, encoding="utf-8")

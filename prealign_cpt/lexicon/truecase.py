@@ -1,4 +1,4 @@
-"""Words of running text, and how they are spelled where no capital is called for."""
+"""Words of running text, and their true case: how they are spelled where no capital is called for."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable

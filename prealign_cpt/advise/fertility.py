@@ -1,4 +1,4 @@
-"""What some numbers of new tokens would save, and how often the text shows them: known before anything is trained."""
+"""Fertility by the number of new tokens: what they would save, and how often the text shows them, before training."""
 
 import tempfile
 from collections import Counter
@@ -20,7 +20,7 @@ COUNTED_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
-class Size:
+class Fertility:
     """A number of new tokens, on held-out text and on training text."""
 
     new_tokens: int
@@ -32,7 +32,7 @@ class Size:
     """Median of how often a new token stands in the training text, once over."""
 
 
-def sizes(recipe: Recipe, base: Path) -> list[Size]:
+def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
     """0 and every size of `SIZES`, as far as the text offers so many."""
     held_out = list(held_out_documents(recipe, "valid", "target"))
     before = sum(map(len, encode_plain(load_tokenizer(base), held_out)))
@@ -44,7 +44,7 @@ def sizes(recipe: Recipe, base: Path) -> list[Size]:
             sample.append(document)
         report_bytes += size
     scale = report_bytes / sum(len(document.encode()) for document in sample)
-    found = [Size(0, before, 1.0, 0.0)]
+    found = [Fertility(0, before, 1.0, 0.0)]
     for size in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             texts = [islice(training_documents(recipe, side), GUARD_DOCUMENTS) for side in ("target", "english")]
@@ -56,7 +56,7 @@ def sizes(recipe: Recipe, base: Path) -> list[Size]:
         after = sum(map(len, encode_plain(grown, held_out)))
         counts = Counter(i for ids in encode_plain(grown, sample) for i in ids)
         seen = median(scale * counts[token.id] for token in growth.tokens)
-        found.append(Size(len(growth.tokens), after, after / before, seen))
+        found.append(Fertility(len(growth.tokens), after, after / before, seen))
         if len(growth.tokens) < size:
             break
     return found
