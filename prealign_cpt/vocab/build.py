@@ -80,7 +80,7 @@ def _line(report: dict[str, Any]) -> str:
         if scripts := report["pretokenizer_changed"]:
             line += f"it was changed for {', '.join(scripts)}, and llama.cpp cannot read the grown one (docs/export.md)"
         else:
-            line += "there can be no fewer tokens per word"
+            line += "there can be no fewer tokens per word (vocab.pretokenizer, or transformers builds it itself)"
     return line
 
 

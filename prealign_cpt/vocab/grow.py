@@ -11,6 +11,7 @@ import gc
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -109,7 +110,7 @@ def grow_tokenizer(
     growth = Growth(first_id, [], cuts=measure_cuts(tokenizer.backend_tokenizer, sample))
     if isinstance(family, ByteLevel) and pretokenizer == "auto" and growth.cuts and growth.cuts.scripts:
         recut = whole_words(content, growth.cuts.scripts)
-        if recut is not None:
+        if recut is not None and _is_read_back(recut, tokenizer, base):
             content, growth = recut, replace(growth, scripts=tuple(growth.cuts.scripts))
             family = ByteLevel(Tokenizer.from_str(json.dumps(content)))
     guard = _Guard(english, tokenizer.backend_tokenizer, family, growth.scripts)
@@ -263,6 +264,21 @@ def _as_words(base: Path, family: Family, kind: str, sample: list[str]) -> bool:
     if kind == "words" and not can:
         raise RecipeError(f'vocab.kind: the tokenizer of {base} cannot look whole words up; choose "merges"')
     return can
+
+
+def _is_read_back(content: dict[str, Any], tokenizer: PreTrainedTokenizerFast, base: Path) -> bool:
+    """Whether transformers reads this tokenizer.json as it is beside the base's config.json, whose model type decides
+    the class for some bases whatever the tokenizer says (Qwen 2: tokenization_auto.py of transformers 5)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_tokenizer(tokenizer, base, folder)
+        _keep_class(folder / "tokenizer_config.json")
+        (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
+        if (base / "config.json").is_file():
+            shutil.copyfile(base / "config.json", folder / "config.json")
+        read = load_tokenizer(folder).backend_tokenizer
+    wanted = Tokenizer.from_str(json.dumps(content))
+    return bool(read.pre_tokenizer.__getstate__() == wanted.pre_tokenizer.__getstate__())
 
 
 def _keep_class(path: Path) -> None:

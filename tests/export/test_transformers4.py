@@ -56,6 +56,8 @@ def _base(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize("kind", ["llama3", "gpt2", "qwen2", "llama", "gemma3_text"])
 def test_both_read_the_same(kind: str, tmp_path: Path) -> None:
     base = _base(kind, tmp_path / "base")
+    if kind == "qwen2":  # transformers 5 goes by the model's type here, and cuts as it always did
+        AutoConfig.for_model(kind).save_pretrained(base)
     grown, out = tmp_path / "grown", tmp_path / "out"
     grow_tokenizer(base, TARGET["german"] + TARGET["russian"] + TARGET["hindi"], ENGLISH, 60, grown)
     tokenizer = AutoTokenizer.from_pretrained(grown)

@@ -1,16 +1,19 @@
 """Words that pre-tokenizers cut at their marks, and patterns that do not."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, Qwen2Tokenizer
 
 from prealign_cpt.vocab.cuts import CUT_SHARE, GPT2, is_recut, measure_cuts, whole_words
+from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer
 
-from .conftest import ENGLISH, LLAMA3, TARGET
+from .conftest import ENGLISH, LLAMA3, SPECIAL, TARGET, byte_level
 
 SCRIPTS = ["Arabic", "Devanagari", "Thai"]
 
@@ -97,3 +100,19 @@ def test_few_cut_words_change_nothing() -> None:
 )
 def test_other_kinds_are_left_alone(stages: list[Any]) -> None:
     assert whole_words(json.loads(backend(*stages).to_str()), SCRIPTS) is None
+
+
+@pytest.mark.parametrize(("model_type", "kept"), [("llama", True), ("qwen3", True), ("qwen2", False)])
+def test_a_changed_one_is_made_only_where_it_is_read_back(model_type: str, kept: bool, tmp_path: Path) -> None:
+    """transformers 5 builds the pre-tokenizer of some model types itself; what is trained and served must be one."""
+    base = byte_level(tmp_path / "base", llama3=True)
+    AutoConfig.for_model(model_type).save_pretrained(base)
+    if model_type != "llama":
+        tokenizer = Qwen2Tokenizer.from_pretrained(base, eos_token=SPECIAL, pad_token=SPECIAL, unk_token=None)
+        tokenizer.save_pretrained(base)
+    growth = grow_tokenizer(base, TARGET["hindi"], ENGLISH, 40, tmp_path / "out")
+    assert growth.scripts == (("Devanagari",) if kept else ()) and growth.cuts and growth.cuts.cut
+    text = TARGET["hindi"][0]
+    alone = load_tokenizer(tmp_path / "out").encode(text, add_special_tokens=False)
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path / "out")
+    assert load_tokenizer(tmp_path / "out").encode(text, add_special_tokens=False) == alone
