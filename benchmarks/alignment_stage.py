@@ -48,8 +48,8 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
     grow(model, recipe.align, len(new), len(old))
     statistics = TextStatistics(
-        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
-        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        read_documents(recipe.paths(recipe.text.target)),
+        read_documents(recipe.paths(recipe.text.english)),
     )
 
     def bits() -> dict[str, float]:

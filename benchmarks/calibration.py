@@ -34,8 +34,8 @@ def main(recipe_path: str, *flags: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).eval()
     grow(model, recipe.align, len(new), len(old))
     statistics = TextStatistics(
-        [read_documents([path]) for path in recipe.paths(recipe.text.target)],
-        [read_documents([path]) for path in recipe.paths(recipe.text.english)],
+        read_documents(recipe.paths(recipe.text.target)),
+        read_documents(recipe.paths(recipe.text.english)),
     )
     rows, _ = first_rows(model, old, new, pairs, statistics, recipe)
     texts = statistics.target_text, statistics.english_text

@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     tables = torch.randn(len(base), HIDDEN), torch.randn(len(base), HIDDEN)
     pairs = read_pairs(arguments.lexicon)
     began = time.process_time()
-    statistics = TextStatistics([read_documents([arguments.target])], [read_documents([arguments.english])])
+    statistics = TextStatistics(read_documents([arguments.target]), read_documents([arguments.english]))
     if arguments.one == "vecmap":
         vecmap_rows(base, grown, pairs, statistics.target_text, list(tables), 0)
         provenance = ["file"] * len(texts)

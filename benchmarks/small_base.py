@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pieces = map(Switched.unchanged, encode_many(known, tokenizer, start))
         pack(pieces, options.length, Path(folder) / "english")
-        mixture = Mixture(PackedText(Path(folder) / "english"), None, 0.0, 0)
+        mixture = Mixture([PackedText(Path(folder))], [], 0.0, 0)
         train(module, mixture, start, options)
     seconds = time.monotonic() - began
     held_out = windows(rest, 1024, 200_000)

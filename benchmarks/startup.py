@@ -62,7 +62,7 @@ def rank(options: argparse.Namespace) -> None:
         note("optimizer")
         rows = np.random.default_rng(0).integers(1, 1000, size=(options.ranks, options.length), dtype=np.int32)
         np.save(Path(place) / "rows.inputs.npy", rows)
-        mixture = Mixture(PackedText(Path(place) / "rows"), None, 0.0, seed=0)
+        mixture = Mixture([PackedText(Path(place))], [], 0.0, seed=0)
         train_step(module, optimizer, mixture, 0, recipe, 0, world, SpikeGuard())
         note("first_step")
         if world.rank == 0:

@@ -173,7 +173,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     with process_group(device) as world:
         module = sharded(Path(options.model), world, recipe.precision, options.checkpoint_activations, options.compile)
         optimizer = make_optimizer(module, recipe)
-        mixture = Mixture(PackedText(options.folder / "rows"), None, 0.0, seed=0)
+        mixture = Mixture([PackedText(options.folder)], [], 0.0, seed=0)
         StageClock()  # the peak of memory counts from here
         clock, guard = Clock(options), SpikeGuard()
         parts: dict[str, list[float]] = {}
@@ -224,7 +224,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     from prealign_cpt.run.folder import StageClock
 
     steps, size = options.warmup + options.steps, options.micro_batch * options.accumulate
-    mixture = Mixture(PackedText(options.folder / "rows"), None, 0.0, seed=0)
+    mixture = Mixture([PackedText(options.folder)], [], 0.0, seed=0)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa")
     model.config.use_cache = False  # or documents would see each other
     if options.variant == "collator":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prealign_cpt.recipe.describe import Key, sections
+from prealign_cpt.recipe.describe import Key, heading, sections
 from prealign_cpt.stages import made_anew
 
 PAGE = Path(__file__).with_name("recipe.md")
@@ -23,7 +23,7 @@ def page() -> str:
     """The page as it should be."""
     parts = [HEAD]
     for section, (about, found) in sections().items():
-        parts += [f"\n## `[{section}]`\n\n{about}\n" if section else "\n## Above all sections\n"]
+        parts += [f"\n## `{heading(section)}`\n\n{about}\n" if section else "\n## Above all sections\n"]
         parts += ["| key | type | default | what it is | anew |", "|---|---|---|---|---|", *map(_row, found)]
     return "\n".join(parts) + "\n"
 

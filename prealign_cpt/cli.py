@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prealign_cpt import __version__
 from prealign_cpt.evaluate import arguments as arguments_of_evaluation
-from prealign_cpt.parser import Parser, names, numbers, parse
+from prealign_cpt.parser import Parser, names, numbers, parse, share
 from prealign_cpt.run import launch, signals
 from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.serving import arguments as arguments_of_serving
@@ -173,6 +173,8 @@ def command_line(of_recipe: bool = False) -> Parser:
     for name, text in PARTS.items():
         add = commands.add_parser(name, help=text)
         add.add_run()
+        if name == "prepare":
+            add.add_argument("--share", type=share, help="K/N: pack every Nth shard of text from K on, beside others")
         add.set_defaults(work=_stage)
 
     add = commands.add_parser("eval", help="measure models on local files; with RECIPE.toml, run it up to eval")
@@ -233,8 +235,14 @@ def _recipe_command(options: argparse.Namespace, until: str, num_processes: int 
     if recipe.align.objective != "prealign":
         import prealign_cpt.lab.objectives  # noqa: F401  (makes their names known)
     command = Command(
-        path=path, flags=tuple(flags), redo=options.redo, reuse=reuse, accept=options.accept, skip=options.skip
-    )
+        path=path, flags=tuple(flags), redo=options.redo, reuse=reuse, accept=options.accept, skip=options.skip,
+        workers=options.workers,
+    )  # fmt: skip
+    if until == "prepare" and options.share:
+        from prealign_cpt.prepare import pack_share
+
+        pack_share(recipe, options.share, options.workers)
+        return 0
     run_parts(recipe, command, until, num_processes)
     return 0
 

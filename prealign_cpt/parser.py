@@ -30,6 +30,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--redo", metavar="STAGE", help="set a stage and those behind it aside, and make them anew")
         self.add_argument("--accept", type=names, default=(), metavar="KEYS", help="go on although these have changed")
         self.add_argument("--reuse", type=Path, metavar="RUNS", help="folder of runs: take stages made from the same")
+        self.add_argument("--workers", type=int, default=0, help="processes that read and pack text; 0: one a core")
         self.add_argument("--skip", type=names, default=(), metavar="STAGES", help="that prepare is to leave out")
 
     def format_help(self) -> str:
@@ -96,3 +97,11 @@ def names(text: str) -> tuple[str, ...]:
 def numbers(text: str) -> tuple[int, ...]:
     """Whole numbers with commas between them."""
     return tuple(int(number) for number in text.split(","))
+
+
+def share(text: str) -> tuple[int, int]:
+    """ "3/16": one of some shares, counted from 0."""
+    one, _, of = text.partition("/")
+    if not 0 <= int(one) < int(of):
+        raise ValueError
+    return int(one), int(of)

@@ -51,10 +51,13 @@ class Command:
     accept: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     """Stages that are not prepared."""
+    workers: int = 0
+    """Processes that read and pack text; 0: one for each core."""
 
     def child(self, part: str) -> list[str]:
         """Arguments that make a part in a process of its own."""
         options = ["--skip", ",".join(self.skip)] if self.skip and part == "prepare" else []
+        options += ["--workers", str(self.workers)] if self.workers and part == "prepare" else []
         options += ["--reuse", str(self.reuse)] if self.reuse else []
         options += ["--accept", ",".join(self.accept)] if self.accept else []
         return [part, str(self.path), *self.flags, *options]
@@ -164,7 +167,7 @@ def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[st
             _make(run, recipe, command, part, 1)
         elif not is_done(run, recipe, part, command.skip):
             if part == "prepare":
-                _prepare(run, recipe, command.skip)
+                _prepare(run, recipe, command)
             else:
                 {"export": _export, "eval": _evaluate}[part](run, recipe)
 
@@ -179,10 +182,10 @@ def _make_here(run: Run | None, recipe: Recipe, command: Command, parts: list[st
     make("eval")
 
 
-def _prepare(run: Run, recipe: Recipe, skip: tuple[str, ...]) -> None:
+def _prepare(run: Run, recipe: Recipe, command: Command) -> None:
     from prealign_cpt.prepare import prepare
 
-    prepare(run, recipe, skip)
+    prepare(run, recipe, command.skip, command.workers)
 
 
 def _on_ranks(

@@ -5,13 +5,17 @@
 After it everything that alignment and training read lies in the run folder.
 """
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from prealign_cpt.align.initialize import build_init
-from prealign_cpt.data.build import build_data
+from prealign_cpt.data.build import build_data, pack_shard, packing_tasks
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.lexicon.stage import build_lexicon, no_lexicon
 from prealign_cpt.model.base import resolve_base
@@ -19,39 +23,84 @@ from prealign_cpt.model.load import check_isolation, check_structure, check_toke
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.model.world import choose_device
 from prealign_cpt.recipe.schema import SIDES, Recipe
+from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import Run, say
 from prealign_cpt.run.manifest import sha256
+from prealign_cpt.run.tasks import each, num_cores
 from prealign_cpt.stages import REMEDIES, inputs
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.text.stage import build_text, sources_of
+from prealign_cpt.text.stage import build_text, entries_of
 from prealign_cpt.vocab.build import build_vocab
 
+MADE = ("lexicon", "text", "vocab", "data", "init")
 
-def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = ()) -> None:
+TASKS = ".tasks-"
+"""Begins the names of folders with what is done of a stage that works by task."""
+
+
+def task_folder(run: Path, stage: str, made_from: dict[str, object]) -> Path:
+    """Where the tasks of a stage write, until all are done."""
+    return run / f"{TASKS}{stage}-{hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def pack_share(recipe: Recipe, share: tuple[int, int], workers: int = 0) -> None:
+    """Pack every Nth shard of text from number K on, beside others who pack the rest; then `prepare` has only to put
+    them together.
+
+    Args:
+        share: K and N.
+
+    Raises:
+        MissingInputError: the text or the vocabulary is not there yet.
+    """
+    folders = {name: recipe.run / name for name in MADE}
+    for name in ("lexicon", "text", "vocab"):
+        if not folders[name].is_dir():
+            raise MissingInputError(
+                f"{folders[name]}: not there yet; make it first: prealign prepare RECIPE --skip data,init"
+            )
+    base, pairs = resolve_base(recipe.base.model), read_pairs(folders["lexicon"] / "clean.tsv")
+    tasks = packing_tasks(recipe, base, folders["vocab"], pairs)
+    own = {name: task for i, (name, task) in enumerate(tasks.items()) if i % share[1] == share[0]}
+    made_from = inputs("data", recipe, Digests(recipe.run / "digests.json"), folders)
+    each(pack_shard, own, task_folder(recipe.run, "data", made_from), workers or num_cores(), "data")
+    say(f"data: packed {len(own)} of {len(tasks)} shards")
+
+
+def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = (), workers: int = 0) -> None:
     """Make the stages before the alignment that are not there yet.
 
     Args:
         skip: stages not to make, of "data" and "init"; with "lexicon", none but the text.
+        workers: processes that read and pack text; 0: one for each core.
 
     Raises:
         as `check_inputs`, `Run.stage` and the stages.
     """
-    folders = {name: run.folder / name for name in ("lexicon", "text", "vocab", "data", "init")}
+    folders = {name: run.folder / name for name in MADE}
+    workers = workers or num_cores()
     base = None if "lexicon" in skip else check_inputs(recipe, run.digests.sha256, skip)
 
     def made_from(stage: str) -> dict[str, object]:
         return inputs(stage, recipe, run.digests, folders)
 
+    def by_task(stage: str, fill: Callable[[Path, Path, int], None]) -> None:
+        """A stage that goes on where it was stopped."""
+        scratch = task_folder(run.folder, stage, made_from(stage))
+        run.stage(stage, made_from(stage), lambda out: fill(out, scratch, workers))
+        for rest in run.folder.glob(f"{TASKS}{stage}-*"):
+            shutil.rmtree(rest)
+
     if base is not None:
         run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
-    run.stage("text", made_from("text"), lambda out: build_text(recipe, out))
+    by_task("text", partial(build_text, recipe))
     if base is None:
         return
     run.stage("vocab", made_from("vocab"), lambda out: build_vocab(recipe, base, out))
     pairs = read_pairs(folders["lexicon"] / "clean.tsv")
     if "data" not in skip:
-        run.stage("data", made_from("data"), lambda out: build_data(recipe, base, folders["vocab"], pairs, out))
+        by_task("data", partial(build_data, recipe, base, folders["vocab"], pairs))
     if "init" not in skip:
         device = choose_device(recipe.device)
         run.stage("init", made_from("init"), lambda out: build_init(recipe, base, folders["vocab"], pairs, out, device))
@@ -71,9 +120,10 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
     check_structure(base)
     if not (recipe.run / "vocab").exists():  # its weights, once before they are needed: that may be many gigabytes
         check_isolation(load_whole(base))
-    found, held_out = [source for side in SIDES for source in sources_of(recipe, side)], recipe.named_held_out()
-    for source in found:
-        next(source.documents())
+    sources, held_out = [source for side in SIDES for source in recipe.sources(side)], recipe.named_held_out()
+    found = [entry for source in sources for entry in entries_of(recipe, source)]
+    for entry in found:
+        next(entry.documents())
     for path in held_out:
         next(read_documents([path], recipe.text.column))
     if recipe.lexicon.path and not recipe.path(recipe.lexicon.path).is_file():
@@ -87,7 +137,7 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
         path = recipe.path(recipe.align.rows)
         raise MissingInputError(f"align.rows: {path}: no such file; write it first, or choose another align.init")
     evaluated = {digest_of(path) for path in held_out}
-    for path in (path for source in found for path in source.files):
+    for path in (path for entry in found for path in entry.files):
         if digest_of(path) in evaluated:
             raise RecipeError(f"{path}: stands among the training texts and among the held-out ones; choose one")
     return base

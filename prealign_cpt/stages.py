@@ -15,11 +15,11 @@ from typing import Any
 
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.recipe.file import as_dict
-from prealign_cpt.recipe.schema import SIDES, Recipe, Train
+from prealign_cpt.recipe.schema import SIDES, Recipe, Source, Train
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.manifest import folder_digest
-from prealign_cpt.text.stage import sources_of, split_off
+from prealign_cpt.text.stage import entries_of, split_off
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Reads:
     """Earlier stages, by their folders' digests."""
 
 
-TEXTS = ("text.target", "text.english")
-"""What the text stage reads; held-out texts that are named are read where they lie."""
+TEXTS = "texts"
+"""Stands for the files of all sources of text; held-out texts that are named are read where they lie."""
 
 FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
 """Keys of the training section that do not decide the weights."""
@@ -45,29 +45,40 @@ READS = {
         ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
         ("lexicon.path",),
     ),
-    "text": Reads(("text.document", "text.column", "split_off"), TEXTS),
-    "vocab": Reads(("vocab.size", "vocab.kind", "vocab.pretokenizer"), ("base.model", "vocab.tokenizer"), ("text",)),
+    "text": Reads(("text.document", "text.column", "split_off"), (TEXTS,)),
+    "vocab": Reads(
+        ("vocab.size", "vocab.kind", "vocab.pretokenizer", "weights"), ("base.model", "vocab.tokenizer"), ("text",)
+    ),
     "data": Reads(
-        ("data", "codeswitch", "base.start_token", "base.end_token", "seed", "train.steps", "train.sequences"),
+        (
+            "data",
+            "codeswitch",
+            "base.start_token",
+            "base.end_token",
+            "seed",
+            "train.steps",
+            "train.sequences",
+            "weights",
+        ),
         stages=("text", "lexicon", "vocab"),
     ),
     "init": Reads(
         (
             *("align.init", "align.untie", "align.lexicon_weight", "align.calibrate"),
-            *("base.start_token", "seed", "train.precision"),
+            *("base.start_token", "seed", "train.precision", "weights"),
         ),
         ("base.model", "align.rows"),
         ("text", "lexicon", "vocab"),
     ),
     "align": Reads(
-        ("align", "base.start_token", "data.mixed_tokenization", "seed", "train.precision"),
+        ("align", "base.start_token", "data.mixed_tokenization", "seed", "train.precision", "weights"),
         ("text.parallel_target", "text.parallel_english"),
         ("text", "lexicon", "init"),
     ),
     "train": Reads(
         (
             *(f"train.{key.name}" for key in dataclasses.fields(Train) if key.name not in FREE),
-            *("data.english_share", "codeswitch", "base.start_token", "seed"),
+            *("data.english_share", "codeswitch", "base.start_token", "seed", "weights"),
         ),
         stages=("align", "data"),
     ),
@@ -113,7 +124,9 @@ def made_anew(key: str) -> list[str]:
     return _with_dependents(
         stage
         for stage, reads in READS.items()
-        if any(key == read or key.startswith(f"{read}.") for read in (*reads.keys, *reads.files))
+        if any(
+            key == read or key.startswith(f"{read}.") for name in (*reads.keys, *reads.files) for read in _keys(name)
+        )
     )
 
 
@@ -136,11 +149,21 @@ def _with_dependents(stages: Iterable[str]) -> list[str]:
     return [name for name in READS if name in anew]
 
 
+def _keys(name: str) -> tuple[str, ...]:
+    """The keys behind what `Reads` names."""
+    plain = ("text.target", "text.english")
+    return {TEXTS: (*plain, "text.source.name", *(f"text.source.{side}" for side in SIDES)),
+            "weights": ("text.source.weight",)}.get(name, (name,))  # fmt: skip
+
+
 def _values(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Values of the recipe by their dotted keys; a name is a section or a single key. "split_off" is no key, but the
-    sets of each side that are held out because none is named."""
+    """Values of the recipe by their dotted keys; a name is a section or a single key. No keys are "split_off", the sets
+    of each side that are held out because none is named, and "weights", those of the sources that have one."""
     if name == "split_off":
         return {name: [f"{one}_{side}" for side in SIDES for one in split_off(recipe, side)]}
+    if name == "weights":
+        given = {source.name: source.weight for source in recipe.text.source if source.weight}
+        return {name: given} if given else {}
     section, _, key = name.partition(".")
     value = as_dict(recipe)[section]
     if key:
@@ -150,28 +173,29 @@ def _values(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _digests_of(key: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
     """The content of the files that a key names, by the key and, where there are several, the file's name."""
+    if key == TEXTS:
+        return {f"text.{source.name}": _source_digests(recipe, source, digests) for side in SIDES for source in
+                recipe.sources(side)}  # fmt: skip
     (value,) = _values(recipe, key).values()
     if not value or (key == "vocab.tokenizer" and not recipe.vocab.size):
         return {}
     if key == "base.model":
         return {key: _base_digests(resolve_base(recipe.base.model), digests)}
-    if key in TEXTS:
-        return {key: _source_digests(recipe, key.removeprefix("text."), digests)}
     if not isinstance(value, str):
         return {key: {f"{i}:{path.name}": _digest(key, path, digests) for i, path in enumerate(recipe.paths(value))}}
     path = recipe.path(value)
     return {key: _digest(key, path / "tokenizer.json" if key == "vocab.tokenizer" else path, digests)}
 
 
-def _source_digests(recipe: Recipe, side: str, digests: Digests) -> dict[str, Any]:
-    """The files of each source by content, many of them together; a dataset of a hub by its name alone."""
+def _source_digests(recipe: Recipe, source: Source, digests: Digests) -> dict[str, Any]:
+    """The files of a source by content, many of them together; a dataset of a hub by its name alone."""
     found: dict[str, Any] = {}
-    for i, source in enumerate(sources_of(recipe, side)):
-        own = [(path.name, _digest(f"text.{side}", path, digests)) for path in source.files]
+    for i, entry in enumerate(entries_of(recipe, source)):
+        own = [(path.name, _digest(f"text.{source.name}", path, digests)) for path in entry.files + entry.others]
         if len(own) == 1:
             found[f"{i}:{own[0][0]}"] = own[0][1]
         else:
-            found[f"{i}:{source.name}"] = hashlib.sha256(json.dumps(own).encode()).hexdigest() if own else source.name
+            found[f"{i}:{entry.name}"] = hashlib.sha256(json.dumps(own).encode()).hexdigest() if own else entry.name
     return found
 
 

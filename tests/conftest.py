@@ -170,7 +170,7 @@ def with_texts(recipe: Recipe) -> Recipe:
     out = recipe.run / "text"
     if not out.exists():
         out.mkdir(parents=True)
-        build_text(recipe, out)
+        build_text(recipe, out, out.parent / "tasks", 1)
     return recipe
 
 

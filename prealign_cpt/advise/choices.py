@@ -28,15 +28,15 @@ from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.stages import of_recipe
-from prealign_cpt.text.stage import held_out_documents, training_documents
+from prealign_cpt.text.stage import held_out_documents, text_report, training_sample
 
 NAME = "choices.json"
 
 ONLY_TEXT = ("--skip", "lexicon,vocab,data,init")
 """Options of `prealign prepare` with which it makes the texts alone."""
 
-SAMPLE = 200
-"""Documents by which the base's bytes a token are measured."""
+SAMPLE, SAMPLE_BYTES = 200, 16_000_000
+"""Documents by which the base's bytes a token are measured, evenly spread over so much text."""
 
 MANY_TIMES = 4
 """Readings of the English text behind which it no longer stands for English at large."""
@@ -120,9 +120,9 @@ def num_tokens(recipe: Recipe, base: Path, side: str) -> int:
     """Tokens of a side's training text in the base's tokenization, start and end tokens included: estimated by the
     bytes a token of a sample."""
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    report = json.loads((recipe.run / "text" / "report.json").read_text(encoding="utf-8"))[side]
-    every = max(1, report["documents"] // SAMPLE)
-    sample = list(islice(training_documents(recipe, side), 0, None, every))
+    report = text_report(recipe, side)
+    found = list(training_sample(recipe, side, SAMPLE_BYTES))
+    sample = list(islice(found, 0, None, max(1, len(found) // SAMPLE)))
     counted = sum(len(ids) + 2 for ids in encode_plain(tokenizer, sample))
     return round(report["bytes"] * counted / sum(len(document.encode()) for document in sample))
 

@@ -3,14 +3,13 @@
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from prealign_cpt.model.tokens import encode_plain
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.text.stage import held_out_documents, training_documents
-from prealign_cpt.vocab.build import GUARD_DOCUMENTS
+from prealign_cpt.text.stage import held_out_documents, text_report, training_sample
+from prealign_cpt.vocab.build import SAMPLE_BYTES
 from prealign_cpt.vocab.grow import grow_tokenizer, load_tokenizer
 
 SIZES = (250, 1000, 4000, 16000)
@@ -36,18 +35,12 @@ def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
     """0 and every size of `SIZES`, as far as the text offers so many."""
     held_out = list(held_out_documents(recipe, "valid", "target"))
     before = sum(map(len, encode_plain(load_tokenizer(base), held_out)))
-    report_bytes = 0
-    sample: list[str] = []
-    for document in training_documents(recipe, "target"):
-        size = len(document.encode())
-        if report_bytes < COUNTED_BYTES:
-            sample.append(document)
-        report_bytes += size
-    scale = report_bytes / sum(len(document.encode()) for document in sample)
+    sample = list(training_sample(recipe, "target", COUNTED_BYTES))
+    scale = text_report(recipe, "target")["bytes"] / sum(len(document.encode()) for document in sample)
     found = [Fertility(0, before, 1.0, 0.0)]
     for size in SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            texts = [islice(training_documents(recipe, side), GUARD_DOCUMENTS) for side in ("target", "english")]
+            texts = [training_sample(recipe, side, most) for side, most in SAMPLE_BYTES.items()]
             kinds = recipe.vocab.kind, recipe.vocab.pretokenizer
             growth = grow_tokenizer(base, texts[0], texts[1], size, Path(folder) / "grown", *kinds)
             grown = load_tokenizer(Path(folder) / "grown")

@@ -22,7 +22,7 @@ from prealign_cpt.run.errors import RecipeError, StorageError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.languages import language_of
-from prealign_cpt.text.stage import held_out_documents
+from prealign_cpt.text.stage import held_out_documents, text_report
 
 NAME = "recipe.toml"
 
@@ -150,7 +150,7 @@ def _size(found: list[Fertility], recipe: Recipe) -> tuple[int | str, str]:
     saved = 1 - largest.share
     if saved < FEW_SAVED:
         return 0, f"{largest.new_tokens:,} new tokens would save {saved:.0%} of the tokens, hardly worth their rows"
-    if recipe.training("target").stat().st_size < LITTLE_BYTES:
+    if text_report(recipe, "target")["bytes"] < LITTLE_BYTES:
         return 0, (
             f"{largest.new_tokens:,} new tokens would save {saved:.0%} of the tokens, but with little text the model "
             f'learns more in its old ones (docs/method.md); "auto" lets short trials decide'

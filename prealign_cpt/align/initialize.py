@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.align.calibrate import calibrate
-from prealign_cpt.align.lexicon_rows import TextStatistics, reach
+from prealign_cpt.align.lexicon_rows import SAMPLE_BYTES, TextStatistics, reach
 from prealign_cpt.align.mixture import old_pieces
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.lexicon.pairs import Pair
@@ -29,7 +29,7 @@ from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.stage import held_out_documents, training_documents
+from prealign_cpt.text.stage import held_out_documents, training_sample
 
 BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
 
@@ -59,10 +59,7 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     if added:
         size = added * model.dtype.itemsize
         say(f"align: the head is untied, each new token has two rows; {added:,} more parameters, {size / 1e6:,.0f} MB")
-    statistics = TextStatistics(
-        [training_documents(recipe, "target")],
-        [training_documents(recipe, "english")],
-    )
+    statistics = TextStatistics(*(training_sample(recipe, side, SAMPLE_BYTES) for side in ("target", "english")))
     reached = reach(texts, pairs)
     if pairs and (warning := reached.warning()):
         say(f"align: {warning}")

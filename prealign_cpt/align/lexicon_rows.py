@@ -8,7 +8,7 @@ equal share, for words not listed themselves.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,8 +20,8 @@ from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.text.scripts import is_unspaced
 
-MAX_BYTES = 8_000_000
-"""Of each text, so many UTF-8 bytes are read at most, from the beginnings of its files."""
+SAMPLE_BYTES = 8_000_000
+"""Of each text, so much is read."""
 
 _WORD, _LETTERS = re.compile(r"\w+"), re.compile(r"[^\W\d_]+")
 
@@ -33,22 +33,19 @@ class TextStatistics:
     """Words of the training texts; nothing is read before it is needed, and each text once at most.
 
     Args:
-        target, english: the documents of each file; iterated once.
-        max_bytes: bound on what is read of each text; its files share it equally.
+        target, english: documents; iterated once.
     """
 
-    def __init__(
-        self, target: Sequence[Iterable[str]], english: Sequence[Iterable[str]], max_bytes: int = MAX_BYTES
-    ) -> None:
-        self._target, self._english, self._max_bytes = target, english, max_bytes
+    def __init__(self, target: Iterable[str], english: Iterable[str]) -> None:
+        self._target, self._english = target, english
 
     @cached_property
     def target_text(self) -> list[str]:
-        return _beginning(self._target, self._max_bytes)
+        return list(self._target)
 
     @cached_property
     def english_text(self) -> list[str]:
-        return _beginning(self._english, self._max_bytes)
+        return list(self._english)
 
     @cached_property
     def english_words(self) -> Counter[str]:
@@ -216,16 +213,3 @@ def _piece_weights(translated: dict[str, float], pieces: dict[str, list[int]]) -
 def _spellings(word: str) -> list[str]:
     """A word as it is, capitalised and in capitals, without repetition."""
     return list(dict.fromkeys([word, word[:1].upper() + word[1:], word.upper()]))
-
-
-def _beginning(files: Sequence[Iterable[str]], max_bytes: int) -> list[str]:
-    """The beginning of each file; what a short file leaves over goes to those behind it."""
-    kept, left = [], max_bytes
-    for number, documents in enumerate(files):
-        stop = left - left // (len(files) - number)
-        for document in documents:
-            kept.append(document)
-            left -= len(document.encode("utf-8"))
-            if left <= stop:
-                break
-    return kept

@@ -12,7 +12,6 @@ work on is left out, and that is said once.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -37,7 +36,7 @@ from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError, RecipeError
 from prealign_cpt.run.folder import say
-from prealign_cpt.text.stage import training_documents
+from prealign_cpt.text.stage import training_sample
 
 EPS, EPS_SOFTMAX = 1e-8, 1e-4
 """Adam's epsilon, and where a term has a softmax over all rows. Through that every new row gets some gradient in every
@@ -47,8 +46,8 @@ would drift."""
 ANCHOR_POSITIONS = 8_192
 """Positions of English text in the frozen anchor: their hidden states take so many rows of the hidden size in fp32."""
 
-DOCUMENTS = 20_000
-"""Documents of a text that are read at most."""
+SAMPLE_BYTES = 16_000_000
+"""Of each text, so much is read at most."""
 
 
 class Term(Protocol):
@@ -78,12 +77,12 @@ class Material:
 
     def english(self) -> Iterator[list[int]]:
         """Token ids of English documents."""
-        documents = islice(training_documents(self.recipe, "english"), DOCUMENTS)
+        documents = training_sample(self.recipe, "english", SAMPLE_BYTES)
         return (ids.tolist() for ids in encode(documents, self.tokenizer))
 
     def target(self) -> list[str]:
         """Documents in the new language."""
-        return list(islice(training_documents(self.recipe, "target"), DOCUMENTS))
+        return list(training_sample(self.recipe, "target", SAMPLE_BYTES))
 
     def say(self, text: str) -> None:
         """Print, once for all ranks."""

@@ -1,170 +1,192 @@
-"""The data stage: text to packed training sequences.
+"""The data stage: text to packed training sequences, shard by shard.
 
-    data/target.inputs.npy  data/english.inputs.npy  data/english.labels.npy  data/report.json
-    data/english_plain.inputs.npy     English that is not switched, for codeswitch.curriculum "falling"
+    text/train/SOURCE/SHARD.jsonl --a worker each--> data/SOURCE/SHARD.inputs.npy, .labels.npy, .words.npy (pack.py)
+                                                     data/SOURCE.plain/: English that is not switched, for
+                                                     codeswitch.curriculum "falling"
+                                                     data/report.json
 
-What is drawn by chance (switched words, mixed tokenization) is drawn anew for every pass that the run will need, each
-pass packed behind the one before; the text is tokenized once.
+A packed shard is a pure function of the recipe and the text's shard. What is drawn by chance (switched words, mixed
+tokenization) is drawn anew for every pass that the run will need, each pass packed behind the one before; the text is
+tokenized once.
 """
 
-import copy
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prealign_cpt.data.codeswitch import Respeller, Switched, Switcher
 from prealign_cpt.data.mixture import Mixture, PackedText, falling
 from prealign_cpt.data.pack import Packed, encode_many, pack
+from prealign_cpt.data.report import data_report
 from prealign_cpt.data.word_spans import Documents
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.tokens import frame
-from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.model.tokens import frame, num_ids
+from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.text.stage import training_documents
+from prealign_cpt.run.tasks import each
+from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import shard_path, text_report
 
 MOST_PASSES = 16
 """Passes over a text that get chance of their own; later ones repeat them."""
 
+ESTIMATED_BYTES = 4_000_000
+"""Of a source, by which its tokens are estimated where it is longer."""
 
-def build_data(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: Path) -> None:
+
+def build_data(
+    recipe: Recipe, base: Path, grown: Path, pairs: list[Pair], out: Path, scratch: Path, workers: int
+) -> None:
     """Fill `out` with packed text.
 
     Args:
         base, grown: folders of the base tokenizer and of the one grown from it.
         pairs: the training half of the lexicon.
+        scratch: folder of what is done by task, which may be there from an earlier start.
 
     Raises:
         DataError: a text is too short to fill one sequence, or the English text has no words.
     """
-    tokenizer = AutoTokenizer.from_pretrained(grown, local_files_only=True)
-    base_tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    documents = _Counted(training_documents(recipe, "target"))
-    packed = {"target": _pack_target(recipe, documents, tokenizer, base_tokenizer, out)}
-    if recipe.data.english_share > 0:
-        packed |= _pack_english(recipe, tokenizer, pairs, out)
-    report: dict[str, Any] = {name: text.counts for name, text in packed.items()}
-    for name, counts in report.items():
-        say(
-            f"data: {name}: {counts['documents']} documents, {counts['sequences']} sequences of "
-            f"{recipe.data.sequence_length}, {counts['fill']:.1%} filled, {counts['dropped_tokens']} tokens left over"
-        )
-    passes = packed["target"].documents / documents.count
-    report["target"]["bytes_per_token"] = round(documents.bytes * passes / packed["target"].tokens, 4)
-    mixture = read_mixture(recipe, out)
-    used: dict[str, list[int]] = {name: [] for name in packed}
-    for n in range(_total(recipe)):
-        name, row = mixture.locate(n)
-        used[name].append(row)
-    labels = np.unique(mixture.target.labels[sorted(set(used["target"]))])
-    report["new_tokens_labelled"] = int((labels >= len(base_tokenizer)).sum())
-    report["sequences_used"] = {name: len(rows) for name, rows in used.items()}
-    if recipe.data.mixed_tokenization > 0:
-        report["target"] |= _replaced(packed["target"], "respelled")
-    if "english" in packed:
-        report["english"] |= _replaced(packed["english"], "switched")
-        replay = [name for name in packed if name != "target"]
-        words = sum(int(packed[name].words_R[used[name]].sum()) for name in replay)
-        switched = sum(int(packed[name].switched_R[used[name]].sum()) for name in replay)
-        report["english"]["switched_share_used"] = round(switched / words, 4) if words else 0.0
+    tasks = packing_tasks(recipe, base, grown, pairs)
+    done = each(pack_shard, tasks, scratch, workers, "data")
+    packed: dict[str, Packed] = {}
+    for name, counts in done.items():
+        of_shard, text = Packed(**counts), name.partition("/")[0]
+        packed[text] = packed[text] + of_shard if text in packed else of_shard
+    for text, counts in packed.items():
+        if not counts.sequences:
+            raise DataError(
+                f"{text}: {counts.tokens} tokens do not fill one sequence of {counts.length}; "
+                "give more text or lower data.sequence_length"
+            )
+        (out / text).mkdir()
+        for path in (scratch / text).glob("*.npy"):
+            shutil.move(path, out / text / path.name)
+    report = data_report(recipe, packed, read_mixture(recipe, out), out, num_ids(_tokenizer(base)))
     atomic_write(out / "report.json", json.dumps(report, indent=1))
 
 
 def read_mixture(recipe: Recipe, folder: Path) -> Mixture:
     """The mixture of the texts that `build_data` has put into a folder."""
-    replay = recipe.data.english_share > 0
-    return Mixture(
-        PackedText(folder / "target"),
-        PackedText(folder / "english") if replay else None,
-        recipe.data.english_share,
-        recipe.seed,
-        PackedText(folder / "english_plain") if replay and recipe.codeswitch.curriculum == "falling" else None,
-        _total(recipe),
+    target, english, plain = (
+        [PackedText(folder / name) for name in _names(recipe, kind)] for kind in ("target", "english", "english_plain")
     )
+    weights = {side: recipe.weights(side) for side in SIDES}
+    return Mixture(target, english, recipe.data.english_share, recipe.seed, plain, recipe.num_sequences, weights)
 
 
-class _Counted:
-    """Documents, and how many there were and of how many bytes once they have been read."""
+@dataclass(frozen=True)
+class PackingTask:
+    """What a packed shard is made from."""
 
-    def __init__(self, documents: Iterator[str]) -> None:
-        self._documents, self.count, self.bytes = documents, 0, 0
+    recipe: Recipe
+    base: Path
+    grown: Path
+    pairs: tuple[Pair, ...]
+    kind: str
+    """Of `Mixture.texts`."""
+    text: Path
+    first: int
+    """Number of its first document on its side: which words are drawn depends on it."""
+    passes: int
 
-    def __iter__(self) -> Iterator[str]:
-        for document in self._documents:
-            self.count += 1
-            self.bytes += len(document.encode())
-            yield document
+
+def packing_tasks(recipe: Recipe, base: Path, grown: Path, pairs: list[Pair]) -> dict[str, PackingTask]:
+    """The shards that are to be packed, by the names of their files without suffix."""
+    tasks = {}
+    for kind in ("target", "english", "english_plain"):
+        side, first = kind.partition("_")[0], 0
+        names = _names(recipe, kind)
+        sources = text_report(recipe, side)["sources"] if names else []
+        rows = [_rows(recipe, source, _tokenizer(grown)) for source in sources]
+        shares = recipe.weights(side) or [one / sum(rows) for one in rows]
+        for name, source, expected, share in zip(names, sources, rows, shares, strict=True):
+            passes = math.ceil(_drawn(recipe, kind) * share / expected)
+            for shard, documents, _ in source["shards"]:
+                tasks[f"{name}/{shard}"] = PackingTask(
+                    *(recipe, base, grown, tuple(pairs), kind, shard_path(recipe, source["name"], shard), first),
+                    passes=min(MOST_PASSES, max(1, passes)),
+                )
+                first += documents
+    return tasks
 
 
-def _pack_target(
-    recipe: Recipe,
-    documents: _Counted,
-    tokenizer: PreTrainedTokenizerBase,
-    base_tokenizer: PreTrainedTokenizerBase,
-    out: Path,
-) -> Packed:
+def pack_shard(task: PackingTask, out: Path) -> dict[str, int]:
+    """Pack a shard into `out`.inputs.npy and so on; the counts, as `Packed` takes them."""
+    recipe, tokenizer = task.recipe, _tokenizer(task.grown)
+    documents = read_documents([task.text], recipe.text.column)
     encoded = encode_many(documents, tokenizer, *frame(tokenizer, recipe))
-    length, share = recipe.data.sequence_length, recipe.data.mixed_tokenization
-    if share == 0:
-        return pack(map(Switched.unchanged, encoded), length, out / "target")
-    respeller = Respeller(tokenizer, base_tokenizer, share)
-    needed = math.ceil(_total(recipe) * (1 - recipe.data.english_share))
-    parts = (
-        respeller.respell_many(documents, recipe.seed, epoch, first)
-        for epoch, first, documents in _passes(list(encoded), needed, length)
-    )
-    return pack(parts, length, out / "target")
+    switch, seed = recipe.codeswitch, recipe.seed
+    parts: Iterator[Switched]
+    if task.kind == "target" and not recipe.data.mixed_tokenization:
+        parts = map(Switched.unchanged, encoded)
+    elif task.kind == "target":
+        respeller = _respeller(task.base, task.grown, recipe.data.mixed_tokenization)
+        parts = (respeller.respell_many(some, seed, epoch, first) for epoch, first, some in _passes(encoded, task))
+    else:
+        switcher = _switcher(task.grown, task.pairs, switch.ratio if task.kind == "english" else 0.0, switch.labels)
+        parts = (switcher.switch_many(some, seed, epoch, first) for epoch, first, some in _passes(encoded, task))
+    return vars(pack(parts, recipe.data.sequence_length, out, with_labels=task.kind == "english"))
 
 
-def _pack_english(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], out: Path
-) -> dict[str, Packed]:
-    documents = training_documents(recipe, "english")
-    encoded = list(encode_many(documents, tokenizer, *frame(tokenizer, recipe)))
-    switcher = Switcher(tokenizer, pairs, recipe.codeswitch.ratio, recipe.codeswitch.labels)
-    length, needed = recipe.data.sequence_length, math.ceil(_total(recipe) * recipe.data.english_share)
-    falls = recipe.codeswitch.curriculum == "falling"
-    parts = (
-        switcher.switch_many(documents, recipe.seed, epoch, first)
-        for epoch, first, documents in _passes(encoded, falling(needed, needed) if falls else needed, length)
-    )
-    packed = {"english": pack(parts, length, out / "english", with_labels=True)}
-    if not packed["english"].words:
-        raise DataError("text.english: no words were found in it; is it English text?")
-    if falls:
-        plain = copy.copy(switcher)
-        plain.ratio = 0.0
-        parts = (plain.switch_many(documents, recipe.seed, 0, 0) for documents in encoded)
-        packed["english_plain"] = pack(parts, length, out / "english_plain")
-    return packed
+_tokenizer = lru_cache(2)(lambda folder: AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
-def _total(recipe: Recipe) -> int:
-    """Sequences of the whole run."""
-    return recipe.train.steps * recipe.train.sequences
+@lru_cache(2)
+def _switcher(grown: Path, pairs: tuple[Pair, ...], ratio: float, labels: Any) -> Switcher:
+    return Switcher(_tokenizer(grown), list(pairs), ratio, labels)
 
 
-def _passes(encoded: list[Documents], needed: int, length: int) -> Iterator[tuple[int, int, Documents]]:
-    """Pass, number of the first document, documents: as many passes as fill about `needed` rows of a length."""
-    rows = max(1, sum(len(documents.ids) for documents in encoded) // length)
-    for epoch in range(min(MOST_PASSES, max(1, math.ceil(needed / rows)))):
-        first = 0
-        for documents in encoded:
+@lru_cache(1)
+def _respeller(base: Path, grown: Path, share: float) -> Respeller:
+    return Respeller(_tokenizer(grown), _tokenizer(base), share)
+
+
+def _names(recipe: Recipe, kind: str) -> list[str]:
+    """Folders of the packed texts of a kind."""
+    side, _, plain = kind.partition("_")
+    if (side == "english" and not recipe.data.english_share) or (plain and recipe.codeswitch.curriculum != "falling"):
+        return []
+    return [source.name + (".plain" if plain else "") for source in recipe.sources(side)]
+
+
+def _drawn(recipe: Recipe, kind: str) -> int:
+    """Sequences of a kind that need chance of their own."""
+    if kind == "target":
+        return (
+            math.ceil(recipe.num_sequences * (1 - recipe.data.english_share)) if recipe.data.mixed_tokenization else 1
+        )
+    replay = math.ceil(recipe.num_sequences * recipe.data.english_share)
+    if recipe.codeswitch.curriculum == "falling":
+        return falling(replay, replay) if kind == "english" else 1
+    return replay
+
+
+def _rows(recipe: Recipe, source: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Sequences that a source fills, 1 or more; of a long one, estimated by its beginning."""
+    tokens, size = 0, 0
+    for shard, _, _ in source["shards"]:
+        documents = read_documents([shard_path(recipe, source["name"], shard)], recipe.text.column)
+        while size < ESTIMATED_BYTES and (some := list(islice(documents, 256))):
+            tokens += sum(len(one.ids) for one in encode_many(some, tokenizer, *frame(tokenizer, recipe)))
+            size += sum(len(document.encode()) for document in some)
+    return max(1, int(tokens * source["bytes"] / size) // recipe.data.sequence_length)
+
+
+def _passes(encoded: Iterator[Documents], task: PackingTask) -> Iterator[tuple[int, int, Documents]]:
+    """Pass, number of the first document, documents."""
+    kept = list(encoded) if task.passes > 1 else encoded
+    for epoch in range(task.passes):
+        first = task.first
+        for documents in kept:
             yield epoch, first, documents
             first += len(documents)
-
-
-def _replaced(text: Packed, what: str) -> dict[str, float]:
-    """How many words were replaced, for the report."""
-    return {
-        "words": text.words,
-        "chosen": text.chosen,
-        what: text.switched,
-        f"{what}_share": round(text.switched / text.words, 4) if text.words else 0.0,
-    }

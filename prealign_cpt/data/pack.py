@@ -23,7 +23,6 @@ from transformers import PreTrainedTokenizerBase
 from prealign_cpt.data.codeswitch import Switched
 from prealign_cpt.data.word_spans import Documents, Ids
 from prealign_cpt.model.tokens import encode_plain
-from prealign_cpt.run.errors import DataError
 
 DOCUMENTS_AT_ONCE = 256
 """Documents per call of the tokenizer, which works on them in parallel."""
@@ -34,28 +33,27 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` has written.
+    """Counts of what `pack` has written; addable.
 
     Args:
         documents, tokens: all that were given; the start tokens count.
+        sequences: rows.
         length: tokens per row.
         words, chosen, switched: sums of those of the parts.
-        words_R, switched_R: int64 [R], words that begin in each row, and those of them that were replaced.
     """
 
     documents: int
     tokens: int
+    sequences: int
     length: int
     words: int
     chosen: int
     switched: int
-    words_R: NDArray[np.int64]  # noqa: N815
-    switched_R: NDArray[np.int64]  # noqa: N815
 
-    @property
-    def sequences(self) -> int:
-        """How many rows there are."""
-        return len(self.words_R)
+    def __add__(self, other: "Packed") -> "Packed":
+        assert self.length == other.length
+        sums = {key: value + getattr(other, key) for key, value in vars(self).items()}
+        return Packed(**sums | {"length": self.length})
 
     @property
     def counts(self) -> dict[str, float]:
@@ -72,18 +70,16 @@ class Packed:
 
 
 def pack(parts: Iterable[Switched], length: int, out: Path, with_labels: bool = False) -> Packed:
-    """Write `out.inputs.npy`, and `out.labels.npy` if asked.
+    """Write `out.inputs.npy`, `out.labels.npy` if asked, and where words were looked for `out.words.npy`: int32 [R, 2],
+    the words that begin in each row, and those of them that were replaced.
 
     Args:
         parts: documents in order, some at a time.
         length: tokens per row.
         out: path without suffix.
-
-    Raises:
-        DataError: the text does not fill one row.
     """
     sums = np.zeros(5, dtype=np.int64)
-    marks = [np.empty((2, 0), dtype=np.int64)]
+    marks = [np.empty((0, 2), dtype=np.int32)]
     paths = {name: out.with_name(f"{out.name}.{name}.npy") for name in ("inputs", "labels")[: 1 + with_labels]}
     with ExitStack() as stack:
         files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
@@ -94,20 +90,15 @@ def pack(parts: Iterable[Switched], length: int, out: Path, with_labels: bool = 
             for name, file in files.items():
                 getattr(rows, name).tofile(file)
             of_rows = rows.marks.reshape(-1, length)
-            marks.append(np.stack([(of_rows > 0).sum(1), (of_rows == 2).sum(1)]))
-        words_R, switched_R = np.concatenate(marks, axis=1)
+            marks.append(np.stack([(of_rows > 0).sum(1), (of_rows == 2).sum(1)], axis=1, dtype=np.int32))
+        words_R2 = np.concatenate(marks)
         for file in files.values():
             file.seek(0)
-            _write_header(file, len(words_R), length)
+            _write_header(file, len(words_R2), length)
     documents, tokens, words, chosen, switched = sums.tolist()
-    if not len(words_R):
-        for path in paths.values():
-            path.unlink()
-        raise DataError(
-            f"{out.name}: {tokens} tokens do not fill one sequence of {length}; "
-            "give more text or lower data.sequence_length"
-        )
-    return Packed(documents, tokens, length, words, chosen, switched, words_R, switched_R)
+    if words:
+        np.save(out.with_name(f"{out.name}.words.npy"), words_R2)
+    return Packed(documents, tokens, len(words_R2), length, words, chosen, switched)
 
 
 def _rows(parts: Iterable[Switched], length: int) -> Iterator[tuple[Switched, NDArray[np.int64]]]:

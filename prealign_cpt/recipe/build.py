@@ -81,6 +81,8 @@ def build(kind: Any, content: dict[str, Any], prefix: str, faults: Faults) -> An
         needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if dataclasses.is_dataclass(hint) and (name in given or needed):
             values[name] = _section(hint, given.get(name, {}), prefix + name, faults)
+        elif (table := table_of(hint)) and name in given:
+            values[name] = _tables(table, given[name], prefix + name, faults)
         elif name in given:
             try:
                 values[name] = _value(hint, given[name], f.metadata)
@@ -91,6 +93,19 @@ def build(kind: Any, content: dict[str, Any], prefix: str, faults: Faults) -> An
         if needed and name not in values:
             values[name] = _nothing(hint)
     return kind(**values)
+
+
+def table_of(hint: Any) -> Any:
+    """Of a field that holds tables, [[text.source]], their dataclass; None of others."""
+    arguments = typing.get_args(hint)
+    return arguments[0] if arguments and dataclasses.is_dataclass(arguments[0]) else None
+
+
+def _tables(kind: Any, content: Any, key: str, faults: Faults) -> tuple[Any, ...]:
+    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+        faults.add(key, f"expected tables [[{key}]], got {content!r}")
+        return ()
+    return tuple(build(kind, one, f"{key}[{i}].", faults) for i, one in enumerate(content))
 
 
 def _section(kind: Any, content: Any, key: str, faults: Faults) -> Any:

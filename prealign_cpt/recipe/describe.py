@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prealign_cpt.recipe import schema
-from prealign_cpt.recipe.build import fields
+from prealign_cpt.recipe.build import fields, table_of
 from prealign_cpt.recipe.file import toml
 from prealign_cpt.recipe.schema import AUTO, Recipe
 
@@ -37,16 +37,29 @@ class Key:
 def sections() -> dict[str, tuple[str, list[Key]]]:
     """By section, "" for the keys above all: what it holds, and its keys in the order of the schema."""
     nested = [(f.name, hint) for f, hint in fields(Recipe) if dataclasses.is_dataclass(hint)]
-    return {name: (_line(kind.__doc__), _keys(kind, name)) for name, kind in [("", Recipe), *nested]}
+    found = {}
+    for name, kind in [("", Recipe), *nested]:
+        found[name] = (_line(kind.__doc__), _keys(kind, name))
+        tables = [(f"{name}.{f.name}", table) for f, hint in fields(kind) if (table := table_of(hint))]
+        found |= {key: (_line(table.__doc__), _keys(table, key)) for key, table in tables}
+    return found
+
+
+def heading(section: str) -> str:
+    """As it stands in TOML: a section, or one of several tables."""
+    return f"[[{section}]]" if "." in section else f"[{section}]"
 
 
 def help_text(width: int) -> str:
     """The keys as the end of a command's help, in lines of at most `width` characters."""
     lines = ["", "keys of the recipe, each of them also a flag; values as in TOML (lists in brackets and quotes):"]
     for section, (about, found) in sections().items():
-        lines += ["", f"[{section}] {about}" if section else "above all sections"]
+        lines += ["", f"{heading(section)} {about}" if section else "above all sections"]
         for key in found:
-            lines.append(f"  --{key.name}  {key.kind}; {f'default {key.default}' if key.default else 'must be given'}")
+            flag = "" if section.count(".") else "--"
+            lines.append(
+                f"  {flag}{key.name}  {key.kind}; {f'default {key.default}' if key.default else 'must be given'}"
+            )
             lines += textwrap.wrap(key.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines) + "\n"
 
@@ -79,6 +92,8 @@ def _kind(hint: Any) -> str:
         return " | ".join(map(toml, arguments))
     if typing.get_origin(hint) is tuple:
         inner = arguments[0]
+        if dataclasses.is_dataclass(inner):
+            return "tables"
         return f"list of {_kind(inner)}" + ("" if typing.get_args(inner) else "s")
     return {int: "whole number", float: "number", str: "string", bool: "true | false"}[hint]
 

@@ -8,14 +8,17 @@ of them.
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prealign_cpt.recipe.build import Faults, build, closest, fields, key_types
-from prealign_cpt.recipe.schema import AUTO, Recipe
+from prealign_cpt.recipe.schema import AUTO, SIDES, Recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
+
+PLAIN_NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
 def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) -> Recipe:
@@ -52,7 +55,7 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
 def left_open(recipe: Recipe) -> list[str]:
     """Keys whose value is to be chosen before the run: those that are "auto", and `base.start_token` and `text.english`
     if they are empty."""
-    empty = ("base.start_token", "text.english")
+    empty = ["base.start_token", *([] if recipe.sources("english") else ["text.english"])]
     return [key for key, value in dotted(recipe).items() if value == AUTO or (key in empty and not value)]
 
 
@@ -66,7 +69,7 @@ def as_dict(value: Any) -> Any:
     """A recipe or one of its sections as plain JSON types, without `folder`."""
     if dataclasses.is_dataclass(value):
         return {f.name: as_dict(getattr(value, f.name)) for f, _ in fields(type(value))}
-    return list(value) if isinstance(value, tuple) else value
+    return [as_dict(one) for one in value] if isinstance(value, tuple) else value
 
 
 def as_toml(recipe: Recipe) -> str:
@@ -74,10 +77,16 @@ def as_toml(recipe: Recipe) -> str:
     top, sections = "", ""
     for key, value in as_dict(recipe).items():
         if isinstance(value, dict):
-            sections += f"\n[{key}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in value.items())
+            tables = {k: v for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+            sections += f"\n[{key}]\n" + _lines({k: v for k, v in value.items() if k not in tables})
+            sections += "".join(f"\n[[{key}.{k}]]\n{_lines(one)}" for k, v in tables.items() for one in v)
         else:
             top += f"{key} = {toml(value)}\n"
     return top + sections
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {toml(value)}\n" for key, value in values.items())
 
 
 def as_flags(changes: dict[str, Any]) -> list[str]:
@@ -136,8 +145,9 @@ def _check_whole(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     """What one key alone cannot tell: the keys that it concerns, the first of which is to blame, and the complaint."""
     if not recipe.name or set(recipe.name) & set("/\\\0\n") or recipe.name.startswith("."):
         yield ("name",), f"{recipe.name!r} must be a plain folder name"
-    if not recipe.text.target:
-        yield ("text.target",), "empty; name at least one file, folder or pattern"
+    if not recipe.sources("target"):
+        yield ("text.target",), "missing; name at least one file, folder or pattern"
+    yield from _check_sources(recipe)
     for section, pair in (
         (recipe.text, ("text.general_target", "text.general_english")),
         (recipe.text, ("text.parallel_target", "text.parallel_english")),
@@ -166,3 +176,21 @@ def _check_whole(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             ("train.decay", "train.warmup"),
             f"warmup {train.warmup} and decay {train.decay} are together more than 1",
         )
+
+
+def _check_sources(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
+    names = [source.name for side in SIDES for source in recipe.sources(side)]
+    for i, source in enumerate(recipe.text.source):
+        key = f"text.source[{i}]"
+        if not PLAIN_NAME.fullmatch(source.name):
+            yield (f"{key}.name",), f"{source.name!r} must be a plain file name: letters, digits, - and _"
+        elif names.count(source.name) > 1:
+            yield (f"{key}.name",), f"another text is called {source.name!r} too; choose another name"
+        if not source.target and not source.english:
+            yield (key,), "names no text; give it target or english, or both for parallel text"
+    for side in SIDES:
+        weights = {source.name: source.weight for source in recipe.sources(side)}
+        if any(weights.values()) and not all(weights.values()):
+            without = ", ".join(name for name, weight in weights.items() if not weight)
+            told = f" (the list text.{side} has none: make it a source)" if not weights.get(side, 1.0) else ""
+            yield ("text.source",), f"of the {side} side {without} has no weight, others have{told}"

@@ -49,14 +49,34 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """One of several texts of a side, with a weight of its own. With `target` alone it is text in the new language,
+    with `english` alone replay; with both it is parallel text, line n of one beside line n of the other, and counts as
+    target text: its documents are a sentence and its translation, in either order."""
+
+    name: str
+    """Of its own, a plain file name."""
+    target: tuple[str, ...] = ()
+    """As `text.target`."""
+    english: tuple[str, ...] = ()
+    """As `text.english`."""
+    weight: float = number(0.0, least=0.0)
+    """Its part of the side's sequences is its weight's of the side's weights. Either all sources of a side have one or
+    none; without weights all of them are read equally often."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Text:
     """Files, folders, globs, or datasets of a hub ("hf:owner/name"): plain text, JSON lines, CSV, Parquet or Arrow, in
     UTF-8, packed or not."""
 
-    target: tuple[str, ...]
+    target: tuple[str, ...] = ()
     """Training text in the new language."""
     english: tuple[str, ...] = ()
-    """Training text in English, for replay and code-switching; empty: a default that is fetched."""
+    """Training text in English, for replay and code-switching; empty, and without a source of that side: a default that
+    is fetched."""
+    source: tuple[Source, ...] = ()
+    """More texts, each a table [[text.source]]."""
     document: Literal["auto", "file", "line", "paragraph"] = "auto"
     """What a document is in plain files; "paragraph": blank lines part documents. "auto": guessed, and said."""
     column: str = "text"
@@ -304,6 +324,11 @@ class Recipe:
     """Where the recipe's file lies; set by `load_recipe`."""
 
     @property
+    def num_sequences(self) -> int:
+        """Sequences of the whole run."""
+        return self.train.steps * self.train.sequences
+
+    @property
     def run(self) -> Path:
         """The run folder."""
         return Path(self.out) / self.name
@@ -320,9 +345,17 @@ class Recipe:
         """`path` of each value."""
         return [self.path(value) for value in values]
 
-    def training(self, side: str) -> Path:
-        """The training text of a side ("target" or "english") as the text stage wrote it."""
-        return self.run / "text" / f"{side}.train.jsonl"
+    def sources(self, side: str) -> list[Source]:
+        """The training texts of a side: its plain list, as a source called after it, and the sources that name it;
+        parallel text is of the side "target"."""
+        plain = getattr(self.text, side)
+        found = [Source(name=side, **{side: plain})] if plain else []
+        return found + [one for one in self.text.source if (side == "target") == bool(one.target)]
+
+    def weights(self, side: str) -> list[float]:
+        """Of the side's sources, summing to 1; empty where they have none."""
+        given = [source.weight for source in self.sources(side)]
+        return [weight / sum(given) for weight in given] if any(given) else []
 
     def held_out(self, name: str, side: str) -> Path | None:
         """The held-out text of a set ("valid", "test", "general") and a side: the file that the recipe names, or what
@@ -344,8 +377,12 @@ class Recipe:
 
     def anywhere(self) -> "Recipe":
         """The same recipe with absolute paths, so that it means the same files wherever it is read."""
-        paths = [key.name for key in dataclasses.fields(self.text) if key.name not in ("document", "column")]
+        paths = [key.name for key in dataclasses.fields(self.text) if key.name not in ("document", "column", "source")]
         text = {name: self._absolute(getattr(self.text, name)) for name in paths}
+        text["source"] = tuple(
+            dataclasses.replace(one, target=self._absolute(one.target), english=self._absolute(one.english))
+            for one in self.text.source
+        )
         questions = ("clka", "transfer_train", "transfer_test")
         model = Path(self.base.model).expanduser()
         changed = {

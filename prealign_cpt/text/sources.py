@@ -1,15 +1,21 @@
 """What a recipe names as text to the files behind it: files, folders, globs, datasets of a hub.
 
-"corpus/"  "news-*.jsonl.gz"  "hf:owner/name"  --sources--> Source(files, unit)  --documents--> documents
+"corpus/"  "news-*.jsonl.gz"  "hf:owner/name"  --entries--> Entry(files, unit)  --documents--> documents
+                                                            Entry --groups--> Entries of some files each
+"a.en" beside "a.de"                           --parallel--> Entry(files, others)  --documents--> sentence, translation
 """
 
 import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
+from unicodedata import normalize
+from zlib import crc32
 
 from prealign_cpt.run.errors import DataError, MissingInputError
+from prealign_cpt.text.lines import read_lines
 from prealign_cpt.text.reader import (
     JSON_LINES,
     NO_TEXT,
@@ -30,7 +36,7 @@ MANY_FILES, SMALL_BYTES = 10, 100_000
 
 
 @dataclass(frozen=True)
-class Source:
+class Entry:
     """One entry of a recipe's list of texts."""
 
     name: str
@@ -42,6 +48,23 @@ class Source:
     column: str
     passed_over: tuple[str, ...] = ()
     """Kinds of files in a folder that are not read, with how many there are."""
+    others: tuple[Path, ...] = ()
+    """Of parallel text, the translation of each file, line by line."""
+
+    def groups(self, least_bytes: int) -> list["Entry"]:
+        """The entry in parts of consecutive files, each of so many bytes or more but for the last."""
+        parts: list[list[int]] = [[]]
+        size = 0
+        for i, path in enumerate(self.files):
+            if size >= least_bytes:
+                parts.append([])
+                size = 0
+            parts[-1].append(i)
+            size += path.stat().st_size
+        pick = [
+            (tuple(self.files[i] for i in part), tuple(self.others[i] for i in part if self.others)) for part in parts
+        ]
+        return [replace(self, files=files, others=others) for files, others in pick]
 
     def documents(self) -> Iterator[str]:
         """Its documents, in the order of its files.
@@ -51,6 +74,8 @@ class Source:
         """
         if self.name.startswith(HUB):
             return read_hub(self.name.removeprefix(HUB), self.column)
+        if self.others:
+            return _translations(self.files, self.others)
         return read_documents(self.files, self.column, self.unit)
 
     def told(self) -> str:
@@ -62,26 +87,63 @@ class Source:
             "paragraph": "blank lines part documents",
         }
         rest = f"; passed over: {', '.join(self.passed_over)}" if self.passed_over else ""
+        if self.others:
+            return files + "a sentence and its translation are a document"
         return files + (units[self.unit] if self.unit else f"documents in {self.column!r}") + rest
 
 
-def sources(names: Iterable[tuple[str, Path]], column: str, unit: Unit | None) -> list[Source]:
-    """The sources that a recipe names.
+def entries(names: Iterable[tuple[str, Path]], column: str, unit: Unit | None) -> list[Entry]:
+    """The entries that a recipe names.
 
     Args:
         names: each entry as the recipe has it, and the path that it means.
-        column, unit: as of `read_documents`; a unit that is None is guessed for each source.
+        column, unit: as of `read_documents`; a unit that is None is guessed for each entry.
 
     Raises:
         MissingInputError: nothing is there.
         DataError: a folder has no file that is read.
     """
-    return [_source(name, path, column, unit) for name, path in names]
+    return [_entry(name, path, column, unit) for name, path in names]
 
 
-def _source(name: str, path: Path, column: str, unit: Unit | None) -> Source:
+def parallel(english: list[Entry], target: list[Entry]) -> list[Entry]:
+    """Parallel text, of the entries of both languages.
+
+    Raises:
+        DataError: they have not equally many files, or not plain ones.
+    """
+    files, others = ([path for entry in side for path in entry.files] for side in (english, target))
+    name = " beside ".join(", ".join(entry.name for entry in side) for side in (english, target))
+    if len(files) != len(others) or not files:
+        raise DataError(
+            f"{name}: {len(files)} English files and {len(others)} in the new language; parallel text has a file of "
+            "one beside each of the other"
+        )
+    if strange := [path for path in files + others if kind_of(path) in (*JSON_LINES, *SEPARATED, *TABLES)]:
+        raise DataError(f"{strange[0]}: parallel text is read from plain files, line n beside line n")
+    return [Entry(name, tuple(files), None, "", others=tuple(others))]
+
+
+def _translations(files: Iterable[Path], others: Iterable[Path]) -> Iterator[str]:
+    """A line and its translation, or the other way round, by a hash of both; pairs of which one is blank are left out.
+
+    Raises:
+        DataError: one file is longer than the other.
+    """
+    for english, target in zip(files, others, strict=True):
+        lines = zip_longest(read_lines(english, None), read_lines(target, None))
+        for one, other in lines:
+            if one is None or other is None:
+                short, (number, _) = (english, other) if one is None else (target, one)
+                raise DataError(f"{short}: ends before line {number} of its translation; lines belong together")
+            pair = [normalize("NFC", text).strip() for _, text in (one, other)]
+            if all(pair):
+                yield "\n".join(pair if crc32("\n".join(pair).encode()) % 2 else reversed(pair))
+
+
+def _entry(name: str, path: Path, column: str, unit: Unit | None) -> Entry:
     if name.startswith(HUB):
-        return Source(name, (), None, column)
+        return Entry(name, (), None, column)
     passed_over: tuple[str, ...] = ()
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
@@ -106,7 +168,7 @@ def _source(name: str, path: Path, column: str, unit: Unit | None) -> Source:
     plain = [file for file in files if kind_of(file) not in (*JSON_LINES, *SEPARATED, *TABLES)]
     if plain and unit is None:
         unit = _common_unit(plain)
-    return Source(name, tuple(files), unit if plain else None, column, passed_over)
+    return Entry(name, tuple(files), unit if plain else None, column, passed_over)
 
 
 def _hidden(path: Path) -> bool:

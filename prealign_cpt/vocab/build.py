@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -14,12 +13,12 @@ from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.scripts import unspaced_share
-from prealign_cpt.text.stage import held_out_documents, training_documents
+from prealign_cpt.text.stage import held_out_documents, training_sample
 from prealign_cpt.vocab.cuts import CUT_SHARE
 from prealign_cpt.vocab.grow import Growth, grow_tokenizer, load_tokenizer, take_tokenizer, unreachable
 
-GUARD_DOCUMENTS = 20_000
-"""English documents whose tokenization the vocabulary stage protects, and target documents it learns from."""
+SAMPLE_BYTES = {"target": 100_000_000, "english": 20_000_000}
+"""Of the target text, so much is learned from; of the English, so much keeps its tokens."""
 
 HELDOUT_LINES = 2_000
 """English lines on which the share of changed tokenizations is measured."""
@@ -32,14 +31,14 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
         RecipeError: the base tokenizer is of a kind that cannot be grown, or the given one was not grown from it.
     """
 
-    def first(side: str) -> Iterable[str]:
-        return islice(training_documents(recipe, side), GUARD_DOCUMENTS)
+    def sample(side: str) -> Iterable[str]:
+        return training_sample(recipe, side, SAMPLE_BYTES[side])
 
     if recipe.vocab.tokenizer and recipe.vocab.size:
         growth = take_tokenizer(base, recipe.path(recipe.vocab.tokenizer), recipe.vocab.size, out)
     else:
         growth = grow_tokenizer(
-            *(base, first("target"), first("english"), recipe.vocab.size, out),
+            *(base, sample("target"), sample("english"), recipe.vocab.size, out),
             *(recipe.vocab.kind, recipe.vocab.pretokenizer),
         )
     tokenizer = load_tokenizer(out)
@@ -54,7 +53,7 @@ def build_vocab(recipe: Recipe, base: Path, out: Path) -> None:
         new_ids,
     )
     report |= {"new_tokens": len(new_ids), "whole_words": growth.words, **_cuts(growth)}
-    report["unreachable"] = len(unreachable(tokenizer, new_ids, first("target")))
+    report["unreachable"] = len(unreachable(tokenizer, new_ids, sample("target")))
     lines = [f"{t.id}\t{t.text!r}\t{t.left}\t{t.right}\t{t.count}" for t in growth.tokens]
     atomic_write(out / "new_tokens.tsv", "\n".join(["id\ttext\tleft\tright\tcount", *lines]) + "\n")
     atomic_write(out / "report.json", json.dumps(report, indent=1))

@@ -31,17 +31,20 @@ def build(recipe_file: Path, base: Path, grown: Path, name: str, *flags: str) ->
     recipe = with_texts(load_recipe(recipe_file, list(flags)))
     out = recipe_file.parent / name
     out.mkdir()
-    build_data(recipe, base, grown, LEXICON, out)
+    build_data(recipe, base, grown, LEXICON, out, out.with_name(f"{name}.tasks"), 1)
     return recipe, out, json.loads((out / "report.json").read_text())
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.is_file())
 
 
 def test_constant_switching(recipe_file: Path, base_folder: Path, grown: Path):
     _, out, report = build(recipe_file, base_folder, grown, "data")
-    assert names(out) == ["english.inputs.npy", "english.labels.npy", "report.json", "target.inputs.npy"]
+    assert names(out) == [
+        *(f"english/00000-000.{kind}.npy" for kind in ("inputs", "labels", "words")),
+        *("report.json", "target/00000-000.inputs.npy"),
+    ]
     english, target = report["english"], report["target"]
     text = (recipe_file.parent / "target.txt").read_text(encoding="utf-8").split("\n\n")
     size = sum(len(document.encode()) for document in text)
@@ -57,12 +60,12 @@ def test_constant_switching(recipe_file: Path, base_folder: Path, grown: Path):
 def test_the_share_used_is_counted_in_the_rows_that_are_read(recipe_file: Path, base_folder: Path, grown: Path):
     recipe, out, report = build(recipe_file, base_folder, grown, "data", "--codeswitch.ratio", "1.0")
     mixture = read_mixture(recipe, out)
-    rows = [row for name, row in map(mixture.locate, range(24)) if name == "english"]
+    rows = [row for name, _, row in map(mixture.locate, range(24)) if name == "english"]
     tokenizer = AutoTokenizer.from_pretrained(grown)
     begins = np.array(
         [text.startswith(" ") and text[1:].isalpha() for text in map(tokenizer.decode, range(len(tokenizer)))]
     )
-    inputs, labels = mixture.english.inputs[rows], mixture.english.labels[rows]
+    inputs, labels = map(np.stack, zip(*map(mixture.texts["english"][0].row, rows), strict=True))
     switched = (labels != inputs) & (labels != -100)
     # The first words of lines begin without a space; here they are few, and not switched words are counted by it.
     words = (begins[labels] & (labels != -100)).sum()
@@ -73,7 +76,7 @@ def test_the_share_used_is_counted_in_the_rows_that_are_read(recipe_file: Path, 
 def test_falling_switching(recipe_file: Path, base_folder: Path, grown: Path):
     flags = ["--codeswitch.curriculum", "falling", "--train.sequences", "16", "--codeswitch.ratio", "1.0"]
     recipe, out, report = build(recipe_file, base_folder, grown, "data", *flags)
-    assert "english_plain.inputs.npy" in names(out) and "english_plain.labels.npy" not in names(out)
+    assert "english.plain/00000-000.inputs.npy" in names(out) and "english.plain/00000-000.labels.npy" not in names(out)
     assert report["sequences_used"] == {"target": 72, "english": 12, "english_plain": 12}
     mixture = read_mixture(recipe, out)
     _, labels = mixture.rows(list(range(96)))
@@ -84,7 +87,7 @@ def test_falling_switching(recipe_file: Path, base_folder: Path, grown: Path):
     english = report["english"]
     assert 0.35 < english["switched_share_used"] / english["switched_share"] < 0.65
     _, other, _ = build(recipe_file, base_folder, grown, "constant", "--codeswitch.ratio", "1.0")
-    assert sha256(other / "target.inputs.npy") == sha256(out / "target.inputs.npy")
+    assert sha256(other / "target/00000-000.inputs.npy") == sha256(out / "target/00000-000.inputs.npy")
 
 
 def test_every_pass_is_switched_anew(recipe_file: Path, base_folder: Path, grown: Path):
@@ -93,7 +96,7 @@ def test_every_pass_is_switched_anew(recipe_file: Path, base_folder: Path, grown
     passes, rest = divmod(report["english"]["documents"], 32)
     assert passes > 2 and rest == 0
     start = AutoTokenizer.from_pretrained(grown).bos_token_id
-    stream = np.load(out / "english.inputs.npy").ravel()
+    stream = np.load(out / "english/00000-000.inputs.npy").ravel()
     documents = np.split(stream, np.flatnonzero(stream == start))[1:-1]
     assert len({tuple(ids) for ids in documents[::32]}) > 2, "document 0 in each pass"
 
@@ -107,14 +110,14 @@ def test_soft_labels_are_the_arrays_of_input_only(recipe_file: Path, base_folder
 def test_mixed_tokenization_of_target_text(recipe_file: Path, base_folder: Path, grown: Path):
     _, plain, before = build(recipe_file, base_folder, grown, "plain")
     _, mixed, after = build(recipe_file, base_folder, grown, "mixed", "--data.mixed_tokenization", "0.5")
-    assert sha256(plain / "english.inputs.npy") == sha256(mixed / "english.inputs.npy")
+    assert sha256(plain / "english/00000-000.inputs.npy") == sha256(mixed / "english/00000-000.inputs.npy")
     assert (
         after["target"]["tokens"] / after["target"]["documents"]
         > before["target"]["tokens"] / before["target"]["documents"]
     )
     assert 0 < after["target"]["respelled_share"] < 0.5
     tokenizer = AutoTokenizer.from_pretrained(grown)
-    texts = [tokenizer.decode(np.load(folder / "target.inputs.npy").ravel()) for folder in (plain, mixed)]
+    texts = [tokenizer.decode(np.load(folder / "target/00000-000.inputs.npy").ravel()) for folder in (plain, mixed)]
     length = min(map(len, texts)) - 40
     assert texts[0][:length] == texts[1][:length]
 
@@ -122,7 +125,7 @@ def test_mixed_tokenization_of_target_text(recipe_file: Path, base_folder: Path,
 def test_without_replay(recipe_file: Path, base_folder: Path, grown: Path):
     flags = ["--data.english_share", "0.0", "--codeswitch.curriculum", "falling"]
     recipe, out, report = build(recipe_file, base_folder, grown, "data", *flags)
-    assert names(out) == ["report.json", "target.inputs.npy"] and "english" not in report
+    assert names(out) == ["report.json", "target/00000-000.inputs.npy"] and "english" not in report
     assert len(read_mixture(recipe, out).rows([0, 5, 23])[0]) == 3
 
 
@@ -141,4 +144,4 @@ def _on_a_rank(rank: int, size: int, recipe_file: Path, base: Path, grown: Path)
 def test_every_process_packs_the_same_bytes(recipe_file: Path, base_folder: Path, grown: Path):
     with_texts(load_recipe(recipe_file))
     one, other = run_ranks(2, _on_a_rank, recipe_file, base_folder, grown)
-    assert one == other and len(one) == 5
+    assert one == other and len(one) == 8

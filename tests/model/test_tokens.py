@@ -48,9 +48,9 @@ def test_every_document_ends_with_it_and_it_is_learned(recipe_file: Path, tmp_pa
     prepare(Run(recipe.run), recipe)
     end, start = tokenizer.convert_tokens_to_ids("</s>"), start_token_id(tokenizer, recipe)
     mixture = read_mixture(recipe, recipe.run / "data")
-    assert mixture.english is not None
-    for packed in (mixture.target, mixture.english):
-        inputs, labels = np.asarray(packed.inputs).ravel(), np.asarray(packed.labels).ravel()
+    for packed in (mixture.texts["target"][0], mixture.texts["english"][0]):
+        rows = [packed.row(number) for number in range(len(packed))]
+        inputs, labels = (np.concatenate([row[i] for row in rows]) for i in (0, 1))
         starts = np.flatnonzero(inputs == start)
         assert len(starts) > 8
         assert (inputs[starts[starts > 0] - 1] == end).all(), "one document ends before another begins"

@@ -52,7 +52,7 @@ evaluate.transfer_test evaluate.transfer_train evaluate.window_bytes language le
 lexicon.max_translations lexicon.path lexicon.swapped
 name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.column text.document text.english text.general_english text.general_target text.parallel_english
-text.parallel_target text.target
+text.parallel_target text.source text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
 train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log train.lr
 train.micro_batch train.optimizer
@@ -127,7 +127,7 @@ def test_every_section_is_read(file: Path):
         ("steps = 3", 'steps = 3\ninit = "random"', ["align.init", "'random'", "'subword+lexicon'"]),
         ('target = ["de.txt"]', 'target = "de.txt"', ["text.target", "list of strings"]),
         ('target = ["de.txt"]', 'target = ["de.txt", 5]', ["text.target", "list of strings"]),
-        ('target = ["de.txt"]', "target = []", ["text.target", "empty"]),
+        ('target = ["de.txt"]', "target = []", ["text.target", "missing"]),
         ("size = 10", "", ["vocab.size: left open"]),
         ('language = "German"', "", ["language: missing"]),
         ('language = "German"', 'language = "German"\nserve = 5', ["serve", "section"]),

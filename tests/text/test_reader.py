@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from prealign_cpt.run.errors import DataError, MissingInputError
 from prealign_cpt.text.reader import cut, guess_unit, read_documents
-from prealign_cpt.text.sources import sources
+from prealign_cpt.text.sources import entries
 
 DOCUMENTS = ["Habari ya asubuhi.\nKaribu nyumbani kwetu.", "Maji ni uhai, na mto ni mrefu.", "Ünï 漢字"]
 PLAIN = "\n\n".join(DOCUMENTS) + "\n"
@@ -134,10 +134,10 @@ def test_a_line_of_spaces_is_blank(tmp_path: Path):
 def test_a_dataset_of_the_hub_is_read_like_a_file(monkeypatch: pytest.MonkeyPatch):
     rows = [{"body": "Cafe\u0301"}, {"body": None}, {"body": "x" * 60_000}]
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **_: rows if name == "owner/name" else 1 / 0)
-    (found,) = sources([("hf:owner/name", Path("hf:owner/name"))], "body", None)
+    (found,) = entries([("hf:owner/name", Path("hf:owner/name"))], "body", None)
     assert [len(text) for text in found.documents()] == [4, 50_000, 10_000]
     with pytest.raises(MissingInputError, match="owner/other: cannot be read: ZeroDivisionError"):
-        list(sources([("hf:owner/other", Path("."))], "body", None)[0].documents())
+        list(entries([("hf:owner/other", Path("."))], "body", None)[0].documents())
 
 
 def test_a_book_without_a_blank_line_comes_in_parts(tmp_path: Path):
@@ -164,7 +164,7 @@ def test_cutting_prefers_line_ends_then_spaces():
 
 class TestSources:
     def named(self, *paths: Path, unit: str | None = None) -> list:
-        return sources([(path.name, path) for path in paths], "text", unit)
+        return entries([(path.name, path) for path in paths], "text", unit)
 
     def test_a_folder_of_articles(self, tmp_path: Path):
         for i in range(12):

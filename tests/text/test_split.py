@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.split import Repeated, place, share_of, side_of, stretches
+from prealign_cpt.text.split import Repeated, place, share_of, side_of, stretches, stretches_of
 from prealign_cpt.text.stage import build_text, held_out_documents, training_documents
 from tests.conftest import START
 
@@ -71,7 +71,7 @@ class TestStage:
         recipe = load_recipe(path, list(flags), auto=True)
         out = recipe.run / "text"
         out.mkdir(parents=True)
-        build_text(recipe, out)
+        build_text(recipe, out, recipe.run / "tasks", 1)
         sets = {name: set(held_out_documents(recipe, name, "target")) for name in ("valid", "test")}
         return {**sets, "train": set(training_documents(recipe, "target"))}
 
@@ -93,7 +93,7 @@ class TestStage:
             (recipe_path.parent / "corpus" / f"copy{i}.txt").write_text(document.replace("x30 ", "x31 ") + " mwisho")
         capsys.readouterr()
         found = self.built(recipe_path, "--name", "again")
-        known = Repeated(found["valid"] | found["test"])
+        known = Repeated(stretches_of(found["valid"] | found["test"]))
         assert all(known.share(document) < 0.5 for document in found["train"])
         assert "documents left out that repeat held-out text" in capsys.readouterr().out
 

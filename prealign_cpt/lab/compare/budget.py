@@ -30,7 +30,7 @@ from prealign_cpt.model.tokens import frame
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import atomic_write, sha256
-from prealign_cpt.text.stage import training_documents
+from prealign_cpt.text.stage import text_report, training_sample
 from prealign_cpt.train.composition import step_flops
 
 SAMPLE_BYTES = 16_000_000
@@ -164,18 +164,15 @@ _MEASURED: dict[tuple[str, ...], tuple[float, int]] = {}
 
 def measured(recipe: Recipe, folder: Path) -> tuple[float, int]:
     """Tokens per byte of the training text by a folder's tokenizer, start and end tokens included; the text's bytes."""
-    file = recipe.training("target")
-    key = (sha256(folder / "tokenizer.json"), str(file))
+    key = (sha256(folder / "tokenizer.json"), str(recipe.run))
     if key not in _MEASURED:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        every = max(1, math.ceil(file.stat().st_size / SAMPLE_BYTES))
-        sample, size = [], 0
-        for i, document in enumerate(training_documents(recipe, "target")):
-            size += len(document.encode())
-            if i % every == 0:
-                sample.append(document)
+        sample = list(training_sample(recipe, "target", SAMPLE_BYTES))
         tokens = sum(len(documents.ids) for documents in encode_many(sample, tokenizer, *frame(tokenizer, recipe)))
-        _MEASURED[key] = tokens / sum(len(document.encode()) for document in sample), size
+        _MEASURED[key] = (
+            tokens / sum(len(document.encode()) for document in sample),
+            text_report(recipe, "target")["bytes"],
+        )
     return _MEASURED[key]
 
 

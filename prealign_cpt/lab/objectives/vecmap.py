@@ -22,7 +22,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prealign_cpt.align.lexicon_rows import TextStatistics, check_lexicon
+from prealign_cpt.align.lexicon_rows import SAMPLE_BYTES, TextStatistics, check_lexicon
 from prealign_cpt.align.mixture import Mixture, mean_weights, old_pieces, subword_mixture
 from prealign_cpt.align.rows import old_tables
 from prealign_cpt.data.pack import encode
@@ -32,7 +32,7 @@ from prealign_cpt.model.tokens import num_ids, token_texts
 from prealign_cpt.model.vectors import encode_words
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.stage import training_documents
+from prealign_cpt.text.stage import training_sample
 
 WINDOW = 5
 """Tokens to each side that are context; one at distance d counts 1 / d."""
@@ -59,7 +59,7 @@ def write_vecmap(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out
     """
     base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
     inputs, outputs = old_tables(load_whole(base), num_ids(base_tokenizer))
-    statistics = TextStatistics([training_documents(recipe, "target")], [])
+    statistics = TextStatistics(training_sample(recipe, "target", SAMPLE_BYTES), [])
     check_lexicon(pairs, statistics)
     tables = {"input": inputs} | ({} if outputs is None else {"output": outputs})
     rows = vecmap_rows(base_tokenizer, tokenizer, pairs, statistics.target_text, list(tables.values()), recipe.seed)
