@@ -230,7 +230,7 @@ def _without(copy: Path, *stages: str) -> None:
         shutil.rmtree(copy / stage)
 
 
-@pytest.mark.parametrize("name", ["align/model.safetensors", "data/target.inputs.npy"])
+@pytest.mark.parametrize("name", ["align/model.safetensors", "data/target/00000-000.inputs.npy"])
 def test_training_does_not_start_from_a_damaged_stage(recipe: Path, copy: Path, name: str, capsys: Any) -> None:
     _without(copy, "train", "export", "eval")
     _flip(copy / name)

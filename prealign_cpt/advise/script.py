@@ -6,7 +6,7 @@ shows how much new tokens can save.
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel
@@ -15,7 +15,7 @@ from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import batches, score, windows
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tokens import encode_plain, is_byte_token
-from prealign_cpt.text.scripts import main_script, script_shares
+from prealign_cpt.text.scripts import main_script, script_shares, unspaced_share
 
 WINDOW_BYTES, TEXT_BYTES = 512, 8_000
 
@@ -25,7 +25,8 @@ class Script:
     """How a base reads a text."""
 
     scripts: dict[str, float]
-    tokens_a_word: float
+    spelling: str
+    """Tokens a word, or characters a token where no spaces part words; in words."""
     bytes_a_token: float
     pieces_of_characters: float
     """Share of the tokens that are a part of a character."""
@@ -51,15 +52,17 @@ def look(model: PreTrainedModel | None, base: Path, start_token: str, documents:
     texts = windows(documents, WINDOW_BYTES, TEXT_BYTES)
     ids = [i for one in encode_plain(tokenizer, texts) for i in one]
     size = sum(len(text.encode()) for text in texts)
-    words = sum(len(text.split()) for text in texts)
+    spelling = f"{len(ids) / max(1, sum(len(text.split()) for text in texts)):.2f} tokens a word"
+    if unspaced_share("\n".join(texts)) > 0.5:
+        spelling = f"{sum(map(len, texts)) / len(ids):.2f} characters a token"
     part = {i: "\ufffd" in tokenizer.decode([i]) or is_byte_token(tokenizer.convert_ids_to_tokens(i)) for i in set(ids)}
     parts = sum(part[i] for i in ids)
-    found = Script(script_shares(texts), len(ids) / max(1, words), size / len(ids), parts / len(ids))
+    found = Script(script_shares(texts), spelling, size / len(ids), parts / len(ids))
     if model is None:
         return found
     start, module = tokenizer.convert_tokens_to_ids(start_token), LanguageModelLoss(model)
     bits = [score(module, batches(lines, tokenizer, start, 2048)).bits_per_byte for lines in (texts, _shuffled(texts))]
-    return Script(found.scripts, found.tokens_a_word, found.bytes_a_token, found.pieces_of_characters, *bits)
+    return replace(found, bits=bits[0], shuffled_bits=bits[1])
 
 
 def advice(target: Script, english: Script, pairs: list[Pair]) -> list[str]:
@@ -72,7 +75,7 @@ def advice(target: Script, english: Script, pairs: list[Pair]) -> list[str]:
             f"{target.order_gain:+.3f} with its words shuffled (English: {english.bits:.3f}, {english.order_gain:+.3f})"
         )
     told.append(
-        f"it spells it in {target.tokens_a_word:.2f} tokens a word (English {english.tokens_a_word:.2f}), "
+        f"it spells it in {target.spelling} (English: {english.spelling}), "
         f"{target.bytes_a_token:.2f} bytes a token, {target.pieces_of_characters:.0%} of the tokens parts of characters"
     )
     if pairs:

@@ -2,8 +2,8 @@
 
 Sequence `n` of the run is English or target by a fixed interleaving of the recipe's share, and of one source of its
 side by another; its place in that text is a permutation of the epoch. English may be twofold, switched and plain, the
-first giving way to the second. Ranks read `n + rank, n + rank + world, ...`, so any number of ranks reads the same global
-batches, and the position of a run is the number of sequences consumed.
+first giving way to the second. Ranks read `n + rank, n + rank + world, ...`, so any number of ranks reads the same
+global batches, and the position of a run is the number of sequences consumed.
 """
 
 from bisect import bisect_right

@@ -23,6 +23,7 @@ from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 from prealign_cpt.run.manifest import sha256
 from prealign_cpt.text.lines import read_lines
 from prealign_cpt.text.reader import read_documents
+from prealign_cpt.text.stage import held_out_by_source
 
 LANGUAGES = ("target", "english")
 
@@ -162,8 +163,9 @@ def data_of(recipe: Recipe, lexicon: Path) -> EvaluationData:
     settings = recipe.evaluate
 
     def sets(language: str) -> tuple[tuple[str, Path], ...]:
-        found = ((name, recipe.held_out(name, language)) for name in HELD_OUT_SETS)
-        return tuple((name, path) for name, path in found if path)
+        found = [(name, recipe.held_out(name, language)) for name in HELD_OUT_SETS]
+        apart = ((f"test/{name}", path) for name, path in held_out_by_source(recipe, "test", language).items())
+        return (*((name, path) for name, path in found if path), *apart)
 
     def optional(path: str) -> Path | None:
         return recipe.path(path) if path else None

@@ -76,9 +76,16 @@ def summary(subject: Subject, data: EvaluationData, outcomes: dict[str, Outcome]
     `transfer`: {"acc_english", "acc_target", "gap", "acc_shuffled", "chance", "layer", "target_texts"}.
     `mixed`: {"target", "english": share of letters of the other script, "target_letters", ...}, or None and a "reason".
 
+    `by_source`: {"target", "english": {source: bits per byte of its held-out text}}, where a side has several.
+
     What was not measured is not there.
     """
     scores = _texts(subject, data, outcomes["language_model"].result)
+    for language in LANGUAGES:
+        for name, _ in getattr(data, language):
+            if name.startswith("test/"):
+                bits = _value(outcomes["language_model"].result, f"{language}/{name}/bits_per_byte")
+                scores.setdefault("by_source", {}).setdefault(language, {})[name.removeprefix("test/")] = bits
     words = outcomes["words"].result
     if isinstance(p1 := words.get("english_to_target/p1_csls"), Figure):
         scores["retrieval"] = {
@@ -154,4 +161,7 @@ def _value(result: Result, name: str) -> float | None:
 def _line(scores: dict[str, Any]) -> str:
     test = scores["test"]
     words = f", held-out words P@1 {scores['retrieval']['p1']:.3f}" if "retrieval" in scores else ""
-    return f"target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte{words}"
+    apart = "".join(
+        f", {name} {bits:.3f}" for found in scores.get("by_source", {}).values() for name, bits in found.items()
+    )
+    return f"target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte{apart}{words}"

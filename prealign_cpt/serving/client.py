@@ -290,7 +290,10 @@ def ask(base_url: str, request: Callable[[openai.OpenAI], Any], key: str | None 
         try:
             answer = request(_client(base_url, key or os.environ.get(VARIABLE, ""), TIMEOUT))
         except openai.NotFoundError as error:
-            raise UnavailableError(f"{base_url}: {_said(error)}; see {base_url}/models for what is served") from error
+            remedy = f"see {base_url}/models for what is served"
+            if not base_url.rstrip("/").endswith("/v1"):
+                remedy = f"is {base_url.rstrip('/')}/v1 meant?"
+            raise UnavailableError(f"{base_url}: {_said(error)}; {remedy}") from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise RecipeError(f"{base_url}: the key is refused; give the server's key in {VARIABLE}") from error
         except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:

@@ -121,6 +121,17 @@ def held_out_documents(recipe: Recipe, name: str, side: str) -> Iterator[str]:
     return read_documents([path], recipe.text.column) if path else iter(())
 
 
+def held_out_by_source(recipe: Recipe, name: str, side: str) -> dict[str, Path]:
+    """Of a held-out text that was split off several sources, the part of each that has one."""
+    if name not in split_off(recipe, side):
+        return {}
+    paths = {
+        source.name: _apart(recipe.run / "text" / f"{side}.{name}.jsonl", source.name)
+        for source in recipe.sources(side)
+    }
+    return {source: path for source, path in paths.items() if path.is_file()}
+
+
 @dataclass(frozen=True)
 class _Group:
     """A task: some files of a source, and what is split off them."""
@@ -217,7 +228,12 @@ def _write_held_out(path: Path, documents: dict[str, str], column: str, side: st
     atomic_write(path, "".join(_line(document, column) for document in documents))
     for source in sources if len(sources) > 1 else ():
         if own := [document for document, of in documents.items() if of == source]:
-            atomic_write(path.with_suffix(f".{source}.jsonl"), "".join(_line(document, column) for document in own))
+            atomic_write(_apart(path, source), "".join(_line(document, column) for document in own))
+
+
+def _apart(path: Path, source: str) -> Path:
+    """The part that a source has of a held-out text."""
+    return path.with_suffix(f".{source}.jsonl")
 
 
 def _write(task: tuple[_Group, str, int], prefix: Path) -> dict[str, Any]:

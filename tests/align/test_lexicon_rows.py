@@ -20,7 +20,7 @@ def weights_of(tokenizer, text: str, pairs: list[Pair], statistics: TextStatisti
 
 
 def english(text: str, target: str = "Haus Fluss und") -> TextStatistics:
-    return TextStatistics([[target]], [[text]])
+    return TextStatistics([target], [text])
 
 
 def test_an_ambiguous_english_word_counts_less(tokenizer):
@@ -100,29 +100,23 @@ def test_an_order_of_pairs_means_nothing(tokenizer):
 )
 def test_lexicons_that_cannot_serve(tokenizer, pairs: list[Pair], text: str, message: str):
     with pytest.raises(DataError, match=message):
-        lexicon_mixture([" Haus", " Baum"], tokenizer, pairs, TextStatistics([[text]], [["the house"]]))
+        lexicon_mixture([" Haus", " Baum"], tokenizer, pairs, TextStatistics([text], ["the house"]))
 
 
 def test_a_language_whose_words_no_spaces_part(tokenizer):
-    statistics = TextStatistics([["这房子很大"]], [["the house"]])
+    statistics = TextStatistics(["这房子很大"], ["the house"])
     assert lexicon_mixture(["房子"], tokenizer, [Pair("house", "房子")], statistics).covered_M.all()
 
 
-def test_text_is_read_when_it_is_needed_and_not_beyond_the_bound():
+def test_text_is_read_when_it_is_needed_and_once():
     read = []
 
     def documents(name: str):
-        for number in range(100):
+        for number in range(3):
             read.append((name, number))
             yield "Wörter " * 10
 
-    statistics = TextStatistics([documents("target")], [documents("english")], max_bytes=200)
+    statistics = TextStatistics(documents("target"), documents("english"))
     assert read == []
-    assert len(statistics.target_text) == len(statistics.target_text) == 3, "80 bytes each"
+    assert len(statistics.target_text) == len(statistics.target_text) == 3
     assert read == [("target", number) for number in range(3)]
-
-
-def test_files_share_the_bound():
-    files = [["a" * 10] * 2, ["b" * 10] * 50, ["c" * 10] * 50]
-    text = TextStatistics(files, [], max_bytes=100).target_text
-    assert [sum(document[0] == letter for document in text) for letter in "abc"] == [2, 4, 4]

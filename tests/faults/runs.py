@@ -49,7 +49,7 @@ class Watched(Mixture):
     """Notes the sequences that are read; may do something first, at the step that is given."""
 
     def __init__(self, folder: Path, act: Callable[[int], None]) -> None:
-        super().__init__(PackedText(folder / "text"), None, 0.0, seed=3)
+        super().__init__([PackedText(folder)], [], 0.0, seed=3)
         self.act = act
         self.read: list[tuple[int, str]] = []
 

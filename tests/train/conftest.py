@@ -50,7 +50,7 @@ def write_models(folder: Path) -> Path:
 
 def mixture(folder: Path) -> Mixture:
     """The batches of that text."""
-    return Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
+    return Mixture([PackedText(folder)], [], 0.0, seed=3)
 
 
 def reference(

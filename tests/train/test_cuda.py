@@ -55,7 +55,7 @@ def test_a_step_in_bf16_learns(tmp_path: Path, compiled: bool, mode: Any) -> Non
         module = sharded(tmp_path / "base", world, "bf16", mode, compiled)
         assert module.model.config._attn_implementation == DOCUMENTS
         optimizer = make_optimizer(module, recipe)
-        mixture = Mixture(PackedText(tmp_path / "text"), None, 0.0, seed=3)
+        mixture = Mixture([PackedText(tmp_path)], [], 0.0, seed=3)
         losses = [
             train_step(module, optimizer, mixture, step, recipe, 0, world, SpikeGuard()).loss for step in range(8)
         ]

@@ -47,7 +47,7 @@ class Tampered(Mixture):
     """Does something at the moment in which the sequences of a step are read."""
 
     def __init__(self, folder: Path, step: int = -1, act: Any = None) -> None:
-        super().__init__(PackedText(folder / "text"), None, 0.0, seed=3)
+        super().__init__([PackedText(folder)], [], 0.0, seed=3)
         self.step, self.act = step, act
 
     def rows(self, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

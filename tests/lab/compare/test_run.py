@@ -226,9 +226,9 @@ def _read_from_disk(run: Path, budget: Plan) -> int:
     """Bytes of the target sequences that the training read, decoded, and of the alignment stage."""
     tokenizer = AutoTokenizer.from_pretrained(run / "align", local_files_only=True)
     target, english = (PackedText(run / "data" / name) for name in ("target", "english"))
-    mixture = Mixture(target, english, budget.english_share, int(run.name[-1]))
+    mixture = Mixture([target], [english], budget.english_share, int(run.name[-1]))
     located = (mixture.locate(n) for n in range(budget.steps * budget.sequences))
-    rows = [target.inputs[row] for name, row in located if name == "target"]
+    rows = [target.row(row)[0] for name, _, row in located if name == "target"]
     return budget.align_bytes + sum(len(tokenizer.decode(r, skip_special_tokens=True).encode()) for r in rows)
 
 
