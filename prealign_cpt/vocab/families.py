@@ -29,6 +29,12 @@ from prealign_cpt.text.scripts import JOINERS, is_letters
 from prealign_cpt.vocab.learn import Piece, Word
 
 SPACE = "\u2581"
+LONGEST = 32
+"""Characters of a new token at most: longer ones are of few texts."""
+
+MANY_DOCUMENTS = 20
+"""Below so many documents, nothing is said by how many of them a word stands in."""
+
 LONG = 32
 """Characters of a word that is learned from as it is; longer ones are taken apart."""
 
@@ -64,7 +70,7 @@ class Family(ABC):
         self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab(with_added_tokens=False)
 
-    def words(self, documents: Iterable[str], whole: bool = False) -> Counter[Word]:
+    def words(self, documents: Iterable[str], whole: bool = False, least_documents: int = 1) -> Counter[Word]:
         """Every word of the documents as base tokens, with its count: every pretoken; in SentencePiece every run of
         spaces with the run of other characters after it, where characters without a base token stand as themselves.
 
@@ -73,10 +79,19 @@ class Family(ABC):
                 spaces are, come in parts that begin at letters: learning takes time by their length, and pieces that
                 would reach over the border of two parts are merely counted less often. Of more than `LEARNED` letters
                 in rare words every second, third ... word stands for as many.
+            least_documents: words of fewer are left out, where there are `MANY_DOCUMENTS`.
         """
         units: Counter[str] = Counter()
+        found_in: Counter[str] = Counter()
+        read = 0
         for document in documents:
-            units.update(self._units(document))
+            read += 1
+            own = Counter(self._units(document))
+            units.update(own)
+            if least_documents > 1:
+                found_in.update(own.keys())
+        if least_documents > 1 and read >= MANY_DOCUMENTS:
+            units = Counter({unit: units[unit] for unit, number in found_in.items() if number >= least_documents})
         if not whole:
             for unit in [unit for unit in units if len(unit) > LONG]:
                 count = units.pop(unit)
@@ -275,7 +290,9 @@ def grow_model(path: Path, vocab: Mapping[str, int], pieces: Mapping[str, Piece]
 
 
 def worth_a_piece(text: str) -> bool:
-    """No digit, and at least one letter, mark or character beyond ASCII."""
+    """No digit, and at least one letter, mark or character beyond ASCII; not too long."""
+    if len(text) > LONGEST:
+        return False
     kinds = [unicodedata.category(character)[0] for character in text]
     return "N" not in kinds and ("L" in kinds or not text.isascii())
 

@@ -28,7 +28,7 @@ from prealign_cpt.text.scripts import unspaced_share
 from prealign_cpt.vocab.cuts import SAMPLE, Cuts, is_recut, measure_cuts, whole_words
 from prealign_cpt.vocab.families import ByteLevel, Family, SentencePiece, grow_model
 from prealign_cpt.vocab.learn import Learner, Piece, Word
-from prealign_cpt.vocab.words import learn_words
+from prealign_cpt.vocab.words import LEAST_DOCUMENTS, learn_words
 
 MODEL = "tokenizer.model"
 _WORD = re.compile(r"[^\W\d_]+")
@@ -116,7 +116,8 @@ def grow_tokenizer(
     guard = _Guard(english, tokenizer.backend_tokenizer, family, growth.scripts)
     as_words = _as_words(base, family, kind, sample)
     if as_words:
-        pieces, witnesses = learn_words(family.words(target, whole=True), guard.words(), family.text, size), list[str]()
+        words = family.words(target, whole=True, least_documents=LEAST_DOCUMENTS)
+        pieces, witnesses = learn_words(words, guard.words(), family.text, size), list[str]()
     else:
         pieces, witnesses = _learn(family, target, guard, size)
     copy_tokenizer(tokenizer, base, out)

@@ -11,10 +11,11 @@ token stands for one word only.
 from collections.abc import Callable, Iterable, Mapping
 
 from prealign_cpt.text.scripts import is_letters
+from prealign_cpt.vocab.families import LONGEST
 from prealign_cpt.vocab.learn import Piece, Word
 
-LEAST = 3
-"""A word that the text has more seldom is not taken: what it shows of it is chance."""
+LEAST, LEAST_DOCUMENTS = 3, 2
+"""A word that the text has more seldom, or in fewer documents, is not taken: what it shows of it is chance."""
 
 
 def learn_words(
@@ -39,6 +40,6 @@ def learn_words(
 
 
 def is_word(text: str) -> bool:
-    """At least two letters or marks, behind a space or not."""
+    """Two letters or marks to `LONGEST`, behind a space or not."""
     letters = text.removeprefix(" ")
-    return len(letters) > 1 and is_letters(letters)
+    return 1 < len(letters) <= LONGEST and is_letters(letters)

@@ -58,6 +58,14 @@ def test_words_become_tokens_and_nothing_else_changes(family: str, bases: dict[s
     assert len(content["merges"]) == len(json.loads((bases[family] / "tokenizer.json").read_text())["model"]["merges"])
 
 
+def test_a_word_of_one_document_is_no_token(bases: dict[str, Path], tmp_path: Path):
+    documents = [f"Nyumba {i} kubwa iko karibu na mto." for i in range(30)]
+    documents[7] += " Zanzibar" * 50
+    for count, known in ((30, False), (15, True)):
+        growth = grow_tokenizer(bases["llama3"], documents[:count], ENGLISH, 40, tmp_path / str(count), "words")
+        assert (" Zanzibar" in {token.text for token in growth.tokens}) is known, "of few documents each may be one"
+
+
 def test_where_words_cannot_be_looked_up(bases: dict[str, Path], tmp_path: Path):
     with pytest.raises(RecipeError, match=r'vocab\.kind: .*cannot look whole words up; choose "merges"'):
         grow_tokenizer(bases["spm"], TEXT, ENGLISH, 40, tmp_path / "words", "words")
