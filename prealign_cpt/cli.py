@@ -238,7 +238,7 @@ def _recipe_command(options: argparse.Namespace, until: str, num_processes: int 
         path=path, flags=tuple(flags), redo=options.redo, reuse=reuse, accept=options.accept, skip=options.skip,
         workers=options.workers,
     )  # fmt: skip
-    if until == "prepare" and options.share:
+    if options.command == "prepare" and options.share:
         from prealign_cpt.prepare import pack_share
 
         pack_share(recipe, options.share, options.workers)

@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "unknown flag": (lambda r: ["--vocab.sise", "3"], 78, r"--vocab\.sise: unknown key; did you mean vocab\.size\?"),
     "flag without value": (lambda r: ["--vocab.size"], 78, r"--vocab\.size: a value is missing"),
     "path for a name": (lambda r: ["--name", "../elsewhere"], 78, r"name: '\.\./elsewhere' must be a plain folder"),
-    "no text": (lambda r: ["--text.target", "[]"], 78, r"text\.target: empty"),
+    "no text": (lambda r: ["--text.target", "[]"], 78, r"text\.target: missing"),
     "same file twice": (
         lambda r: ["--text.valid_target", "target.txt"], 78, r"target\.txt: stands among the training texts and"
     ),
