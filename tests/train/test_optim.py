@@ -109,8 +109,8 @@ def test_the_rows_train_as_two_parameters_do(
         assert found["norms"] == pytest.approx(expected["norms"], rel=1e-3)
         for step in range(STEPS + 1):
             for name, value in expected["weights"][step].items():
-                far = np.abs(found["weights"][step][name] - value) > 5e-5
-                assert far.mean() < 0.005 and np.abs(found["weights"][step][name] - value).max() < 1e-3, (step, name)
+                difference = np.abs(found["weights"][step][name] - value)
+                assert (difference > 5e-5).mean() < 0.005 and difference.max() <= 2e-2, (step, name)
 
 
 @pytest.mark.parametrize("case", CASES)
