@@ -110,7 +110,10 @@ def test_the_rows_train_as_two_parameters_do(
         for step in range(STEPS + 1):
             for name, value in expected["weights"][step].items():
                 difference = np.abs(found["weights"][step][name] - value)
-                assert (difference > 5e-5).mean() < 1e-3 * 2**step and difference.max() <= 2e-2, (step, name)
+                assert (difference > 5e-5).sum() <= 1 + 1e-3 * 2**step * value.size and difference.max() <= 2e-2, (
+                    step,
+                    name,
+                )
 
 
 @pytest.mark.parametrize("case", CASES)
