@@ -29,6 +29,8 @@ class Fertility:
     """Of the base's tokens of the same text."""
     seen: float
     """Median of how often a new token stands in the training text, once over."""
+    words: bool = False
+    """Whether the new tokens are whole words."""
 
 
 def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
@@ -49,7 +51,7 @@ def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
         after = sum(map(len, encode_plain(grown, held_out)))
         counts = Counter(i for ids in encode_plain(grown, sample) for i in ids)
         seen = median(scale * counts[token.id] for token in growth.tokens)
-        found.append(Fertility(len(growth.tokens), after, after / before, seen))
+        found.append(Fertility(len(growth.tokens), after, after / before, seen, growth.words))
         if len(growth.tokens) < size:
             break
     return found

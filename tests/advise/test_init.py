@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from prealign_cpt.advise.choices import choose
-from prealign_cpt.advise.init import init
+from prealign_cpt.advise.fertility import Fertility
+from prealign_cpt.advise.init import init, proposed
 from prealign_cpt.cli import main
 from prealign_cpt.recipe.file import left_open, load_recipe
 from prealign_cpt.run.errors import RecipeError, StorageError
@@ -56,6 +57,22 @@ def test_what_init_has_made_is_taken_over(corpus: Path, base_folder: Path, capsy
     assert main(["prepare", str(path), *flags]) == 0
     told = capsys.readouterr().out
     assert "text: done before, kept" in told and "vocab: 5 new" in told
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_bytes", "size"),
+    [
+        ([(250, 0.63, 27, True), (1000, 0.43, 8, True), (1396, 0.39, 4, True)], 400_000, 1000),  # Bengali
+        ([(250, 0.53, 86, False), (1000, 0.39, 19, False)], 240_000, 0),  # Japanese: half is saved, but not by words
+        ([(250, 0.80, 74, True), (1000, 0.69, 19, True)], 650_000, 0),  # Swahili: a third is saved
+        ([(250, 0.80, 740, True), (1000, 0.69, 190, True)], 6_500_000, "auto"),
+        ([(250, 0.95, 740, True)], 6_500_000, 0),
+        ([(250, 0.43, 4, True)], 20_000, 0),
+    ],
+)
+def test_the_number_of_new_tokens_that_is_proposed(sizes: list[Any], num_bytes: int, size: int | str):
+    found = [Fertility(0, 1000, 1.0, 0.0)] + [Fertility(n, 0, share, seen, words) for n, share, seen, words in sizes]
+    assert proposed(found, num_bytes)[0] == size
 
 
 def test_no_such_language(corpus: Path, base_folder: Path):
