@@ -1,6 +1,6 @@
 """The tensors of a Hugging Face folder, read one by one or in part, so that nobody holds the whole model.
 
-    model.safetensors, or model.safetensors.index.json + parts --name, rows--> a tensor
+model.safetensors, or model.safetensors.index.json + parts --name, rows--> a tensor
 """
 
 import json
@@ -72,4 +72,3 @@ class Tensors:
             except SafetensorError as error:
                 raise DataError(f"{path}: cannot be read ({error}); write the folder again") from error
         return self._open[path]
-

@@ -157,9 +157,7 @@ def folder_digest(folder: Path) -> str:
     return digest(read_manifest(folder)["files"])
 
 
-def verify(
-    folder: Path, digest_of: Callable[[Path], str] = sha256, share: tuple[int, int] = (0, 1)
-) -> dict[str, Any]:
+def verify(folder: Path, digest_of: Callable[[Path], str] = sha256, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """Check every file of a published folder against its manifest (size, then SHA-256); return the manifest.
 
     Args:

@@ -29,7 +29,7 @@ from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model, run_ranks
 from tests.faults.ranks import start
-from tests.train.conftest import weights
+from tests.train.conftest import load_weights, weights
 
 VOCAB = 67
 INPUTS = {"align": "a", "data": "d", "recipe": "r"}
@@ -130,7 +130,7 @@ def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, wo
 
 def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trainer: Any) -> None:
     module = LanguageModelLoss(load_whole(base))
-    stored.load_weights(three / "step-0000000003", module)
+    load_weights(three / "step-0000000003", module)
     assert _same(weights(module), weights(trainer[0]))
     assert module.model.lm_head.weight is module.model.model.embed_tokens.weight
 
