@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -250,19 +251,24 @@ def latest(
         RecipeError: the checkpoint was made from other inputs, which are named.
     """
 
-    def once(work: Callable[[], Any]) -> Any:
-        return world.on_rank_0(work) if world else work()
+    def once(work: Callable[..., Any], *arguments: Any) -> Any:
+        return world.on_rank_0(partial(work, *arguments)) if world else work(*arguments)
 
-    once(lambda: [shutil.rmtree(left) for left in folder.glob(_KILLED)])
     while True:
-        path = once(lambda: next(reversed(_checkpoints(folder)), None))
+        path: Path | None = once(_newest, folder)
         if path is None:
             return None
         fault_there = damage(path, world)
         if not fault_there:
-            once(lambda path=path: _take(path, inputs, accept))
-            return Path(path)
-        once(lambda path=path, why=fault_there: _set_aside(path, why))
+            once(_take, path, inputs, accept)
+            return path
+        once(_set_aside, path, fault_there)
+
+
+def _newest(folder: Path) -> Path | None:
+    for left in folder.glob(_KILLED):
+        shutil.rmtree(left)
+    return next(reversed(_checkpoints(folder)), None)
 
 
 def damage(path: Path, world: World | None = None) -> str:

@@ -325,6 +325,6 @@ def _shared_verification(rank: int, size: int, base: Path, folder: Path) -> dict
 def test_ranks_share_out_the_files_to_verify_and_decide_alike(base: Path, folder: Path) -> None:
     found = run_ranks(2, _shared_verification, base, folder)
     read = [rank.pop("read") for rank in found]
-    assert all(read) and sorted(sum(read, [])) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    assert all(read) and sorted([*read[0], *read[1]]) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
     assert found[0] == found[1]
     assert found[0]["taken"] == ["step-0000000004", "step-0000000003", "step-0000000002"] and found[0]["refused"]
