@@ -241,6 +241,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     """Continual pretraining, on every rank; skipped if it is finished."""
     from transformers import AutoTokenizer
 
+    from prealign_cpt.advise.memory import shape_of, too_large
     from prealign_cpt.align.initialize import PIECES
     from prealign_cpt.data.build import read_mixture
     from prealign_cpt.model.bits import held_out
@@ -260,6 +261,8 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
+        if warning := too_large(shape_of(align), settings, recipe.data.sequence_length, world):
+            say(f"train: {warning}")
     module = sharded(
         align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas
     )

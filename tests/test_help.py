@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from docs import scale
 from docs.keys import PAGE, page
 from prealign_cpt.cli import command_line, main, run_recipe
 from prealign_cpt.recipe.describe import help_text, sections
@@ -80,6 +81,10 @@ def test_every_key_and_section_has_a_docstring() -> None:
 
 def test_the_page_of_all_keys_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "write it anew with python -m docs.keys"
+
+
+def test_the_page_of_what_grows_is_current() -> None:
+    assert scale.PAGE.read_text(encoding="utf-8") == scale.page(), "write it anew with python -m docs.scale"
 
 
 @pytest.mark.parametrize(

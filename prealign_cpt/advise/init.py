@@ -11,7 +11,7 @@ from typing import Any
 
 from prealign_cpt.advise.choices import choose
 from prealign_cpt.advise.fertility import Fertility, fertilities
-from prealign_cpt.advise.memory import fits, load_to_measure, machine, num_parameters
+from prealign_cpt.advise.memory import fits, load_to_measure, machine, shape_of
 from prealign_cpt.advise.script import advice, look
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_dictionary
@@ -100,7 +100,7 @@ def _written(recipe: Recipe, base: Path, code: str) -> str:
     told = advice(target, english, _pairs(recipe))
     found = fertilities(recipe, base)
     size, reason = proposed(found, text_report(recipe, "target")["bytes"])
-    keys, memory = fits(num_parameters(base), machine())
+    keys, memory = fits(shape_of(base), machine())
     for line in (*told, f"vocab.size = {toml(size)}: {reason}", memory):
         say(f"init: {line}")
     chosen = recipe.train

@@ -1,19 +1,152 @@
-"""What a model and its training take, what this machine has, and how to train so that it fits."""
+"""What a model and its training take, what this machine has, and how to train so that it fits.
+
+    config.json --Shape--> peak(method, ranks, tokens) --beside Machine--> keys that fit, or a warning
+
+The bytes of the method "full" are held against measured ones by tests/advise/test_memory.py; those of the others follow
+from the same counts.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import blocks, load_whole
+from prealign_cpt.model.loss import CHUNK
+from prealign_cpt.model.world import World
+from prealign_cpt.recipe.schema import Train
 
-BYTES_A_PARAMETER = {"adamw": 18, "adamw8bit": 12}
-"""fp32 weight and gradient, two moments (4 bytes each, or 1), and a bf16 copy, of which a part lives at a time."""
+Method = Literal["full", "lora", "qlora", "rows"]
 
-RESERVE = 2e9
-"""Bytes for the framework and for activations, if they are computed again block by block."""
+RESERVE = 1.5e9
+"""Bytes that a device loses to context, kernels' workspaces and fragments."""
+
+NF4 = 0.5 + 4 / 64
+"""Bytes of a number in 4 bits, with an fp32 scale for 64 of them."""
+
+MOVING = 16
+"""fp32 weight, gradient and two moments of what moves."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, as far as memory depends on them."""
+
+    body: int
+    """Parameters of the blocks and the last norm."""
+    tables: int
+    """Parameters with a row for each token: embedding, and head where it is not tied."""
+    head: int
+    layers: int
+    hidden: int
+    inner: int
+    """Width of the feed-forward part."""
+    keys: int
+    """Width of keys, and of values."""
+    vocabulary: int
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.body + self.tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a model is trained, as far as memory depends on it."""
+
+    method: Method = "full"
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    shards: int = 1
+    """Ranks that share out one model: all, or those of a replica."""
+    tokens: int = 4096
+    """Of a micro-batch: rows times row length."""
+    recomputed: Literal["none", "selective", "full"] = "full"
+    """As `train.checkpoint_activations`."""
+    width: int = 2
+    """Bytes of a number in the forward pass: 2 in bf16, 4 in fp32."""
+    on_cpu: bool = False
+    """Weights stay gathered between the forward and the backward pass there."""
+    lora_rank: int = 16
+    new_rows: int = 16_384
+    """New tokens, whose rows move in every method."""
+
+
+def peak(shape: Shape, how: Setting) -> dict[str, float]:
+    """The most bytes of tensors that a rank holds in a training step, by what they are for; "all" is their sum.
+
+    Kept: what stands on the rank all the time. Gathered: weights that are whole for a while. Beside them the largest of
+    what comes one after the other: the loss (activations, the logits of a chunk, the head's gradient), the backward
+    pass of the last block, and the gradients of the tables, which are reduced at the end.
+    """
+    kept, moving = _kept(shape, how)
+    block = shape.body / shape.layers
+    whole = shape.parameters if how.on_cpu else shape.tables + 2 * block
+    tokens = min(how.tokens, CHUNK)
+    # In bf16: logits, an fp32 copy that becomes the slope, and the slope rounded. In fp32 all are one.
+    logits = tokens * shape.vocabulary * (8 if how.width == 2 else 4)
+    activations = how.tokens * _activations(shape, how)
+    tables_move = shape.tables if how.method == "full" else min(shape.tables, how.new_rows * shape.hidden * 2)
+    block_moves = block if how.method == "full" else moving / shape.layers
+    beside = {
+        "loss": activations + logits + 4 * shape.head * (how.method == "full"),
+        "blocks": activations + _reduced(block_moves, how) + how.width * shape.head * (how.method == "full"),
+        "tables": _reduced(tables_move, how),
+    }
+    found = {**kept, "gathered": how.width * whole, "passing": max(beside.values())}
+    return found | {"all": sum(found.values())}
+
+
+def _kept(shape: Shape, how: Setting) -> tuple[dict[str, float], float]:
+    """Bytes of weights, gradients and moments of a rank, and how many parameters move."""
+    if how.method == "full":
+        n = shape.parameters / how.shards
+        eight_bit = how.optimizer == "adamw8bit"
+        moments = 8 * n if not eight_bit else (shape.body * (2 + 8 / 256) + 8 * shape.tables) / how.shards
+        return {"weights": 4 * n, "gradients": 4 * n, "moments": moments}, shape.parameters
+    rows = min(shape.tables, how.new_rows * shape.hidden * round(shape.tables / shape.head))
+    adapters = 0.0
+    if how.method != "rows":  # two matrices beside each of the seven of a block
+        ends = 4 * shape.hidden + 2 * (shape.hidden + shape.keys) + 3 * (shape.hidden + shape.inner)
+        adapters = float(how.lora_rank * shape.layers * ends)
+    frozen = 2 * shape.tables + (NF4 if how.method == "qlora" else 2) * shape.body
+    moving = (rows + adapters) / how.shards
+    return {"weights": frozen / how.shards + 4 * moving, "gradients": 4 * moving, "moments": 8 * moving}, adapters
+
+
+def _activations(shape: Shape, how: Setting) -> float:
+    """Bytes for each token of a micro-batch that the backward pass needs; and those of one block that is computed
+    again."""
+    d, k, f, c = shape.hidden, shape.keys, shape.inner, how.width
+    # Inputs of the projections, what enters attention and leaves it, four tensors of the feed-forward part, and what
+    # enters the two norms, in fp32.
+    everything = c * (8 * d + 4 * k + 4 * f) + (4 - c) * 2 * d
+    each = {"none": everything, "selective": c * (5 * d + 2 * k + 2 * f), "full": c * d}[how.recomputed]
+    return shape.layers * each + 3 * c * d + (0 if how.recomputed == "none" else everything)
+
+
+def _reduced(parameters: float, how: Setting) -> float:
+    """Bytes while a group's gradients are scattered: as autograd gives them, laid out in fp32, and this rank's sum."""
+    return parameters * (4 if how.shards == 1 else how.width + 4 + 4 / how.shards)
+
+
+def shape_of(base: Path) -> Shape:
+    """The sizes of a model folder, without loading its weights."""
+    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    total = sum({id(p): p.numel() for p in model.parameters()}.values())
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    tables = head.numel() if head is embedding else head.numel() + embedding.numel()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * size
+    return Shape(
+        total - tables, tables, head.numel(), len(blocks(model)), config.hidden_size, config.intermediate_size, keys,
+        len(head),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,40 +178,66 @@ def free_ram() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def num_parameters(base: Path) -> int:
-    """Numbers in a model folder's tensors, without loading them."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
-    return sum({id(p): p.numel() for p in model.parameters()}.values())
+def fits(shape: Shape, here: Machine) -> tuple[dict[str, str], str]:
+    """Recipe keys with which training fits into a machine, and a line that says what it takes.
 
-
-def fits(parameters: int, here: Machine) -> tuple[dict[str, str], str]:
-    """Recipe keys with which full training fits into a machine, and a line that says what it takes.
-
-    The numbers are the formula's, 18 bytes a parameter or 12 with 8-bit moments, spread over the devices (FSDP), and
-    2 GB beside them on each; activations of long sequences come on top.
+    All devices share the model (FSDP); activations are those of one row of 4,096 tokens.
     """
-    told = f"{parameters / 1e6:,.0f} M parameters; "
-    for optimizer, size in BYTES_A_PARAMETER.items():
-        need = parameters * size / here.devices + RESERVE
-        if need <= here.bytes:
-            keys = {} if optimizer == "adamw" else {"train.optimizer": optimizer}
-            if need > here.bytes / 2:
-                keys["train.checkpoint_activations"] = "full"
-            told += f"full training with {optimizer} takes about {need / 1e9:.1f} GB"
-            return keys, f"{told} of {here.bytes / 1e9:.1f} GB free on each of {here.devices} {here.kind}(s)"
-    devices = int(parameters * BYTES_A_PARAMETER["adamw8bit"] // max(here.bytes - RESERVE, 1e9)) + 1
+    told = f"{shape.parameters / 1e6:,.0f} M parameters; "
+    place = f"{here.bytes / 1e9:.1f} GB free on each of {here.devices} {here.kind}(s)"
+
+    def need(**how: Any) -> float:
+        setting = Setting(shards=here.devices, on_cpu=here.kind == "CPU", **how)
+        return peak(shape, setting)["all"] + RESERVE
+
+    tries: list[dict[str, str]] = [{}, {"checkpoint_activations": "full"}]
+    tries.append({"optimizer": "adamw8bit", "checkpoint_activations": "full"})
+    for keys in tries:
+        optimizer = keys.get("optimizer", "adamw")
+        size = need(optimizer=optimizer, recomputed=keys.get("checkpoint_activations", "none"))
+        if size <= here.bytes:
+            told += f"full training with {optimizer} takes about {size / 1e9:.1f} GB of {place}"
+            return {f"train.{key}": value for key, value in keys.items()}, told
+    smaller = need(method="qlora")
+    remedy = (
+        f'try train.method = "qlora", about {smaller / 1e9:.0f} GB' if smaller <= here.bytes else "take a smaller base"
+    )
     return (
         {"train.optimizer": "adamw8bit", "train.checkpoint_activations": "full"},
-        f"{told}warning: full training does not fit: {need / 1e9:.0f} GB with 8-bit moments, {here.bytes / 1e9:.1f} GB "
-        f"free on each of {here.devices} {here.kind}(s); take a smaller base, or {devices} devices like this",
+        f"{told}warning: full training does not fit: it needs {size / 1e9:.0f} GB with 8-bit moments, {place}; {remedy}, "
+        "or more devices",
+    )
+
+
+def too_large(shape: Shape, recipe: Train, length: int, world: World) -> str:
+    """A warning if training on a GPU is about to take more than it has free; "" otherwise.
+
+    Args:
+        length: tokens of a row.
+    """
+    if world.device.type != "cuda":
+        return ""
+    how = Setting(
+        optimizer=recipe.optimizer,
+        shards=world.size // recipe.replicas,
+        tokens=recipe.micro_batch * length,
+        recomputed=recipe.checkpoint_activations,
+        width=2 if recipe.precision == "bf16" else 4,
+    )
+    needed, free = peak(shape, how)["all"] + RESERVE, torch.cuda.mem_get_info(world.device)[0]
+    if needed <= free:
+        return ""
+    return (
+        f"warning: it needs about {needed / 1e9:.0f} GB, the card has {free / 1e9:.0f} GB free; try "
+        'train.checkpoint_activations = "full", a smaller train.micro_batch, train.optimizer = "adamw8bit", more cards '
+        'or train.method = "qlora"'
     )
 
 
 def load_to_measure(base: Path) -> PreTrainedModel | None:
     """The base for a few measurements: in fp32 where that takes less than half of the free RAM, in bf16 where that
     does; None where neither fits."""
-    parameters, free = num_parameters(base), free_ram()
+    parameters, free = shape_of(base).parameters, free_ram()
     for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
         if parameters * size < free / 2:
             return load_whole(base, dtype).eval()

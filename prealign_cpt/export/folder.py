@@ -12,22 +12,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from prealign_cpt.export import gate
 from prealign_cpt.export.card import model_card
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.tensors import INDEX
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.train.stored import load_weights
+from prealign_cpt.train.stored import Weights
 from prealign_cpt.vocab.grow import MODEL
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files of the base that go where its weights go."""
+
+SHARD_SIZE = 5_000_000_000
+"""Bytes of a file of weights; so much is held in memory at once."""
 
 OF_OUR_LOADING = ("is_local", "local_files_only", "name_or_path")
 """Keys that transformers writes about how the tokenizer was read here."""
@@ -50,16 +64,16 @@ def build_export(
     """
     base = resolve_base(recipe.base.model)
     dtype = gate.EXACT[recipe.train.precision][0]
-    model = _trained(align, step_folder).to(dtype)
+    model = _without_weights(align)
+    weights = Weights(step_folder, LanguageModelLoss(model))
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe))
-    model.save_pretrained(out)
-    del model
+    names = _write_weights(model.to(dtype), weights.read, out)
     _rewrite(out / "config.json", with_old_names)
     save_tokenizer(tokenizer, recipe.base.start_token, align.parent / "vocab", out)
     for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
         shutil.copyfile(path, out / path.name)
-    gate.check_weights(out, _trained(align, step_folder).state_dict(), dtype)
+    gate.check_weights(out, names, weights.read, dtype)
     comparison = gate.compare(recipe, out, probe)
     gate.write(out, comparison, accept)
     atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base))
@@ -72,11 +86,39 @@ def build_export(
         raise NumericError(gate.rejection(rejected, comparison))
 
 
-def _trained(align: Path, step_folder: Path) -> PreTrainedModel:
-    """The trained model, fp32."""
-    module = LanguageModelLoss(load_whole(align))
-    load_weights(step_folder, module)
-    return module.model
+def _without_weights(align: Path) -> PreTrainedModel:
+    """The model of a folder with its configurations, on the meta device."""
+    config = AutoConfig.from_pretrained(align, local_files_only=True)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if (align / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(align, local_files_only=True)
+    return model
+
+
+def _write_weights(
+    model: PreTrainedModel, read: Callable[[str], Tensor], out: Path, shard_size: int = SHARD_SIZE
+) -> list[str]:
+    """Write what `save_pretrained` writes, holding one file's tensors at a time; the names of all tensors.
+
+    Args:
+        model: on the meta device, in the type of the export.
+        read: a trained tensor by its name.
+        shard_size: bytes of a file; a larger tensor has a file of its own.
+    """
+    model.save_pretrained(out, state_dict={})  # the configurations alone
+    ties = model.all_tied_weights_keys
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
+    split = split_torch_state_dict_into_shards(
+        kept, filename_pattern="model{suffix}.safetensors", max_shard_size=shard_size
+    )
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: read(name).to(model.dtype) for name in names}, out / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        about = {"total_parameters": model.num_parameters(), **split.metadata}
+        index = {"metadata": about, "weight_map": split.tensor_to_filename}
+        atomic_write(out / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return list(kept)
 
 
 def _let_read(folder: Path) -> None:

@@ -10,17 +10,18 @@ once more in a type that counts as exact, and trainer and folder may differ by w
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.tensors import Tensors
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
@@ -82,32 +83,26 @@ class Comparison:
         return asdict(self) | {"faults": self.faults}
 
 
-def check_weights(folder: Path, masters: dict[str, Tensor], dtype: torch.dtype) -> int:
+def check_weights(folder: Path, names: Sequence[str], master: Callable[[str], Tensor], dtype: torch.dtype) -> None:
     """Compare every tensor of a folder's safetensors with its master, rounded to the export's type, bit by bit.
 
     Args:
-        masters: state dict of the trained model, fp32.
-
-    Returns:
-        How many tensors were compared.
+        names: the tensors that the folder must hold, no more and no less.
+        master: a tensor of the trained model, fp32; two of them exist at once.
 
     Raises:
-        DataError: a tensor differs, or is missing and not tied to one that is there.
+        DataError: a tensor differs, is missing or is too many.
     """
-    compared: set[int] = set()
-    count = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                written, expected = file.get_tensor(name), masters[name].detach().to(dtype)
-                if written.dtype != dtype or not torch.equal(_bits(written), _bits(expected)):
-                    raise DataError(f"{path}: {name} is not what was trained; the disk or memory may be faulty")
-                compared.add(masters[name].data_ptr())
-                count += 1
-    missing = [name for name, master in masters.items() if master.data_ptr() not in compared]
-    if missing:
-        raise DataError(f"{folder}: {missing[0]} was not written; nothing is exported")
-    return count
+    with Tensors(folder) as tensors:
+        if different := sorted(set(names) ^ tensors.places.keys()):
+            fault = "was not written" if different[0] in names else "is no part of the trained model"
+            raise DataError(f"{folder}: {different[0]} {fault}; nothing is exported")
+        for name in names:
+            written, expected = tensors.read(name), master(name).to(dtype)
+            if written.dtype != dtype or not torch.equal(_bits(written), _bits(expected)):
+                raise DataError(
+                    f"{tensors.places[name]}: {name} is not what was trained; the disk or memory may be faulty"
+                )
 
 
 def _bits(tensor: Tensor) -> Tensor:

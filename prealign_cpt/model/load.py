@@ -2,7 +2,7 @@
 
     config.json ─► the model without weights ─► its blocks, its head, experts      check_structure, at every start
     tokenizer.json ─► as it stands, and as transformers loads it                   check_tokenizer, at every start
-    weights ─► logits and hidden states                                            check_head, whenever they are loaded
+    weights ─► logits and hidden states                                            check_head, when loaded whole
     weights ─► two documents in one row, and the second alone                      check_isolation, once
     weights, ids of the grown tokenizer ─► a row for each token                    grow_rows
     weights with a tied head ─► two tables                                         untie_head

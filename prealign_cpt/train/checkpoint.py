@@ -14,7 +14,9 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -214,60 +216,93 @@ class Saver:
             began = time.monotonic()
             path = write(self.folder, step, state, about, self.world, self._group)
             self._seconds.append(time.monotonic() - began)
-            self.world.on_rank_0(lambda: self._tidy(path, about["inputs"]), self._group)
+            damaged = damage(path, self.world)  # before anything older goes
+            self.world.on_rank_0(lambda: self._tidy(damaged, about["inputs"]), self._group)
         except BaseException as error:  # raised by the training thread, on every rank
             self._error = error
 
-    def _tidy(self, path: Path, inputs: dict[str, Any]) -> None:
+    def _tidy(self, damaged: str, inputs: dict[str, Any]) -> None:
         if self._seconds[-1] > SLOW and max(self._seconds[:-1], default=0.0) <= SLOW:
             say(
                 f"train: saving took {self._seconds[-1]:.0f} s, and a run that is asked to stop saves first: give it "
                 "twice that time (torchrun --shutdown-timeout, a scheduler's grace time)"
             )
+        if damaged:
+            raise StorageError(f"{damaged} -- it was written a moment ago, so check the disk")
         try:
-            verify(path)  # before anything older goes
             prune(self.folder, self.keep, inputs)
-        except DataError as error:
-            raise StorageError(f"{error} -- it was written a moment ago, so check the disk") from error
         except OSError as error:
             raise storage_error(self.folder, error) from error
 
 
-def latest(folder: Path, inputs: dict[str, Any], accept: tuple[str, ...] = ()) -> Path | None:
-    """The newest sound checkpoint of a run, verified; None if there is none. Rank 0 only.
+def latest(
+    folder: Path, inputs: dict[str, Any], accept: tuple[str, ...] = (), world: World | None = None
+) -> Path | None:
+    """The newest sound checkpoint of a run, verified; None if there is none.
 
     What a killed save left is removed, and LATEST is put right. A damaged checkpoint is renamed, so that the run can
     write that step again.
 
     Args:
         accept: inputs that may differ.
+        world: the ranks that share out the files to verify; every one of them calls this. None: this process alone.
 
     Raises:
         RecipeError: the checkpoint was made from other inputs, which are named.
     """
+
+    def once(work: Callable[..., Any], *arguments: Any) -> Any:
+        return world.on_rank_0(partial(work, *arguments)) if world else work(*arguments)
+
+    while True:
+        path: Path | None = once(_newest, folder)
+        if path is None:
+            return None
+        fault_there = damage(path, world)
+        if not fault_there:
+            once(_take, path, inputs, accept)
+            return path
+        once(_set_aside, path, fault_there)
+
+
+def _newest(folder: Path) -> Path | None:
     for left in folder.glob(_KILLED):
         shutil.rmtree(left)
-    for path in reversed(_checkpoints(folder)):
-        try:
-            manifest = verify(path)
-        except DataError as error:
-            aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
-            path.rename(aside)
-            say(f"train: {error} -- renamed to {aside.name}, an older checkpoint is tried")
-            continue
-        changed = changes(manifest["about"]["inputs"], inputs, accept)
-        if changed:
-            raise RecipeError(
-                f"{path}: was made from other inputs ({', '.join(changed)}); start again with --redo train, "
-                "or give the run another name"
-            )
-        for name in extra_files(path, manifest):
-            say(f"train: {path / name}: no part of the checkpoint, not read")
-        pointer = folder / "LATEST"
-        if not pointer.is_file() or pointer.read_bytes() != f"{path.name}\n".encode():
-            atomic_write(pointer, path.name + "\n")
-        return path
-    return None
+    return next(reversed(_checkpoints(folder)), None)
+
+
+def damage(path: Path, world: World | None = None) -> str:
+    """What is wrong with a checkpoint's files, "" if nothing is. The ranks share out the reading.
+
+    They wait for each other without a limit: how long reading takes depends on the model and the disk.
+    """
+    try:
+        verify(path, share=(world.rank, world.size) if world else (0, 1))
+        mine = ""
+    except DataError as error:
+        mine = str(error)
+    return next(filter(None, world.gather(f"verify {path.name}", mine)), "") if world else mine
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
+    path.rename(aside)
+    say(f"train: {why} -- renamed to {aside.name}, an older checkpoint is tried")
+
+
+def _take(path: Path, inputs: dict[str, Any], accept: tuple[str, ...]) -> None:
+    manifest = read_manifest(path)
+    changed = changes(manifest["about"]["inputs"], inputs, accept)
+    if changed:
+        raise RecipeError(
+            f"{path}: was made from other inputs ({', '.join(changed)}); start again with --redo train, "
+            "or give the run another name"
+        )
+    for name in extra_files(path, manifest):
+        say(f"train: {path / name}: no part of the checkpoint, not read")
+    pointer = path.parent / "LATEST"
+    if not pointer.is_file() or pointer.read_bytes() != f"{path.name}\n".encode():
+        atomic_write(pointer, path.name + "\n")
 
 
 def prune(folder: Path, keep: int, inputs: dict[str, Any]) -> None:

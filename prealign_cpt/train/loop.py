@@ -65,7 +65,7 @@ def train(
     clock = StageClock()
     optimizer = make_optimizer(module, recipe, first_new, spellings)
     checkpoint.check_space(folder, module, optimizer, world)
-    newest = world.on_rank_0(lambda: checkpoint.latest(folder, inputs, accept))
+    newest = checkpoint.latest(folder, inputs, accept, world)
     step = stored.load(newest, module, optimizer) if newest else 0
     before: dict[str, Any] = read_manifest(newest)["about"] if newest else {"inputs": inputs}
     check_accepted(before["inputs"], inputs, recipe, step)

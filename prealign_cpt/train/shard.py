@@ -1,29 +1,34 @@
 """Shards: spread a Hugging Face model over the ranks with FSDP2.
 
-Rank 0 alone reads the weights; every parameter is scattered as it is read, so no other rank ever holds the whole model.
+    config.json ─► a model without weights ─► blocks sharded, one by one ─► each rank reads its rows of each tensor
+
+No process ever holds the whole model. All ranks read the same folder; nothing is sent.
 Parameters and optimizer state are fp32; with bf16 the forward and backward passes use bf16 copies and gradients are
 summed in fp32. With replicas the ranks form a table: a row holds one whole model, sharded; gradients are summed over
 rows and columns.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from prealign_cpt.model.load import blocks, load_whole
+from prealign_cpt.model.load import blocks
 from prealign_cpt.model.loss import LanguageModelLoss, choose_attention
-from prealign_cpt.model.world import World
-from prealign_cpt.run.errors import RecipeError
+from prealign_cpt.model.tensors import Tensors
+from prealign_cpt.model.world import World, local_shard
+from prealign_cpt.run.errors import DataError, RecipeError
+from prealign_cpt.train.optim import first_row
 
 _aten = torch.ops.aten
 KEPT = {
@@ -50,21 +55,22 @@ def sharded(
     """The model of a Hugging Face folder, sharded over the ranks, ready to train.
 
     Args:
-        folder: config and safetensors; read on rank 0.
+        folder: config and safetensors, as `save_pretrained` writes them. What its head does to the logits is not looked
+            at: the stages that made it have loaded it whole (`load_whole`).
         precision: of the forward and backward passes.
         checkpoint_activations: what the backward pass computes again (`recompute`).
         compiled: compile each block at its first call.
         replicas: copies of the sharded model; 1 shards it over all ranks.
 
     Raises:
+        DataError: the folder's tensors are not those of the model.
         RecipeError: the architecture keeps its blocks somewhere else than in `layers`, or the ranks cannot be divided
             among the replicas.
     """
     mesh = _mesh(world, replicas)
     config = AutoConfig.from_pretrained(folder)
-    source = load_whole(folder) if world.rank == 0 else None
     form = choose_attention(world.device, precision)
-    with torch.device("meta"):
+    with _without_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=form)
     module = LanguageModelLoss(model)
     for block in blocks(model):
@@ -73,7 +79,7 @@ def sharded(
             compile_block(block)
         shard(block, precision, mesh)
     shard(module, precision, mesh)
-    _fill(module, LanguageModelLoss(source) if source is not None else None, world)
+    _fill(module, folder, world.device)
     module.train()
     return module
 
@@ -110,32 +116,63 @@ def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMes
         module.set_gradient_divide_factor(1.0)
 
 
-def _fill(module: nn.Module, source: nn.Module | None, world: World) -> None:
-    """Give a module made on the meta device its weights and buffers, from rank 0."""
-    tied = {}
-    seen: dict[int, str] = {}
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Modules that are built here have parameters without memory; buffers, which are in no checkpoint, are computed."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:  # one that is tied to another comes a second time
+            parameter = nn.Parameter(parameter.to("meta"))
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+@torch.no_grad()
+def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None:
+    """Give a sharded module its memory, and each shard its rows of a folder's tensors.
+
+    Raises:
+        DataError: the tensors are not those of the model.
+    """
+    names: dict[int, list[str]] = defaultdict(list)
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        if id(parameter) in seen:
-            tied[name] = seen[id(parameter)]
-        seen.setdefault(id(parameter), name)
-    module.to_empty(device=world.device)
-    for name, first in tied.items():  # to_empty gives each name a tensor of its own
-        owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner)._parameters[leaf] = module.get_parameter(first)
-    real = dict(source.named_parameters(remove_duplicate=False)) if source is not None else {}
-    for name, parameter in module.named_parameters():
-        assert isinstance(parameter, DTensor)
-        whole = real[name].detach() if real else torch.empty(parameter.shape, dtype=parameter.dtype)
-        part = distribute_tensor(whole.to(world.device), parameter.device_mesh, parameter.placements)
-        with torch.no_grad():
-            parameter.to_local().copy_(part.to_local())
-    real_buffers = dict(source.named_buffers()) if source is not None else {}
-    for name, buffer in module.named_buffers():  # rotary frequencies are in no checkpoint
-        if real_buffers:
-            buffer.copy_(real_buffers[name])
-        dist.broadcast(buffer, src=0)
-    for name, first in tied.items():
-        assert module.get_parameter(name) is module.get_parameter(first), f"{name} lost its tie"
+        names[id(parameter)].append(name)
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    module.to_empty(device=device)
+    for first, *others in names.values():  # to_empty gives each name a tensor of its own
+        for name in others:
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner)._parameters[leaf] = module.get_parameter(first)
+    with Tensors(folder) as tensors:
+        left = set(tensors.places)
+        for alike in names.values():
+            parameter, stored_as = module.get_parameter(alike[0]), [name.removeprefix("model.") for name in alike]
+            local, first_of_rank = local_shard(parameter), first_row(parameter)
+            stored = next((name for name in stored_as if name in left), None)
+            if stored is None or tensors.shape(stored) != parameter.shape:
+                raise _foreign(folder, stored_as[0], "missing" if stored is None else f"{tensors.shape(stored)}")
+            left -= set(stored_as)
+            if len(local):
+                local.copy_(tensors.rows(stored, first_of_rank, len(local)))
+        for name, buffer in module.named_buffers():
+            stored = name.removeprefix("model.")
+            buffer.copy_(tensors.read(stored) if stored in left else buffers[name])
+            left.discard(stored)
+    if left:
+        raise _foreign(folder, min(left), "not expected")
+
+
+def _foreign(folder: Path, name: str, fault: str) -> DataError:
+    return DataError(
+        f"{folder}: {name} is {fault}, other than its config.json says; load the folder with transformers and save it "
+        "again, so that its tensors are those of the model"
+    )
 
 
 def recompute(block: nn.Module, mode: Literal["none", "selective", "full"]) -> None:

@@ -83,7 +83,10 @@ def train_step(
     targets = int(world.sum(int((labels[:, 1:] != IGNORED).sum())))
     total = torch.zeros((), dtype=torch.float64, device=world.device)  # read once, so that nothing waits for the GPU
     for i, (x, y) in enumerate(_micro_batches(inputs, labels, recipe.micro_batch, count)):
-        module.set_requires_gradient_sync(i == count - 1)
+        # Each pass scatters its gradients, so that a rank holds those of its own shard alone; sums over replicas wait
+        # for the last. Where a rank holds all parameters there is nothing to scatter before that.
+        module.set_requires_gradient_sync(i == count - 1 or world.size > recipe.replicas)
+        module.set_requires_all_reduce(i == count - 1)
         place = positions(x, start_id)
         x, y, place, borders = (_on(world.device, t) for t in (x, y, place, document_borders(place)))
         loss = module(x, y, place, borders=borders) / targets

@@ -52,15 +52,31 @@ def load(path: Path, module: LanguageModelLoss, optimizer: torch.optim.Optimizer
     return int(read_manifest(path)["about"]["step"])
 
 
-def load_weights(path: Path, module: LanguageModelLoss) -> None:
-    """Fill an ordinary, whole module from a verified checkpoint, in a process of its own without ranks.
+class Weights:
+    """The weights of a verified checkpoint, read one by one, in a process of its own without ranks.
+
+    Args:
+        path: of the checkpoint.
+        module: without weights (meta device).
 
     Raises:
-        DataError: it holds other weights than these.
+        DataError: the checkpoint holds other weights than the module has.
     """
-    state = {"model": module.state_dict()}
-    _read(state, path, part="model.", no_dist=True)
-    module.load_state_dict(state["model"])
+
+    def __init__(self, path: Path, module: LanguageModelLoss) -> None:
+        self.path = path
+        self._expected = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+        try:
+            _check_tensors(read_metadata(path), self._expected, "model.")
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor of the Hugging Face model, by its name there, as it was trained: fp32, on the CPU."""
+        key = f"model.model.{name}"
+        tensor = torch.empty_like(self._expected[key], device="cpu")
+        _read({key: tensor}, self.path, part=key, no_dist=True)
+        return tensor
 
 
 def read_metadata(folder: Path) -> Metadata:

@@ -37,6 +37,7 @@ from prealign_cpt.verify import inspect
 from tests.conftest import make_model
 from tests.faults.ranks import start, values
 from tests.faults.runs import INPUTS, RECIPE, go, make_base
+from tests.train.conftest import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +309,7 @@ def test_row_56_a_checkpoint_of_format_1_is_read(tmp_path: Path) -> None:
     assert path is not None and read_manifest(path)["format"] == 1
     module = LanguageModelLoss(make_model(13, layers=1, hidden=8))
     before = module.model.lm_head.weight.detach().clone()
-    stored.load_weights(path, module)
+    load_weights(path, module)
     assert not torch.equal(module.model.lm_head.weight, before)
     assert not [one for one in inspect(tmp_path) if one.damaged]
 
@@ -393,7 +394,7 @@ def test_a_save_does_not_stop_the_steps_and_only_one_is_under_way(
     assert most[0] == 1 and saver.figures()["saves"] == 2 and saver.figures()["stall_seconds"] >= first
     modules = [LanguageModelLoss(make_model(67)) for _ in range(2)]
     for step, module in enumerate(modules, 1):
-        stored.load_weights(_step(tmp_path, step), module)
+        load_weights(_step(tmp_path, step), module)
     one, two = (module.model.model.norm.weight for module in modules)
     assert torch.equal(one + 1, two), "step 1 holds the weights of the moment in which it was saved"
     assert json.loads((_step(tmp_path, 1) / manifest.NAME).read_text())["about"]["step"] == 1

@@ -16,6 +16,7 @@ from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train.composition import features
+from prealign_cpt.train.stored import Weights
 from tests.conftest import make_model
 
 VOCAB, LENGTH = 67, 16
@@ -110,3 +111,11 @@ def reference(
         found["losses"].append(float(loss.detach()))
         found["weights"].append(now())
     return found
+
+
+def load_weights(path: Path, module: LanguageModelLoss) -> None:
+    """Fill an ordinary, whole module from a checkpoint, tensor by tensor."""
+    stored = Weights(path, module)
+    with torch.no_grad():
+        for name, parameter in module.model.named_parameters():
+            parameter.copy_(stored.read(name))

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from prealign_cpt.run.manifest import read_manifest, verify
 from prealign_cpt.train import checkpoint, stored
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
-from tests.conftest import make_model
+from tests.conftest import make_model, run_ranks
 from tests.faults.ranks import start
-from tests.train.conftest import weights
+from tests.train.conftest import load_weights, weights
 
 VOCAB = 67
 INPUTS = {"align": "a", "data": "d", "recipe": "r"}
@@ -129,7 +130,7 @@ def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, wo
 
 def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trainer: Any) -> None:
     module = LanguageModelLoss(load_whole(base))
-    stored.load_weights(three / "step-0000000003", module)
+    load_weights(three / "step-0000000003", module)
     assert _same(weights(module), weights(trainer[0]))
     assert module.model.lm_head.weight is module.model.model.embed_tokens.weight
 
@@ -291,3 +292,39 @@ def test_saves_fail_on_both_ranks_together_and_a_killed_rank_leaves_nothing_half
     assert _names(folder) == ["LATEST", "step-0000000001", "step-0000000004"]
     assert checkpoint.latest(folder, INPUTS) == folder / "step-0000000004"
     assert read_manifest(folder / "step-0000000001")["about"]["world"] == 2
+
+
+def _shared_verification(rank: int, size: int, base: Path, folder: Path) -> dict[str, Any]:
+    """Which files each rank reads, of a sound checkpoint and of one with a damaged shard of each rank in turn."""
+    found: dict[str, Any] = {"read": [], "taken": []}
+    read = manifest.sha256
+
+    def counted(path: Path) -> str:
+        found["read"].append(path.name)
+        return read(path)
+
+    with process_group(torch.device("cpu"), timeout_minutes=0.5) as world:
+        state = checkpoint.snapshot(*_trainer(base, world))
+        for step in (1, 2, 3, 4):
+            checkpoint.write(folder, step, state, {"inputs": INPUTS}, world)
+        checkpoint.verify = partial(manifest.verify, digest_of=counted)
+        found["taken"].append(checkpoint.latest(folder, INPUTS, (), world).name)
+        checkpoint.verify = manifest.verify
+        for damaged in (0, 1):
+            if rank == 0:
+                _flip(folder / found["taken"][-1] / f"__{damaged}_0.distcp")
+            world.any(False)  # a barrier
+            found["taken"].append(checkpoint.latest(folder, INPUTS, (), world).name)
+        try:
+            checkpoint.latest(folder, {**INPUTS, "data": "other"}, (), world)
+        except RecipeError as error:
+            found["refused"] = "other inputs" in str(error)
+    return found
+
+
+def test_ranks_share_out_the_files_to_verify_and_decide_alike(base: Path, folder: Path) -> None:
+    found = run_ranks(2, _shared_verification, base, folder)
+    read = [rank.pop("read") for rank in found]
+    assert all(read) and sorted([*read[0], *read[1]]) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    assert found[0] == found[1]
+    assert found[0]["taken"] == ["step-0000000004", "step-0000000003", "step-0000000002"] and found[0]["refused"]

@@ -5,6 +5,7 @@ torch's AdamW. Four processes are started once; the first two and the first thre
 because starting processes takes longer than all the cases together.
 """
 
+import math
 import os
 from functools import cache, partial
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM
 
 from prealign_cpt.data.mixture import positions
 from prealign_cpt.model.load import blocks
-from prealign_cpt.model.world import choose_device, process_group
+from prealign_cpt.model.world import choose_device, local_shard, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train.optim import make_optimizer, old_rows
@@ -33,7 +35,7 @@ STEPS = 2
 CASES: dict[str, dict[str, Any]] = {
     "tied": {"tied": True, "sequences": 6, "micro_batch": 8},
     "untied": {"tied": False, "sequences": 6, "micro_batch": 8},
-    "accumulated": {"tied": True, "sequences": 7, "micro_batch": 2},
+    "accumulated": {"tied": True, "sequences": 7, "micro_batch": 1},
     "fewer sequences than ranks": {"tied": True, "sequences": 1, "micro_batch": 2},
     "recomputed": {"tied": False, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "full"},
     "in part": {"tied": True, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "selective"},
@@ -48,7 +50,7 @@ ALL = [(size, name) for size, cases in PLACES.items() for name in cases]
 def _recipe(case: dict[str, Any]) -> Train:
     return Train(
         steps=STEPS, sequences=case["sequences"], micro_batch=case["micro_batch"], lr=1e-2, warmup=0.0, decay=0.0,
-        clip=1e9, weight_decay=0.1, precision="fp32", eval_every=9, save_every=9,
+        clip=1e9, weight_decay=0.1, precision="fp32", eval_every=9, save_every=9, replicas=case.get("replicas", 1),
     )  # fmt: skip
 
 
@@ -64,6 +66,24 @@ def _write_data(folder: Path) -> None:
     np.save(folder / "text.labels.npy", labels)
 
 
+def _gradient_bytes(module: FSDPModule) -> int:
+    """Bytes of all gradients that a rank holds between two passes, wherever FSDP keeps them."""
+    held: dict[int, int] = {}
+    for part in module.modules():
+        if not isinstance(part, FSDPModule):
+            continue
+        for group in part._get_fsdp_state()._fsdp_param_groups:
+            tensors = [group._partial_reduce_output]
+            for p in group.fsdp_params:
+                whole = p._unsharded_param if hasattr(p, "_unsharded_param") else None
+                tensors += [p.unsharded_accumulated_grad, p.sharded_param.grad, None if whole is None else whole.grad]
+            for tensor in tensors:
+                if tensor is not None:
+                    storage = local_shard(tensor).untyped_storage()
+                    held[storage.data_ptr()] = storage.nbytes()
+    return sum(held.values())
+
+
 def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, Any]:
     """Two updates; what they gave, as whole arrays."""
     recipe, text = _recipe(case), mixture(folder)
@@ -73,7 +93,8 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
     found_mesh = module.model.lm_head.weight.device_mesh.shape
     runs = []
     blocks(module.model)[0].self_attn.register_forward_hook(lambda *_: runs.append(1))
-    found: dict[str, Any] = {"losses": [], "norms": [], "gradients": []}
+    found: dict[str, Any] = {"losses": [], "norms": [], "gradients": [], "between": []}
+    module.register_forward_pre_hook(lambda *_: found["between"].append(_gradient_bytes(module)))
     optimizer = make_optimizer(module, recipe)
     optimizer.register_step_pre_hook(
         lambda *_: found["gradients"].append({n: full(p.grad) for n, p in module.named_parameters()})
@@ -87,6 +108,7 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
     found["tie"] = module.model.lm_head.weight is module.model.model.embed_tokens.weight
     found["buffers"] = {n: b.numpy().copy() for n, b in module.named_buffers()}
     found["forwards"], found["mesh"] = len(runs), tuple(found_mesh)
+    found["parameters"] = sum(p.numel() for p in module.parameters())
     return found
 
 
@@ -220,6 +242,19 @@ def test_ranks_train_as_a_plain_model_does(
         assert found["tie"] is case["tied"]
         assert any("inv_freq" in buffer for buffer in found["buffers"])
         _equal(found["buffers"], expected["buffers"], atol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "name", "shards"),
+    [(2, "accumulated", 2), (4, "accumulated", 4), (4, "accumulated, two replicas", 2)],
+)
+def test_between_micro_batches_a_rank_holds_the_gradients_of_its_shard(
+    places: dict[int, list[dict[str, Any]]], size: int, name: str, shards: int
+) -> None:
+    for found in (rank[name] for rank in places[size]):
+        assert found["between"][0] == 0 and len(found["between"]) == STEPS * math.ceil(7 / size)
+        # Rows that do not divide are padded to the largest shard's.
+        assert found["between"][1] / found["parameters"] == pytest.approx(4 / shards, rel=0.1)
 
 
 def test_replicas_make_a_table_of_ranks_and_one_line_otherwise(places: dict[int, list[dict[str, Any]]]) -> None:
