@@ -93,6 +93,9 @@ def command_line(of_recipe: bool = False) -> Parser:
     add.add_argument("--text", required=True, nargs="+", metavar="PATH", help="as text.target of a recipe")
     add.add_argument("--english", nargs="+", default=[], metavar="PATH", help="as text.english of a recipe")
     add.add_argument("--lexicon", default="", metavar="PATH", help="a word list, as lexicon.path of a recipe")
+    add.add_argument(
+        "--parallel", nargs=2, default=[], metavar=("ENGLISH", "TARGET"), help="translations, line n beside line n"
+    )
     add.set_defaults(work=_init)
 
     add = commands.add_parser("demo", help="the main job on a small scale: fetch, train, serve, query, report")
@@ -265,7 +268,7 @@ def _init(options: argparse.Namespace) -> None:
     from prealign_cpt.advise.init import init
     from prealign_cpt.lab.texts import default_english
 
-    named = {"text": options.text, "english": options.english, "lexicon": options.lexicon}
+    named = {key: getattr(options, key) for key in ("text", "english", "lexicon", "parallel")}
     init(options.folder, options.base, options.language, named, default_english)
 
 

@@ -78,11 +78,12 @@ def init(
         values["lexicon.path"] = _relative(named["lexicon"], folder)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{NAME}"
-    atomic_write(draft, "".join(f"{key} = {toml(value)}\n" for key, value in values.items()))
+    source = _source(*(_relative(one, folder) for one in named["parallel"])) if named.get("parallel") else ""
+    atomic_write(draft, "".join(f"{key} = {toml(value)}\n" for key, value in values.items()) + source)
     try:
         chosen = choose(draft, [], default_english)
         recipe = load_recipe(draft, chosen, auto=True)
-        text = _written(recipe, resolve_base(recipe.base.model), known.short)
+        text = _written(recipe, resolve_base(recipe.base.model), known.short, source)
     finally:
         draft.unlink()
     atomic_write(path, text)
@@ -90,8 +91,21 @@ def init(
     return path
 
 
-def _written(recipe: Recipe, base: Path, code: str) -> str:
-    """The recipe with its comments."""
+def _source(english: str, target: str) -> str:
+    """Parallel text as one more source."""
+    lines = {"name": "parallel", "english": [english], "target": [target]}
+    return (
+        "\n[[text.source]]  # a sentence and its translation are a document; give all sources a weight, or none\n"
+        + (_section(lines))
+    )
+
+
+def _written(recipe: Recipe, base: Path, code: str, source: str) -> str:
+    """The recipe with its comments.
+
+    Args:
+        source: the table of parallel text, if there is some.
+    """
     model = load_to_measure(base)
     target, english = (
         look(model, base, recipe.base.start_token, held_out_documents(recipe, "valid", side))
@@ -126,7 +140,7 @@ model = {toml(recipe.base.model)}
 start_token = {toml(recipe.base.start_token)}  # the best of those that were measured on held-out English
 
 [text]  # held-out text is split off by document, unless it is named
-{_section(text)}{lexicon}
+{_section(text)}{source}{lexicon}
 [vocab]
 # {_table(found)}
 # {reason}
