@@ -75,7 +75,7 @@ def test_the_number_of_new_tokens_that_is_proposed(sizes: list[Any], num_bytes: 
     assert proposed(found, num_bytes)[0] == size
 
 
-def test_parallel_text_becomes_a_source(corpus: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_parallel_text_becomes_a_source(corpus: Path, base_folder: Path, capfd: pytest.CaptureFixture[str]):
     for name, texts in (("a.en", ENGLISH), ("a.de", TARGET)):
         (corpus / name).write_text("\n".join(text.split("\n")[0] for text in texts * 4) + "\n", encoding="utf-8")
     recipe = load_recipe(made(base_folder, parallel=["a.en", "a.de"]), auto=True)
@@ -83,7 +83,7 @@ def test_parallel_text_becomes_a_source(corpus: Path, base_folder: Path, capsys:
         ("target", ("../de",), ()),
         ("parallel", ("../a.de",), ("../a.en",)),
     ]
-    assert "text: target: parallel: ../a.en beside ../a.de: a sentence and its translation" in capsys.readouterr().out
+    assert "text: target: parallel: ../a.en beside ../a.de: a sentence and its translation" in capfd.readouterr().out
 
 
 def test_no_such_language(corpus: Path, base_folder: Path):
