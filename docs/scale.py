@@ -103,13 +103,7 @@ def _growing() -> list[Row]:
             lambda s, _: 2 * (s.tables + 2 * s.body / s.layers), "reasoned",
         ),
         row("logits of a chunk", "each GPU", "8 * 1024 V", lambda s, _: 8 * 1024 * s.vocabulary, "measured"),
-        row(
-            "reading weights",
-            "each rank's host",
-            "its own rows of a tensor",
-            lambda s, n: 4 * s.head / n,
-            "measured, 2 ranks",
-        ),
+        row("reading weights", "each host", "own rows of a tensor", lambda s, n: 4 * s.head / n, "measured, 2 ranks"),
         row("copy of a checkpoint", "each rank's host", "12 P / N", lambda s, n: 12 * s.parameters / n, "reasoned"),
         row("checkpoints on disk", "disk", "12 P, two of them", lambda s, _: 24 * s.parameters, "reasoned"),
         row(

@@ -204,8 +204,8 @@ def fits(shape: Shape, here: Machine) -> tuple[dict[str, str], str]:
     )
     return (
         {"train.optimizer": "adamw8bit", "train.checkpoint_activations": "full"},
-        f"{told}warning: full training does not fit: it needs {size / 1e9:.0f} GB with 8-bit moments, {place}; {remedy}"
-        ", or more devices",
+        f"{told}warning: full training does not fit: it needs {size / 1e9:.0f} GB with 8-bit moments, {place}; "
+        f"{remedy}, or more devices",
     )
 
 
