@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     from prealign_cpt.data.build import read_mixture
     from prealign_cpt.model.bits import held_out
     from prealign_cpt.model.tokens import num_ids, start_token_id
+    from prealign_cpt.train.adapters import prepare
     from prealign_cpt.train.loop import train
     from prealign_cpt.train.shard import sharded
 
@@ -257,12 +259,13 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
-    module = sharded(
-        align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas
-    )
-    module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
     spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
     first_new = num_ids(tokenizer) - len(spellings) if spellings else None
+    module = sharded(
+        align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
+        partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed),
+    )  # fmt: skip
+    module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
     composed = spellings if spellings and settings.composition_lr else None
     result = train(
         module, mixture, valid, settings, start_token_id(tokenizer, recipe), folder, made_from, world, first_new,

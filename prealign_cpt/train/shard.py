@@ -6,6 +6,7 @@ summed in fp32. With replicas the ranks form a table: a row holds one whole mode
 rows and columns.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -18,12 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prealign_cpt.model.load import blocks, load_whole
 from prealign_cpt.model.loss import LanguageModelLoss, choose_attention
 from prealign_cpt.model.world import World
 from prealign_cpt.run.errors import RecipeError
+from prealign_cpt.train import adapters
 
 _aten = torch.ops.aten
 KEPT = {
@@ -46,6 +48,7 @@ def sharded(
     checkpoint_activations: Literal["none", "selective", "full"] = "none",
     compiled: bool = False,
     replicas: int = 1,
+    prepare: Callable[[PreTrainedModel], None] = lambda _: None,
 ) -> LanguageModelLoss:
     """The model of a Hugging Face folder, sharded over the ranks, ready to train.
 
@@ -55,6 +58,7 @@ def sharded(
         checkpoint_activations: what the backward pass computes again (`recompute`).
         compiled: compile each block at its first call.
         replicas: copies of the sharded model; 1 shards it over all ranks.
+        prepare: what is done to the model before it is sharded (adapters.py).
 
     Raises:
         RecipeError: the architecture keeps its blocks somewhere else than in `layers`, or the ranks cannot be divided
@@ -66,6 +70,9 @@ def sharded(
     form = choose_attention(world.device, precision)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=form)
+    for one in (model, source) if source is not None else (model,):
+        prepare(one)
+    adapters.quantize(model, source, world)
     module = LanguageModelLoss(model)
     for block in blocks(model):
         recompute(block, checkpoint_activations)

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.run.errors import DataError, PrealignError
@@ -45,10 +45,12 @@ def load(path: Path, module: LanguageModelLoss, optimizer: torch.optim.Optimizer
     Raises:
         DataError: it holds other tensors than these, or no optimizer state.
     """
-    model_state, optimizer_state = get_state_dict(module, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
+    state = stored_state(module, optimizer)
     _read(state, path)
-    set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+        options=StateDictOptions(strict=False),  # what is frozen is not there
+    )  # fmt: skip
     return int(read_manifest(path)["about"]["step"])
 
 
@@ -58,9 +60,23 @@ def load_weights(path: Path, module: LanguageModelLoss) -> None:
     Raises:
         DataError: it holds other weights than these.
     """
-    state = {"model": module.state_dict()}
+    state = {"model": _moving(module, module.state_dict())}
     _read(state, path, part="model.", no_dist=True)
-    module.load_state_dict(state["model"])
+    module.load_state_dict(state["model"], strict=False)  # what is frozen is not there
+
+
+def stored_state(module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What a checkpoint holds, by part and name; the tensors are those of module and optimizer.
+
+    Frozen weights are not in it: they are still those that training began with.
+    """
+    model_state, optimizer_state = get_state_dict(module, optimizer)
+    return {"model": _moving(module, model_state), "optimizer": optimizer_state}
+
+
+def _moving(module: LanguageModelLoss, state: dict[str, Any]) -> dict[str, Any]:
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: value for name, value in state.items() if name not in frozen}
 
 
 def read_metadata(folder: Path) -> Metadata:
