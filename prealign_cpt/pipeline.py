@@ -28,6 +28,8 @@ from prealign_cpt.stages import READS, inputs, of_recipe, with_dependents
 from prealign_cpt.train.trackers import check_installed
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from prealign_cpt.model.world import World
 
 PARTS = {
@@ -239,10 +241,9 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     """Continual pretraining, on every rank; skipped if it is finished."""
     from transformers import AutoTokenizer
 
-    from prealign_cpt.align.initialize import PIECES
     from prealign_cpt.data.build import read_mixture
     from prealign_cpt.model.bits import held_out
-    from prealign_cpt.model.tokens import num_ids, start_token_id
+    from prealign_cpt.model.tokens import start_token_id
     from prealign_cpt.train.adapters import prepare
     from prealign_cpt.train.loop import train
     from prealign_cpt.train.shard import sharded
@@ -259,8 +260,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
-    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
-    first_new = num_ids(tokenizer) - len(spellings) if spellings else None
+    first_new, spellings = _new_tokens(recipe, tokenizer)
     module = sharded(
         align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
         partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed),
@@ -276,7 +276,18 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         say(f"train: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
 
 
+def _new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
+    """Id of the first new token, None where there are none; and the old ids that spell each."""
+    from prealign_cpt.align.initialize import PIECES
+    from prealign_cpt.model.tokens import num_ids
+
+    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
+    return num_ids(tokenizer) - len(spellings) if spellings else None, spellings
+
+
 def _export(run: Run, recipe: Recipe) -> None:
+    from transformers import AutoTokenizer
+
     from prealign_cpt.export import Probe, build_export
     from prealign_cpt.train.checkpoint import latest
 
@@ -287,7 +298,8 @@ def _export(run: Run, recipe: Recipe) -> None:
     if step != _last_checkpoint(recipe):
         raise _unsound(recipe)
     probe, align, accepted = Probe(**summary["probe"]), run.folder / "align", "export" in run.accept
-    run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted))
+    first_new, _ = _new_tokens(recipe, AutoTokenizer.from_pretrained(align, local_files_only=True))
+    run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted, first_new))
 
 
 def _evaluate(run: Run, recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.train import adapters
 from prealign_cpt.train.stored import load_weights
 from prealign_cpt.vocab.grow import MODEL
 
@@ -34,7 +35,13 @@ OF_OUR_LOADING = ("is_local", "local_files_only", "name_or_path")
 
 
 def build_export(
-    recipe: Recipe, align: Path, step_folder: Path, probe: gate.Probe, out: Path, accept: bool = False
+    recipe: Recipe,
+    align: Path,
+    step_folder: Path,
+    probe: gate.Probe,
+    out: Path,
+    accept: bool = False,
+    first_new: int | None = None,
 ) -> None:
     """Fill `out` with the model to serve, readable by whom the umask lets read.
 
@@ -43,6 +50,7 @@ def build_export(
         step_folder: a verified checkpoint.
         probe: what the trainer gave for held-out text.
         accept: publish the folder although its function is not the trainer's within rounding.
+        first_new: id of the first new token; None where there are none.
 
     Raises:
         DataError: the folder does not hold the trained weights; nothing is exported.
@@ -50,7 +58,7 @@ def build_export(
     """
     base = resolve_base(recipe.base.model)
     dtype = gate.EXACT[recipe.train.precision][0]
-    model = _trained(align, step_folder).to(dtype)
+    model = _trained(recipe, align, step_folder, first_new).to(dtype)
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe))
     model.save_pretrained(out)
@@ -59,7 +67,7 @@ def build_export(
     save_tokenizer(tokenizer, recipe.base.start_token, align.parent / "vocab", out)
     for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
         shutil.copyfile(path, out / path.name)
-    gate.check_weights(out, _trained(align, step_folder).state_dict(), dtype)
+    gate.check_weights(out, _trained(recipe, align, step_folder, first_new).state_dict(), dtype)
     comparison = gate.compare(recipe, out, probe)
     gate.write(out, comparison, accept)
     atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base))
@@ -72,11 +80,14 @@ def build_export(
         raise NumericError(gate.rejection(rejected, comparison))
 
 
-def _trained(align: Path, step_folder: Path) -> PreTrainedModel:
-    """The trained model, fp32."""
-    module = LanguageModelLoss(load_whole(align))
-    load_weights(step_folder, module)
-    return module.model
+def _trained(recipe: Recipe, align: Path, step_folder: Path, first_new: int | None) -> PreTrainedModel:
+    """The trained model, fp32, adapters merged."""
+    model = load_whole(align)
+    adapters.prepare(model, recipe.train, first_new, recipe.seed)
+    adapters.quantize(model, model)
+    load_weights(step_folder, LanguageModelLoss(model))
+    adapters.merge(model, adapters.COMPUTED[recipe.train.precision])
+    return model
 
 
 def _let_read(folder: Path) -> None:

@@ -191,8 +191,8 @@ class Train:
     """Continual pretraining under FSDP2."""
 
     method: Literal["full", "lora", "qlora", "rows"] = "full"
-    """What moves: `full`, everything; `lora`, new tokens' rows and low-rank adapters on the blocks' linears; `qlora`, the
-    same with these linears in 4 bits (needs bitsandbytes); `rows`, new tokens' rows alone."""
+    """What moves: `full`, everything; `lora`, new tokens' rows and low-rank adapters on the blocks' linears; `qlora`,
+    the same with these linears in 4 bits (needs bitsandbytes); `rows`, new tokens' rows alone."""
     lora_rank: int = number(16, least=1)
     """Rank of the adapters."""
     lora_alpha: float = number(32.0, above=0.0)

@@ -10,8 +10,8 @@ checkpoint look for them; its `trainable_token_indices` work on a table that is 
 parameters that FSDP2 would cut. What is left to do is this file.
 
 What is frozen needs no fp32 master: it is kept in the type it is computed in. Weights in 4 bits stand whole on every
-rank, as plain attributes: FSDP, state dicts and `to_empty` pass them by. Their scales (one for 64 numbers) stay in fp32:
-to quantise them too would save 0.37 bits a parameter, and sums whose order depends on the device.
+rank, as plain attributes: FSDP, state dicts and `to_empty` pass them by. Their scales (one for 64 numbers) stay in
+fp32: to quantise them too would save 0.37 bits a parameter, by a mean whose last bit depends on the device.
 Shapes: R rank, I and O in and out.
 """
 
@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from prealign_cpt.model.load import blocks
@@ -65,12 +66,14 @@ class AdaptedLinear(nn.Module):
         if self.packed is None:
             y = F.linear(x, self.weight, self.bias)
         else:
-            y = _bitsandbytes().matmul_4bit(x, self.packed, self.state, bias=self.bias)
+            y = _Linear4bit.apply(x, self.packed, self.state, self.bias)
         return y + self.scale * F.linear(F.linear(x, self.a), self.b)
 
     def quantize(self, weight: Tensor) -> None:
         """Keep `weight` [O, I] in 4 bits, where it lies, instead of what is kept now."""
-        self.packed, self.state = _bitsandbytes().functional.quantize_4bit(weight.detach(), quant_type="nf4")
+        # As one row: on a CPU bitsandbytes 0.50 reads matrices wrongly whose rows are not whole blocks of 64.
+        flat = weight.detach().flatten()
+        self.packed, self.state = _bitsandbytes().functional.quantize_4bit(flat, quant_type="nf4")
         self.weight = None
 
     def merged(self, computed: torch.dtype) -> nn.Linear:
@@ -79,12 +82,37 @@ class AdaptedLinear(nn.Module):
             assert self.weight is not None
             weight = self.weight
         else:
-            weight = _bitsandbytes().functional.dequantize_4bit(self.packed, self.state)
+            weight = _dequantized(self.packed, self.state, self.a.shape[1])
         a, b = (factor.detach().to(weight.device, computed).float() for factor in (self.a, self.b))
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         linear.weight = nn.Parameter(weight.detach().float() + self.scale * (b @ a))
         linear.bias = None if self.bias is None else nn.Parameter(self.bias.detach().float())
         return linear
+
+
+class _Linear4bit(torch.autograd.Function):
+    """A linear whose weight is read anew in the backward pass, where autograd would keep it in 16 bits.
+
+    bitsandbytes' own multiplies otherwise than by the weight that it gives back, and fetches kernels on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, state: Any, bias: Tensor | None) -> Tensor:
+        ctx.packed, ctx.state = packed, state  # of no graph, and never changed
+        ctx.columns = x.shape[-1]
+        return F.linear(x, _dequantized(packed, state, ctx.columns), bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] @ _dequantized(ctx.packed, ctx.state, ctx.columns), None, None, None
+
+
+def _dequantized(packed: Tensor, state: Any, columns: int) -> Tensor:
+    """The weight [O, I = `columns`], in the type that it had before."""
+    flat = _bitsandbytes().functional.dequantize_4bit(packed, state)
+    assert isinstance(flat, Tensor)
+    return flat.view(-1, columns)
 
 
 def prepare(model: PreTrainedModel, recipe: Train, first_new: int | None, seed: int) -> None:
@@ -125,21 +153,23 @@ def prepare(model: PreTrainedModel, recipe: Train, first_new: int | None, seed: 
 
 
 @torch.no_grad()
-def quantize(model: PreTrainedModel, source: PreTrainedModel | None, world: World) -> None:
-    """Give a model prepared for "qlora", on the meta device, its linears in 4 bits, one by one, on every rank's device.
+def quantize(model: PreTrainedModel, source: PreTrainedModel | None, world: World | None = None) -> None:
+    """Give a model prepared for "qlora" its linears in 4 bits, one by one, on every rank's device.
 
     Args:
         source: the same with weights, on rank 0; it loses each one when it has been read. It may be `model` itself.
+        world: None in a process without ranks; weights stay on their device then.
     """
     there = adapted(source) if source is not None else {}
     for name, linear in adapted(model).items():
         if not linear.in_4bit:
             continue
         assert linear.weight is not None
-        whole = there[name].weight if there else torch.empty_like(linear.weight, device=world.device)
+        whole = there[name].weight if there else torch.empty_like(linear.weight, device="cpu")
         assert whole is not None
-        whole = whole.detach().to(world.device)
-        dist.broadcast(whole, src=0)
+        if world is not None:
+            whole = whole.detach().to(world.device)
+            dist.broadcast(whole, src=0)
         linear.quantize(whole)
         if there:
             there[name].weight = None

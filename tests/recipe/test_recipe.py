@@ -54,8 +54,9 @@ name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.column text.document text.english text.general_english text.general_target text.parallel_english
 text.parallel_target text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
-train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log train.lr
-train.micro_batch train.optimizer
+train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log
+train.lora_alpha train.lora_rank train.lr
+train.method train.micro_batch train.optimizer
 train.precision train.replicas train.rows_lr train.rows_steps train.save_every train.schedule train.sequences
 train.steps train.warmup train.weight_decay vocab.kind vocab.pretokenizer vocab.size vocab.tokenizer
 """
