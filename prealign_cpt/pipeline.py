@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if "train" in parts and rank == 0:
         check_installed(recipe.train.log)
+        if recipe.train.method == "qlora" and find_spec("bitsandbytes") is None:
+            raise RecipeError('train.method: "qlora" needs bitsandbytes: pip install "prealign-cpt[bnb]"')
     redo = with_dependents(command.redo) if command.redo else []
     run = Run(recipe.run, command.reuse, command.accept) if rank == 0 else None
     try:

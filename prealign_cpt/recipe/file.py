@@ -161,8 +161,9 @@ def _check_whole(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             ("train.rows_steps", "train.steps"),
             f"{train.rows_steps} leaves no step of {train.steps} to the body",
         )
-    if train.method == "rows" and recipe.vocab.size == 0:
-        yield ("train.method", "vocab.size"), '"rows" moves new tokens\' rows alone, and vocab.size is 0'
+    if train.method == "rows" and recipe.vocab.size in (0, AUTO):
+        complaint = '"rows" moves new tokens\' rows alone, so it needs a vocab.size above 0, not "auto"'
+        yield ("train.method", "vocab.size"), complaint
     if train.method != "full" and train.embeddings_lr:
         yield (
             ("train.embeddings_lr", "train.method"),

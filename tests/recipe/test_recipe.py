@@ -137,11 +137,30 @@ def test_every_section_is_read(file: Path):
         ('name = "tiny"', 'name = ""', ["name", "plain folder"]),
         ('valid_target = "vd.txt"', 'valid_target = "vd.txt"\ngeneral_target = "g.txt"', ["text.general_english"]),
         ("sequences = 4", "sequences = 4\nwarmup = 0.8", ["train.decay", "0.8", "more than 1"]),
+        ("sequences = 4", 'sequences = 4\nmethod = "peft"', ["train.method", "'peft'", "'qlora'"]),
+        ("sequences = 4", "sequences = 4\nlora_rank = 0", ["train.lora_rank", "at least 1"]),
+        (
+            "sequences = 4",
+            'sequences = 4\nmethod = "lora"\nembeddings_lr = 1e-4',
+            ["train.embeddings_lr", 'train.method "lora"', "set it to 0"],
+        ),
+        (
+            "sequences = 4",
+            'sequences = 4\nmethod = "rows"\noptimizer = "adamw8bit"',
+            ["train.optimizer", 'under "rows"', 'take "adamw"'],
+        ),
         ('name = "tiny"', 'name = "tiny', ["recipe.toml", "not valid TOML", "line 2"]),
     ],
 )
 def test_what_is_refused_is_named(file: Path, old: str, new: str, words: list[str]):
     refused(file, old, new, *words)
+
+
+@pytest.mark.parametrize("size", ["0", '"auto"'])
+def test_rows_alone_need_new_tokens(file: Path, size: str):
+    file.write_text(WHOLE.replace("size = 10", f"size = {size}"))
+    with pytest.raises(RecipeError, match=r'^train\.method: "rows" .* vocab\.size above 0'):
+        load_recipe(file, ["--train.method", "rows"], auto=True)
 
 
 def test_all_that_is_wrong_is_said_at_once(file: Path):

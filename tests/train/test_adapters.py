@@ -215,6 +215,22 @@ def test_a_checkpoint_holds_what_moves_alone(folder: Path, one: dict[Any, Any], 
     }
 
 
+@pytest.mark.parametrize("base", ["tied", "untied"])
+def test_rows_alone_move_as_in_the_first_phase_of_full_training(folder: Path, one: dict[Any, Any], base: str) -> None:
+    recipe = kind("full", rows_steps=4)
+    with process_group(torch.device("cpu"), timeout_minutes=1) as world:
+        module, optimizer = start(folder, base, recipe, world)
+        losses = go(module, optimizer, folder, recipe, range(4), world)
+        expected = weights(module)
+    assert one["rows", base]["losses"] == pytest.approx(losses, abs=1e-6)
+    tables = {"model.model.embed_tokens": "model.model.embed_tokens.new"} | (
+        {"model.lm_head": "model.lm_head.new"} if base == "untied" else {}
+    )
+    for whole, new in tables.items():
+        found = one["rows", base]["after"][new]
+        np.testing.assert_allclose(found, expected[f"{whole}.weight"][FIRST_NEW:], atol=2e-5, err_msg=whole)
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_train_without_new_tokens(folder: Path, method: str) -> None:
     with process_group(torch.device("cpu"), timeout_minutes=1) as world:
