@@ -291,6 +291,23 @@ def test_a_merged_model_computes_what_the_adapters_did(folder: Path) -> None:
     assert (after - base).abs().mean() > 0.1
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_bf16_merges_into_the_weights_that_were_computed_with(folder: Path, method: str) -> None:
+    """Also an update that is smaller than the distance of two bf16 numbers, which a sum behind the products shows."""
+    model = load_whole(folder / "tied")
+    adapters.prepare(model, kind(method, precision="bf16"), None, seed=5)
+    adapters.quantize(model, model)
+    for name, linear in adapters.adapted(model).items():
+        nn.init.normal_(linear.b, std=1e-3, generator=torch.Generator().manual_seed(3))
+        merged, bare = linear.merged(torch.bfloat16), linear.merged(torch.bfloat16).weight.detach()
+        linear.a.data, linear.b.data = linear.a.to(torch.bfloat16), linear.b.to(torch.bfloat16)  # as FSDP gathers them
+        x = torch.randn(7, linear.a.shape[1], generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+        assert torch.equal(linear(x), merged(x)), name
+        linear.b.data.zero_()
+        share = (linear.merged(torch.bfloat16).weight != bare).float().mean()
+        assert 0.05 < share < 0.95, "the update is neither nothing nor all that is seen"
+
+
 def test_a_split_embedding_keeps_what_its_class_does() -> None:
     """Gemma multiplies rows by a factor, and a padding token is no row of the new part."""
 
