@@ -72,8 +72,9 @@ class AdaptedLinear(nn.Module):
 
     def quantize(self, weight: Tensor) -> None:
         """Keep `weight` [O, I] in 4 bits, where it lies, instead of what is kept now."""
-        # As one row: on a CPU bitsandbytes 0.50 reads matrices wrongly whose rows are not whole blocks of 64.
-        flat = weight.detach().flatten()
+        # As one row: on a CPU bitsandbytes 0.50 reads matrices wrongly whose rows are not whole blocks of 64, and a
+        # vector with another number of dimensions than it tells the compiler.
+        flat = weight.detach().reshape(1, -1)
         self.packed, self.state = _bitsandbytes().functional.quantize_4bit(flat, quant_type="nf4")
         self.weight = None
 
@@ -117,7 +118,10 @@ def _sum(a_RI: Tensor, b_OR: Tensor, frozen: Tensor, state: Any, scale: float) -
     """W + scale B A [O, I], rounded once; `frozen` is W, or its codes where there is a `state`."""
     weight = frozen
     if state is not None:
-        weight = _bitsandbytes().functional.dequantize_4bit(frozen, state).view(len(b_OR), -1)
+        # The operator itself: what bitsandbytes does around it, and its import, would cut a compiled block here.
+        weight = torch.ops.bitsandbytes.dequantize_4bit(
+            frozen, state.absmax, state.blocksize, state.quant_type, state.shape, state.dtype
+        ).view(len(b_OR), -1)
     # Of one matrix, because "selective" recomputation keeps what mm and addmm give, and would keep all of these.
     return torch.baddbmm(weight[None], b_OR[None], a_RI[None], alpha=scale)[0]
 

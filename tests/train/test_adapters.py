@@ -256,6 +256,22 @@ def test_recomputed_activations_change_no_bit(folder: Path, method: str) -> None
         assert all(np.array_equal(other[name], value) for name, value in found[0].items())
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapted_linear_is_no_seam_in_a_compiled_block(method: str) -> None:
+    linear = adapters.AdaptedLinear(nn.Linear(64, 48), kind(method), torch.Generator().manual_seed(0))
+    if method == "qlora":
+        assert linear.weight is not None
+        linear.quantize(linear.weight)
+    nn.init.normal_(linear.b)
+    found = []
+    for call in (linear, torch.compile(linear, backend="aot_eager", fullgraph=True)):
+        x = torch.linspace(-1, 1, 2 * 5 * 64).view(2, 5, 64).requires_grad_()
+        y = call(x)
+        found.append((y, *torch.autograd.grad(y.sin().sum(), (x, linear.a, linear.b))))
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["rows", "lora", "qlora"])
 def test_bf16_keeps_frozen_weights_in_bf16_and_masters_of_the_rest(folder: Path, method: str) -> None:
     with process_group(torch.device("cpu"), timeout_minutes=1) as world:
