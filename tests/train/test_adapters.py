@@ -294,6 +294,20 @@ def test_merging_undoes_preparing(folder: Path, base: str) -> None:
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == (base == "tied")
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_adapted_linear_is_weight_and_product_for_autograd_too(bias: bool) -> None:
+    linear = nn.Linear(6, 5, bias=bias).requires_grad_(False)
+    adapted = adapters.AdaptedLinear(linear, kind("lora"), torch.Generator().manual_seed(1))
+    nn.init.normal_(adapted.b)
+    inputs = [torch.randn(2, 3, 6, requires_grad=True), adapted.a, adapted.b]
+    slope = torch.randn(2, 3, 5)
+    x, a, b = inputs
+    expected = linear(x) + RECIPE.lora_alpha / RANK * (x @ a.T @ b.T)
+    torch.testing.assert_close(adapted(x), expected)
+    for found, right in zip(*(torch.autograd.grad(y, inputs, slope) for y in (adapted(x), expected)), strict=True):
+        torch.testing.assert_close(found, right)
+
+
 def test_a_merged_model_computes_what_the_adapters_did(folder: Path) -> None:
     model = load_whole(folder / "untied")
     adapters.prepare(model, kind("lora"), FIRST_NEW, seed=5)
