@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,8 @@ def test_an_adapted_linear_is_no_seam_in_a_compiled_block(method: str) -> None:
     if method == "qlora":
         assert linear.weight is not None
         linear.quantize(linear.weight)
+        read = import_module("bitsandbytes").functional.dequantize_4bit(linear.packed, linear.state)
+        assert read.shape == linear.state.shape, "generated code insists on the shape that the compiler was told"
     nn.init.normal_(linear.b)
     found = []
     for call in (linear, torch.compile(linear, backend="aot_eager", fullgraph=True)):
