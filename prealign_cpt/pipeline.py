@@ -12,6 +12,8 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ from prealign_cpt.stages import READS, inputs, of_recipe, with_dependents
 from prealign_cpt.train.trackers import check_installed
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from prealign_cpt.model.world import World
 
 PARTS = {
@@ -82,6 +86,8 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if "train" in parts and rank == 0:
         check_installed(recipe.train.log)
+        if recipe.train.method == "qlora" and find_spec("bitsandbytes") is None:
+            raise RecipeError('train.method: "qlora" needs bitsandbytes: pip install "prealign-cpt[bnb]"')
     redo = with_dependents(command.redo) if command.redo else []
     run = Run(recipe.run, command.reuse, command.accept) if rank == 0 else None
     try:
@@ -242,10 +248,10 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     from transformers import AutoTokenizer
 
     from prealign_cpt.advise.memory import shape_of, too_large
-    from prealign_cpt.align.initialize import PIECES
     from prealign_cpt.data.build import read_mixture
     from prealign_cpt.model.bits import held_out
-    from prealign_cpt.model.tokens import num_ids, start_token_id
+    from prealign_cpt.model.tokens import start_token_id
+    from prealign_cpt.train.adapters import prepare
     from prealign_cpt.train.loop import train
     from prealign_cpt.train.shard import sharded
 
@@ -263,12 +269,12 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
         if warning := too_large(shape_of(align), settings, recipe.data.sequence_length, world):
             say(f"train: {warning}")
+    first_new, spellings = _new_tokens(recipe, tokenizer)
     module = sharded(
-        align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas
-    )
+        align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
+        partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed),
+    )  # fmt: skip
     module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
-    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
-    first_new = num_ids(tokenizer) - len(spellings) if spellings else None
     composed = spellings if spellings and settings.composition_lr else None
     result = train(
         module, mixture, valid, settings, start_token_id(tokenizer, recipe), folder, made_from, world, first_new,
@@ -279,7 +285,18 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         say(f"train: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
 
 
+def _new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
+    """Id of the first new token, None where there are none; and the old ids that spell each."""
+    from prealign_cpt.align.initialize import PIECES
+    from prealign_cpt.model.tokens import num_ids
+
+    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
+    return num_ids(tokenizer) - len(spellings) if spellings else None, spellings
+
+
 def _export(run: Run, recipe: Recipe) -> None:
+    from transformers import AutoTokenizer
+
     from prealign_cpt.export import Probe, build_export
     from prealign_cpt.train.checkpoint import latest
 
@@ -290,7 +307,8 @@ def _export(run: Run, recipe: Recipe) -> None:
     if step != _last_checkpoint(recipe):
         raise _unsound(recipe)
     probe, align, accepted = Probe(**summary["probe"]), run.folder / "align", "export" in run.accept
-    run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted))
+    first_new, _ = _new_tokens(recipe, AutoTokenizer.from_pretrained(align, local_files_only=True))
+    run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted, first_new))
 
 
 def _evaluate(run: Run, recipe: Recipe) -> None:

@@ -103,6 +103,24 @@ def test_the_metrics_hold_each_step_and_the_evaluations(run: Path) -> None:
     assert report["models"]["trained"]["test"]["target_bpb"] > 0
 
 
+@pytest.mark.parametrize("method", ["rows", "qlora"])
+def test_another_method_trains_and_exports_what_it_moves(recipe: Path, copy: Path, method: str) -> None:
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    assert _start(recipe, copy, "--redo", "train", "--train.method", method) == 0
+    assert json.loads((copy / "export" / "parity.json").read_text())["faults"] == []
+    new = json.loads((copy / "vocab" / "report.json").read_text())["new_tokens"]
+    before, after = (AutoModelForCausalLM.from_pretrained(copy / stage).state_dict() for stage in ("align", "export"))
+    for name, value in after.items():
+        if name in ("model.embed_tokens.weight", "lm_head.weight"):
+            assert torch.equal(value[:-new], before[name][:-new]) and not torch.equal(value[-new:], before[name][-new:])
+        else:
+            assert torch.equal(value, before[name]) == (method == "rows" or "_proj" not in name), name
+    assert ("(rank 16)" if method == "qlora" else "New tokens' rows were") in (
+        copy / "export" / "README.md"
+    ).read_text()
+
+
 def test_the_export_is_an_ordinary_model_folder(run: Path) -> None:
     export = run / "export"
     model = AutoModelForCausalLM.from_pretrained(export, local_files_only=True)

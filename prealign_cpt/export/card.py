@@ -77,6 +77,14 @@ def _on_hub(model: str) -> str | None:
     return named["repository"] if named else None
 
 
+METHODS = {
+    "rows": "New tokens' rows",
+    "lora": "New tokens' rows and low-rank adapters (rank {rank}) on the linears of the blocks",
+    "qlora": "New tokens' rows and low-rank adapters (rank {rank}) on the linears of the blocks, quantised to 4 bits,",
+}
+"""What moved, by `train.method`."""
+
+
 def _done(recipe: Recipe, run: Path) -> list[str]:
     """What this run did, stage by stage."""
     align, data, train = recipe.align, recipe.data, recipe.train
@@ -95,6 +103,8 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
         facts.append(f"{align.steps} steps of alignment{': ' * bool(told)}{told}.")
     share = f", {data.english_share:.0%} of them English" if data.english_share else ""
     facts.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
+    if moved := METHODS.get(train.method):
+        facts.append(f"{moved.format(rank=train.lora_rank)} were trained, and nothing else; they are merged here.")
     if recipe.codeswitch.ratio and data.english_share:
         facts.append(
             f"In the English text up to {recipe.codeswitch.ratio:.0%} of the words are replaced by a translation "

@@ -27,14 +27,13 @@ from transformers import (
 
 from prealign_cpt.export import gate
 from prealign_cpt.export.card import model_card
+from prealign_cpt.export.trained import Trained
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tensors import INDEX
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.train.stored import Weights
 from prealign_cpt.vocab.grow import MODEL
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -48,7 +47,13 @@ OF_OUR_LOADING = ("is_local", "local_files_only", "name_or_path")
 
 
 def build_export(
-    recipe: Recipe, align: Path, step_folder: Path, probe: gate.Probe, out: Path, accept: bool = False
+    recipe: Recipe,
+    align: Path,
+    step_folder: Path,
+    probe: gate.Probe,
+    out: Path,
+    accept: bool = False,
+    first_new: int | None = None,
 ) -> None:
     """Fill `out` with the model to serve, readable by whom the umask lets read.
 
@@ -57,6 +62,7 @@ def build_export(
         step_folder: a verified checkpoint.
         probe: what the trainer gave for held-out text.
         accept: publish the folder although its function is not the trainer's within rounding.
+        first_new: id of the first new token; None where there are none.
 
     Raises:
         DataError: the folder does not hold the trained weights; nothing is exported.
@@ -64,16 +70,15 @@ def build_export(
     """
     base = resolve_base(recipe.base.model)
     dtype = gate.EXACT[recipe.train.precision][0]
-    model = _without_weights(align)
-    weights = Weights(step_folder, LanguageModelLoss(model))
+    model, trained = _without_weights(align), Trained(recipe, _without_weights(align), align, step_folder, first_new)
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe))
-    names = _write_weights(model.to(dtype), weights.read, out)
+    names = _write_weights(model.to(dtype), trained.read, out)
     _rewrite(out / "config.json", with_old_names)
     save_tokenizer(tokenizer, recipe.base.start_token, align.parent / "vocab", out)
     for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
         shutil.copyfile(path, out / path.name)
-    gate.check_weights(out, names, weights.read, dtype)
+    gate.check_weights(out, names, trained.read, dtype)
     comparison = gate.compare(recipe, out, probe)
     gate.write(out, comparison, accept)
     atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base))

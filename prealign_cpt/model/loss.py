@@ -11,6 +11,7 @@ Shapes: B sequences, T tokens, N positions, D hidden size, V vocabulary. In atte
 begin of a row counts), H heads, K key and value heads, D head size.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
+
+from prealign_cpt.model.split import head_rows
 
 CHUNK = 1024
 """Positions whose logits exist at once: fp32 [1024, V], 0.5 GB at V = 128k."""
@@ -120,12 +123,12 @@ class LanguageModelLoss(nn.Module):
         hidden = self.model.base_model(
             input_ids=inputs, position_ids=position_ids, use_cache=False, **packed
         ).last_hidden_state.flatten(0, 1)
-        head = self.model.get_output_embeddings().weight
+        head, new_rows = head_rows(self.model)
         # Position i predicts token i + 1. What is not learned stays in: to pick the rest out would wait for the GPU.
         targets, others = (F.pad(ids[:, 1:], (0, 1), value=IGNORED).flatten() for ids in (labels, inputs))
         if each:
-            return chunked_nll(hidden, targets, head, others, self.soft_weight)[targets != IGNORED]
-        return summed_nll(hidden, targets, head, others, self.soft_weight)
+            return chunked_nll(hidden, targets, head, others, self.soft_weight, new_rows)[targets != IGNORED]
+        return summed_nll(hidden, targets, head, others, self.soft_weight, new_rows)
 
 
 def chunked_nll(
@@ -134,18 +137,22 @@ def chunked_nll(
     head_VD: Tensor,
     others_N: Tensor | None = None,
     weight: float = 0.0,
+    new_MD: Tensor | None = None,
 ) -> Tensor:
     """-log softmax(hidden @ head.T)[label] for each of N positions, fp32 [N]; the backward pass recomputes logits.
 
     With a weight it is (1 - weight) times that, plus weight times the same of the other token. 0 at ignored positions.
+
+    Args:
+        new_MD: further rows of the head, where it is cut (model/split.py).
     """
     parts = []
     others_N = labels_N if others_N is None else others_N
     for chunk in zip(hidden_ND.split(CHUNK), labels_N.split(CHUNK), others_N.split(CHUNK), strict=True):
         if torch.is_grad_enabled():
-            parts.append(checkpoint(_chunk, *chunk, head_VD, weight, use_reentrant=False))
+            parts.append(checkpoint(_chunk, *chunk, head_VD, weight, new_MD, use_reentrant=False))
         else:
-            parts.append(_chunk(*chunk, head_VD, weight))
+            parts.append(_chunk(*chunk, head_VD, weight, new_MD))
     return torch.cat(parts)
 
 
@@ -155,6 +162,7 @@ def summed_nll(
     head_VD: Tensor,
     others_N: Tensor,
     weight: float = 0.0,
+    new_MD: Tensor | None = None,
 ) -> Tensor:
     """The sum of `chunked_nll`, fp32 []; the gradient is taken along with the value, so no logits are computed twice.
 
@@ -162,12 +170,12 @@ def summed_nll(
     late chunks add (Liger-Kernel issue 512).
     """
     if not torch.is_grad_enabled():
-        return chunked_nll(hidden_ND, labels_N, head_VD, others_N, weight).sum()
-    return _SummedNLL.apply(hidden_ND, labels_N, head_VD, others_N, weight)
+        return chunked_nll(hidden_ND, labels_N, head_VD, others_N, weight, new_MD).sum()
+    return _SummedNLL.apply(hidden_ND, labels_N, others_N, weight, head_VD, *([] if new_MD is None else [new_MD]))
 
 
-def _chunk(hidden: Tensor, labels: Tensor, others: Tensor, head: Tensor, weight: float) -> Tensor:
-    logits = (hidden @ head.T).float()
+def _chunk(hidden: Tensor, labels: Tensor, others: Tensor, head: Tensor, weight: float, new: Tensor | None) -> Tensor:
+    logits = _logits(hidden, [head] if new is None else [head, new]).float()
     nll = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
     if not weight:
         return nll
@@ -175,32 +183,48 @@ def _chunk(hidden: Tensor, labels: Tensor, others: Tensor, head: Tensor, weight:
     return (1 - weight) * nll + weight * F.cross_entropy(logits, others, reduction="none", ignore_index=IGNORED)
 
 
+def _logits(hidden: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    parts = [hidden @ table.T for table in tables]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
 class _SummedNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, labels: Tensor, head: Tensor, others: Tensor, weight: float) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, labels: Tensor, others: Tensor, weight: float, *tables: Tensor) -> Tensor:
         value = torch.zeros((), device=hidden.device)
         for_hidden = torch.empty_like(hidden)
-        for_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        wanted = ctx.needs_input_grad[4:]  # a frozen table's would be the largest tensor of all
+        for_tables = [
+            torch.zeros_like(table, dtype=torch.float32) if want else None
+            for table, want in zip(tables, wanted, strict=True)
+        ]
         for i in range(0, len(hidden), CHUNK):
             part = slice(i, i + CHUNK)
-            nll, slope = _value_and_slope(hidden[part] @ head.T, labels[part], others[part], weight)
+            nll, whole = _value_and_slope(_logits(hidden[part], tables), labels[part], others[part], weight)
             value += nll
-            for_hidden[part] = slope @ head
-            if for_head is None:
-                continue
-            if slope.dtype == torch.float32:
-                for_head.addmm_(slope.T, hidden[part])
-            else:
-                for_head += slope.T @ hidden[part]
-        ctx.save_for_backward(for_hidden, *([] if for_head is None else [for_head.to(head.dtype)]))
+            slopes = whole.split([len(table) for table in tables], dim=1)
+            for_hidden[part] = slopes[0] @ tables[0]
+            for slope, table in zip(slopes[1:], tables[1:], strict=True):
+                for_hidden[part] += slope @ table
+            for slope, for_table in zip(slopes, for_tables, strict=True):
+                if for_table is None:
+                    continue
+                if slope.dtype == torch.float32:
+                    for_table.addmm_(slope.T, hidden[part])
+                else:
+                    for_table += slope.T @ hidden[part]
+        kept = [None if g is None else g.to(table.dtype) for g, table in zip(for_tables, tables, strict=True)]
+        ctx.save_for_backward(for_hidden, *kept)
         return value
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         # 1 / targets, say, in bf16 would be off by up to 0.4 % in all of them.
-        for_hidden, *for_head = ((g.float() * gradients[0]).to(g.dtype) for g in ctx.saved_tensors)
-        return for_hidden, None, *(for_head or [None]), None, None
+        for_hidden, *for_tables = (
+            None if g is None else (g.float() * gradients[0]).to(g.dtype) for g in ctx.saved_tensors
+        )
+        return for_hidden, None, None, None, *for_tables
 
 
 def _value_and_slope(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> tuple[Tensor, Tensor]:

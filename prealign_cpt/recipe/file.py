@@ -171,6 +171,19 @@ def _check_whole(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             ("train.rows_steps", "train.steps"),
             f"{train.rows_steps} leaves no step of {train.steps} to the body",
         )
+    if train.method == "rows" and recipe.vocab.size in (0, AUTO):
+        complaint = '"rows" moves new tokens\' rows alone, so it needs a vocab.size above 0, not "auto"'
+        yield ("train.method", "vocab.size"), complaint
+    if train.method != "full" and train.embeddings_lr:
+        yield (
+            ("train.embeddings_lr", "train.method"),
+            f'old tokens\' rows stay where they are under train.method "{train.method}"; set it to 0, or take "full"',
+        )
+    if train.method != "full" and train.optimizer == "adamw8bit":
+        yield (
+            ("train.optimizer", "train.method"),
+            f'"adamw8bit" belongs to train.method "full"; what moves under "{train.method}" is small; take "adamw"',
+        )
     if train.warmup + train.decay > 1:
         yield (
             ("train.decay", "train.warmup"),

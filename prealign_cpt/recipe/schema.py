@@ -210,6 +210,13 @@ class Codeswitch:
 class Train:
     """Continual pretraining under FSDP2."""
 
+    method: Literal["full", "lora", "qlora", "rows"] = "full"
+    """What moves: `full`, everything; `lora`, new tokens' rows and low-rank adapters on the blocks' linears; `qlora`,
+    the same with these linears in 4 bits (needs bitsandbytes); `rows`, new tokens' rows alone."""
+    lora_rank: int = number(16, least=1)
+    """Rank of the adapters."""
+    lora_alpha: float = number(32.0, above=0.0)
+    """An adapter's product counts `lora_alpha / lora_rank` times."""
     steps: int = number(AUTO, least=1, auto=True)
     """Optimizer steps. "auto": as many as read the target text once, or several times where it is short."""
     sequences: int = number(AUTO, least=1, auto=True)

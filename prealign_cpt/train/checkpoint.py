@@ -25,7 +25,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.utils._pytree import tree_map_only
 
 from prealign_cpt import __version__
@@ -43,6 +42,7 @@ from prealign_cpt.run.manifest import (
     storage_error,
     verify,
 )
+from prealign_cpt.train.stored import stored_state
 
 SLOW = 15.0
 """Seconds that a save may take without a word: torchrun kills ranks 30 seconds after it asked them to stop."""
@@ -61,7 +61,6 @@ def snapshot(
         host: tensors of an earlier copy, which are written over: asking the system for new memory takes longer than
             copying. It holds those of this copy afterwards.
     """
-    model_state, optimizer_state = get_state_dict(module, optimizer)
     old = dict(host or {})
     copies: dict[Any, torch.Tensor] = {} if host is None else host
     copies.clear()
@@ -75,7 +74,7 @@ def snapshot(
                 local_shard(copies[key]).copy_(local_shard(tensor.detach()))
         return copies[key]
 
-    return dict(tree_map_only(torch.Tensor, copied, {"model": model_state, "optimizer": optimizer_state}))
+    return dict(tree_map_only(torch.Tensor, copied, stored_state(module, optimizer)))
 
 
 def write(
@@ -338,7 +337,10 @@ def check_space(folder: Path, module: LanguageModelLoss, optimizer: torch.optim.
     Raises:
         StorageError: they do not.
     """
-    tensors = [*module.parameters(), *(t for state in optimizer.state.values() for t in state.values())]
+    tensors = [
+        *(p for p in module.parameters() if p.requires_grad),
+        *(t for state in optimizer.state.values() for t in state.values()),
+    ]
     local = [local_shard(t) for t in tensors if isinstance(t, torch.Tensor)]
     needed = 2 * world.sum(sum(t.numel() * t.element_size() for t in local))
     free = shutil.disk_usage(folder).free

@@ -32,6 +32,7 @@ from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
 
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.split import SplitEmbedding, row_tables
 from prealign_cpt.model.world import local_shard
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
@@ -148,48 +149,44 @@ def make_optimizer(
             "token; set it to 0, or vocab.size above 0"
         )
     tables = row_tables(module.model)
-    body = [p for p in module.parameters() if all(p is not table for table in tables)]
+    body = [p for p in module.parameters() if p.requires_grad and all(p is not table for table in tables)]
     matrices = [p for p in body if p.ndim >= 2]
     bits = 8 if recipe.optimizer == "adamw8bit" else 32
     if bits == 8:
         _check_8bit(matrices)
     features = None
     if first_new is not None and spellings and recipe.composition_lr:
-        features = _features(tables[0], first_new, spellings)
-    optimizer = AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay, "bits": bits},
-            {"params": [p for p in body if p.ndim < 2]},
-            {
-                "params": tables,
-                "weight_decay": recipe.weight_decay,
-                "split": first_new,
-                "factor": (recipe.embeddings_lr or recipe.lr) / recipe.lr,
-                "map_factor": recipe.composition_lr / (recipe.rows_lr or recipe.lr),
-            },
-        ],
-        features,
-    )
+        features = _features(module.model, first_new, spellings)
+    # Rows of a table that is cut are new from the first on.
+    split = 0 if first_new is not None and recipe.method != "full" else first_new
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": recipe.weight_decay, "bits": bits},
+        {"params": [p for p in body if p.ndim < 2]},
+        {
+            "params": tables,
+            "weight_decay": recipe.weight_decay,
+            "split": split,
+            "factor": (recipe.embeddings_lr or recipe.lr) / recipe.lr,
+            "map_factor": recipe.composition_lr / (recipe.rows_lr or recipe.lr),
+        },
+    ]
+    optimizer = AdamW([group for group in groups if group["params"]], features)
     optimizer.set_rates(recipe.lr, recipe.rows_lr or recipe.lr)
     return optimizer
 
 
-def row_tables(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The parameters [V, D] with a row for each token: the embedding, and the head where it is not tied."""
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    return [embedding] if head is embedding else [embedding, head]
-
-
-def _features(
-    embedding: nn.Parameter, first_new: int, spellings: Sequence[Sequence[int]]
-) -> dict[nn.Parameter, Tensor]:
+def _features(model: PreTrainedModel, first_new: int, spellings: Sequence[Sequence[int]]) -> dict[nn.Parameter, Tensor]:
     """Features of this rank's new tokens, for the embedding alone: output rows that move by the map at the rate that
     suits input rows cost 0.15 bits per byte within ten steps (benchmarks/results/race.md)."""
-    rows = embedding.detach()
-    begin = max(0, first_row(embedding) - first_new)
-    count = len(local_shard(embedding)) - old_rows(embedding, first_new)
+    table, embedding = row_tables(model)[0], model.get_input_embeddings()
+    split = first_new
+    if isinstance(embedding, SplitEmbedding):
+        embedding, split = embedding.old, 0
+    rows = embedding.weight.detach()
+    begin = max(0, first_row(table) - split)
+    count = len(local_shard(table)) - old_rows(table, split)
     old_VD = (rows.full_tensor() if isinstance(rows, DTensor) else rows)[:first_new]
-    return {embedding: composition.features(spellings[begin : begin + count], old_VD)}
+    return {table: composition.features(spellings[begin : begin + count], old_VD)}
 
 
 def rates(step: int, recipe: Train) -> tuple[float, float]:

@@ -9,7 +9,7 @@ rows and columns.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,15 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prealign_cpt.model.load import blocks
 from prealign_cpt.model.loss import LanguageModelLoss, choose_attention
+from prealign_cpt.model.split import stored_rows
 from prealign_cpt.model.tensors import Tensors
 from prealign_cpt.model.world import World, local_shard
 from prealign_cpt.run.errors import DataError, RecipeError
+from prealign_cpt.train import adapters
 from prealign_cpt.train.optim import first_row
 
 _aten = torch.ops.aten
@@ -51,6 +53,7 @@ def sharded(
     checkpoint_activations: Literal["none", "selective", "full"] = "none",
     compiled: bool = False,
     replicas: int = 1,
+    prepare: Callable[[PreTrainedModel], None] = lambda _: None,
 ) -> LanguageModelLoss:
     """The model of a Hugging Face folder, sharded over the ranks, ready to train.
 
@@ -61,6 +64,7 @@ def sharded(
         checkpoint_activations: what the backward pass computes again (`recompute`).
         compiled: compile each block at its first call.
         replicas: copies of the sharded model; 1 shards it over all ranks.
+        prepare: what is done to the model before it is sharded (adapters.py).
 
     Raises:
         DataError: the folder's tensors are not those of the model.
@@ -72,6 +76,9 @@ def sharded(
     form = choose_attention(world.device, precision)
     with _without_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=form)
+    prepare(model)
+    with Tensors(folder) as tensors:
+        adapters.quantize(model, tensors.read, world.device)
     module = LanguageModelLoss(model)
     for block in blocks(model):
         recompute(block, checkpoint_activations)
@@ -144,6 +151,10 @@ def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    places = {
+        name: stored_rows(module.model, name.removeprefix("model.")) for alike in names.values() for name in alike
+    }
+    starts = adapters.starts(module.model)
     module.to_empty(device=device)
     for first, *others in names.values():  # to_empty gives each name a tensor of its own
         for name in others:
@@ -152,14 +163,20 @@ def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None
     with Tensors(folder) as tensors:
         left = set(tensors.places)
         for alike in names.values():
-            parameter, stored_as = module.get_parameter(alike[0]), [name.removeprefix("model.") for name in alike]
+            parameter = module.get_parameter(alike[0])
             local, first_of_rank = local_shard(parameter), first_row(parameter)
-            stored = next((name for name in stored_as if name in left), None)
-            if stored is None or tensors.shape(stored) != parameter.shape:
-                raise _foreign(folder, stored_as[0], "missing" if stored is None else f"{tensors.shape(stored)}")
-            left -= set(stored_as)
+            if (own := alike[0].removeprefix("model.")) in starts:
+                local.copy_(starts[own][first_of_rank : first_of_rank + len(local)])
+                continue
+            found = [places[name] for name in alike]
+            place = next((place for place in found if place.name in tensors.places), None)
+            if place is None or tensors.shape(place.name) != (place.rows, *parameter.shape[1:]):
+                fault = "missing" if place is None else f"{tensors.shape(place.name)}"
+                raise _foreign(folder, found[0].name, fault)
+            left -= {place.name for place in found}
             if len(local):
-                local.copy_(tensors.rows(stored, first_of_rank, len(local)))
+                local.copy_(tensors.rows(place.name, place.first + first_of_rank, len(local)))
+        left -= {f"{name}.weight" for name, linear in adapters.adapted(module.model).items() if linear.in_4bit}
         for name, buffer in module.named_buffers():
             stored = name.removeprefix("model.")
             buffer.copy_(tensors.read(stored) if stored in left else buffers[name])

@@ -19,10 +19,11 @@ from torch.distributed.tensor import DTensor
 
 from prealign_cpt.data.mixture import Mixture, positions
 from prealign_cpt.model.loss import IGNORED, LanguageModelLoss, document_borders
+from prealign_cpt.model.split import row_tables
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import NumericError
-from prealign_cpt.train.optim import AdamW, rates, row_tables
+from prealign_cpt.train.optim import AdamW, rates
 
 FACTOR = 10.0
 """A gradient norm above so many times the running median is a spike."""

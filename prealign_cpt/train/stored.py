@@ -20,7 +20,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.run.errors import DataError, PrealignError
@@ -45,15 +45,17 @@ def load(path: Path, module: LanguageModelLoss, optimizer: torch.optim.Optimizer
     Raises:
         DataError: it holds other tensors than these, or no optimizer state.
     """
-    model_state, optimizer_state = get_state_dict(module, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
+    state = stored_state(module, optimizer)
     _read(state, path)
-    set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+        options=StateDictOptions(strict=False),  # what is frozen is not there
+    )  # fmt: skip
     return int(read_manifest(path)["about"]["step"])
 
 
 class Weights:
-    """The weights of a verified checkpoint, read one by one, in a process of its own without ranks.
+    """The weights of a verified checkpoint that moved, read one by one, in a process of its own without ranks.
 
     Args:
         path: of the checkpoint.
@@ -65,7 +67,7 @@ class Weights:
 
     def __init__(self, path: Path, module: LanguageModelLoss) -> None:
         self.path = path
-        self._expected = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+        self._expected = {f"model.{name}": tensor for name, tensor in _moving(module, module.state_dict()).items()}
         try:
             _check_tensors(read_metadata(path), self._expected, "model.")
         except DataError as error:
@@ -77,6 +79,20 @@ class Weights:
         tensor = torch.empty_like(self._expected[key], device="cpu")
         _read({key: tensor}, self.path, part=key, no_dist=True)
         return tensor
+
+
+def stored_state(module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What a checkpoint holds, by part and name; the tensors are those of module and optimizer.
+
+    Frozen weights are not in it: they are still those that training began with.
+    """
+    model_state, optimizer_state = get_state_dict(module, optimizer)
+    return {"model": _moving(module, model_state), "optimizer": optimizer_state}
+
+
+def _moving(module: LanguageModelLoss, state: dict[str, Any]) -> dict[str, Any]:
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: value for name, value in state.items() if name not in frozen}
 
 
 def read_metadata(folder: Path) -> Metadata:

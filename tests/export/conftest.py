@@ -1,6 +1,7 @@
 """What the tests of the export have in common: a trained checkpoint and its export."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.manifest import new_folder
 from prealign_cpt.train import checkpoint
+from prealign_cpt.train.adapters import prepare
 from prealign_cpt.train.loop import token_nats
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
@@ -25,25 +27,31 @@ def world() -> Iterator[World]:
         yield world
 
 
-def trained(recipe: Recipe, align: Path, world: World, precision: Any = "fp32") -> tuple[Path, Probe]:
+def trained(
+    recipe: Recipe, align: Path, world: World, precision: Any = "fp32", first_new: int | None = None
+) -> tuple[Path, Probe]:
     """A checkpoint of changed weights beside `align`, and the trainer's own figures for it."""
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
-    module = sharded(align, world, precision)
+    module = sharded(
+        align, world, precision, prepare=partial(prepare, recipe=recipe.train, first_new=first_new, seed=recipe.seed)
+    )
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in module.parameters():
+        for parameter in (p for p in module.parameters() if p.requires_grad):
             local = parameter.to_local()
             local += 0.02 * torch.randn(local.shape, generator=generator)
     folder = align.parent / "train"
     folder.mkdir()
-    state = checkpoint.snapshot(module, make_optimizer(module, recipe.train))
+    state = checkpoint.snapshot(module, make_optimizer(module, recipe.train, first_new))
     step = checkpoint.write(folder, 6, state, {"inputs": {}}, world)
     nats = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
     return step, Probe(nats, "cpu", torch.get_num_threads())
 
 
-def export(recipe: Recipe, align: Path, step: Path, probe: Probe, accept: bool = False) -> Path:
+def export(
+    recipe: Recipe, align: Path, step: Path, probe: Probe, accept: bool = False, first_new: int | None = None
+) -> Path:
     target = align.parent / "export"
     with new_folder(target, {}) as out:
-        build_export(recipe, align, step, probe, out, accept)
+        build_export(recipe, align, step, probe, out, accept, first_new)
     return target

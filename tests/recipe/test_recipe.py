@@ -54,8 +54,9 @@ name out seed serve.max_model_len serve.prompts_english serve.prompts_target
 text.column text.document text.english text.general_english text.general_target text.parallel_english
 text.parallel_target text.source text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
-train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log train.lr
-train.micro_batch train.optimizer
+train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log
+train.lora_alpha train.lora_rank train.lr
+train.method train.micro_batch train.optimizer
 train.precision train.replicas train.rows_lr train.rows_steps train.save_every train.schedule train.sequences
 train.steps train.warmup train.weight_decay vocab.kind vocab.pretokenizer vocab.size vocab.tokenizer
 """
@@ -136,11 +137,30 @@ def test_every_section_is_read(file: Path):
         ('name = "tiny"', 'name = ""', ["name", "plain folder"]),
         ('valid_target = "vd.txt"', 'valid_target = "vd.txt"\ngeneral_target = "g.txt"', ["text.general_english"]),
         ("sequences = 4", "sequences = 4\nwarmup = 0.8", ["train.decay", "0.8", "more than 1"]),
+        ("sequences = 4", 'sequences = 4\nmethod = "peft"', ["train.method", "'peft'", "'qlora'"]),
+        ("sequences = 4", "sequences = 4\nlora_rank = 0", ["train.lora_rank", "at least 1"]),
+        (
+            "sequences = 4",
+            'sequences = 4\nmethod = "lora"\nembeddings_lr = 1e-4',
+            ["train.embeddings_lr", 'train.method "lora"', "set it to 0"],
+        ),
+        (
+            "sequences = 4",
+            'sequences = 4\nmethod = "rows"\noptimizer = "adamw8bit"',
+            ["train.optimizer", 'under "rows"', 'take "adamw"'],
+        ),
         ('name = "tiny"', 'name = "tiny', ["recipe.toml", "not valid TOML", "line 2"]),
     ],
 )
 def test_what_is_refused_is_named(file: Path, old: str, new: str, words: list[str]):
     refused(file, old, new, *words)
+
+
+@pytest.mark.parametrize("size", ["0", '"auto"'])
+def test_rows_alone_need_new_tokens(file: Path, size: str):
+    file.write_text(WHOLE.replace("size = 10", f"size = {size}"))
+    with pytest.raises(RecipeError, match=r'^train\.method: "rows" .* vocab\.size above 0'):
+        load_recipe(file, ["--train.method", "rows"], auto=True)
 
 
 def test_all_that_is_wrong_is_said_at_once(file: Path):
