@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prealign_cpt import __version__
 from prealign_cpt.evaluate import arguments as arguments_of_evaluation
-from prealign_cpt.parser import Parser, names, numbers, parse, share
+from prealign_cpt.parser import Parser, names, numbers, parse, share_of
 from prealign_cpt.run import launch, signals
 from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.serving import arguments as arguments_of_serving
@@ -177,7 +177,9 @@ def command_line(of_recipe: bool = False) -> Parser:
         add = commands.add_parser(name, help=text)
         add.add_run()
         if name == "prepare":
-            add.add_argument("--share", type=share, help="K/N: pack every Nth shard of text from K on, beside others")
+            add.add_argument(
+                "--share", type=share_of, help="K/N: pack every Nth shard of text from K on, beside others"
+            )
         add.set_defaults(work=_stage)
 
     add = commands.add_parser("eval", help="measure models on local files; with RECIPE.toml, run it up to eval")
@@ -214,7 +216,12 @@ def command_line(of_recipe: bool = False) -> Parser:
     return parser
 
 
-def _recipe_command(options: argparse.Namespace, until: str, num_processes: int | None = None) -> int:
+def _recipe_command(
+    options: argparse.Namespace,
+    until: str,
+    num_processes: int | None = None,
+    share: tuple[int, int] | None = None,
+) -> int:
     from prealign_cpt.pipeline import Command, run_parts
     from prealign_cpt.recipe.file import load_recipe
     from prealign_cpt.recipe.schema import AUTO
@@ -241,10 +248,10 @@ def _recipe_command(options: argparse.Namespace, until: str, num_processes: int 
         path=path, flags=tuple(flags), redo=options.redo, reuse=reuse, accept=options.accept, skip=options.skip,
         workers=options.workers,
     )  # fmt: skip
-    if options.command == "prepare" and options.share:
+    if share is not None:
         from prealign_cpt.prepare import pack_share
 
-        pack_share(recipe, options.share, options.workers)
+        pack_share(recipe, share, options.workers)
         return 0
     run_parts(recipe, command, until, num_processes)
     return 0
@@ -253,7 +260,8 @@ def _recipe_command(options: argparse.Namespace, until: str, num_processes: int 
 def _stage(options: argparse.Namespace) -> int:
     if options.command == "run":
         return _recipe_command(options, "eval", options.nproc)
-    return _recipe_command(options, options.command)
+    share = options.share if options.command == "prepare" else None
+    return _recipe_command(options, options.command, share=share)
 
 
 def _eval(options: argparse.Namespace) -> int:

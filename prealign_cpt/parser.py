@@ -99,7 +99,7 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
-def share(text: str) -> tuple[int, int]:
+def share_of(text: str) -> tuple[int, int]:
     """ "3/16": one of some shares, counted from 0."""
     one, _, of = text.partition("/")
     if not 0 <= int(one) < int(of):
