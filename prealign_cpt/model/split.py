@@ -51,21 +51,6 @@ def split_tables(model: PreTrainedModel, first_new: int) -> None:
     head.register_parameter("new", split.new if tied else nn.Parameter(rows[first_new:].clone()))
 
 
-@torch.no_grad()
-def join_tables(model: PreTrainedModel) -> None:
-    """Undo `split_tables`, in place."""
-    split, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if not isinstance(split, SplitEmbedding):
-        return
-    tied = head.weight is split.old.weight
-    rows = nn.Parameter(torch.cat([head.weight.to(head.new.dtype), head.new]))
-    embedding = split.old
-    embedding.weight = rows if tied else nn.Parameter(torch.cat([embedding.weight.to(split.new.dtype), split.new]))
-    head.weight = rows
-    del head.new
-    model.set_input_embeddings(embedding)
-
-
 class Place(NamedTuple):
     """Where the rows of a parameter lie in a folder of the whole model."""
 

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from prealign_cpt.model.load import blocks
-from prealign_cpt.model.split import join_tables, split_tables
+from prealign_cpt.model.split import split_tables
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
 
@@ -184,19 +184,6 @@ def starts(model: PreTrainedModel) -> dict[str, Tensor]:
             found |= {f"{name}.a": linear.start, f"{name}.b": torch.zeros(linear.b.shape)}
             linear.start = None
     return found
-
-
-@torch.no_grad()
-def merge(model: PreTrainedModel, computed: torch.dtype) -> None:
-    """Undo `prepare`, in place: one linear for each and its adapter, whole tables, all fp32.
-
-    Args:
-        computed: what training computed in.
-    """
-    for name, linear in adapted(model).items():
-        model.set_submodule(name, linear.merged(computed).to(model.device))
-    join_tables(model)
-    model.float()
 
 
 def adapted(model: PreTrainedModel) -> dict[str, AdaptedLinear]:
