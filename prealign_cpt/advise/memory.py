@@ -218,7 +218,9 @@ def too_large(shape: Shape, recipe: Train, length: int, world: World) -> str:
     if world.device.type != "cuda":
         return ""
     how = Setting(
+        method=recipe.method,
         optimizer=recipe.optimizer,
+        lora_rank=recipe.lora_rank,
         shards=world.size // recipe.replicas,
         tokens=recipe.micro_batch * length,
         recomputed=recipe.checkpoint_activations,

@@ -29,16 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("precision", "recomputed", "rows"),
     [("fp32", "none", 8), ("bf16", "none", 8), ("fp32", "full", 1), ("bf16", "full", 8), ("bf16", "selective", 8)],
 )
-def test_the_formula_is_within_a_tenth_of_what_ranks_held(
+def test_the_formula_is_what_ranks_held_or_a_little_more(
     folder: Path, size: int, precision: Any, recomputed: Any, rows: int
 ) -> None:
     options = {"precision": precision, "checkpoint_activations": recomputed, "micro_batch": rows}
-    # Threads of gloo hold a buffer a little longer on one rank than on another, by chance.
+    # Threads of gloo hold a buffer longer or not, by chance; the formula counts it.
     held = min(run_ranks(size, measured, folder, options))
     how = Setting(
         shards=size, tokens=rows * LENGTH, recomputed=recomputed, width=4 if precision == "fp32" else 2, on_cpu=True
     )
-    assert peak(shape_of(folder), how)["all"] == pytest.approx(held, rel=0.1)
+    assert 0.8 < held / peak(shape_of(folder), how)["all"] < 1.1
 
 
 def test_parameters_are_counted_without_weights(base_folder: Path) -> None:

@@ -27,7 +27,7 @@ def peak(rank: int, size: int, folder: Path, options: dict[str, Any]) -> int:
         save_every=9, **options,
     )  # fmt: skip
     with process_group(torch.device("cpu"), timeout_minutes=2) as world:
-        text = Mixture(PackedText(folder / "text"), None, 0.0, seed=3)
+        text = Mixture([PackedText(folder)], [], 0.0, seed=3)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
             module = sharded(folder, world, recipe.precision, recipe.checkpoint_activations)
             optimizer = make_optimizer(module, recipe)
