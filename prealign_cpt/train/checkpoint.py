@@ -215,7 +215,7 @@ class Saver:
             began = time.monotonic()
             path = write(self.folder, step, state, about, self.world, self._group)
             self._seconds.append(time.monotonic() - began)
-            damaged = damage(path, self.world)  # before anything older goes
+            damaged = damage(path, self.world, self._group)  # before anything older goes
             self.world.on_rank_0(lambda: self._tidy(damaged, about["inputs"]), self._group)
         except BaseException as error:  # raised by the training thread, on every rank
             self._error = error
@@ -270,17 +270,18 @@ def _newest(folder: Path) -> Path | None:
     return next(reversed(_checkpoints(folder)), None)
 
 
-def damage(path: Path, world: World | None = None) -> str:
+def damage(path: Path, world: World | None = None, group: Any = None) -> str:
     """What is wrong with a checkpoint's files, "" if nothing is. The ranks share out the reading.
 
-    They wait for each other without a limit: how long reading takes depends on the model and the disk.
+    Args:
+        group: of the ranks that call this; None: of all.
     """
     try:
         verify(path, share=(world.rank, world.size) if world else (0, 1))
         mine = ""
     except DataError as error:
         mine = str(error)
-    return next(filter(None, world.gather(f"verify {path.name}", mine)), "") if world else mine
+    return next(filter(None, world.gather(mine, group)), "") if world else mine
 
 
 def _set_aside(path: Path, why: str) -> None:

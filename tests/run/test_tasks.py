@@ -32,7 +32,9 @@ def test_an_error_is_told_and_what_is_done_is_not_done_again(tmp_path: Path, wor
     with pytest.raises(DataError, match="not a lucky number"):
         each(doubled, {"a": 1, "b": 13}, tmp_path, workers, "test")
     assert each(doubled, {"a": 1, "b": 2}, tmp_path, workers, "test") == {"a": 2, "b": 4}
-    assert sorted((tmp_path / "log").read_text().split()) == ["a", "b"]
+    done = (tmp_path / "log").read_text().split()
+    # Beside the one that failed, another process may have been ended before it could say that it was done.
+    assert done.count("b") == 1 and done.count("a") in ((1,) if workers == 1 else (1, 2))
 
 
 def test_a_killed_worker_is_told(tmp_path: Path):
