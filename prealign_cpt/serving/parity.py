@@ -46,9 +46,9 @@ NUM_SYNTHETIC = 64
 
 NUM_SAMPLES, SAMPLE_LENGTH = 8, 48
 
-ROUNDING_FACTOR = {"fp32": 4, "bf16": 8}
-"""How much further than transformers in the same type the worst served value may be from the exact one. In bf16 a
-single value of a very unlikely token is off by much on both sides; there the mean says more."""
+ROUNDING_FACTOR = 8
+"""How much further than transformers in the same type the worst served value may be from the exact one. A single value
+of a very unlikely token is off by much on both sides (5 times in a Bengali model in fp32); the mean says more."""
 
 MEAN_FACTOR = 4
 """The same for the mean over all values."""
@@ -272,7 +272,7 @@ def _compare(
     if difference > tolerance:
         local, exact = exact, [compute(model.to(high), ids) for ids in sequences]
         rounding, mean_rounding = _distance(local, exact)
-        bound = max(bound, ROUNDING_FACTOR[dtype] * rounding)
+        bound = max(bound, ROUNDING_FACTOR * rounding)
         mean_bound = max(mean_bound, MEAN_FACTOR * mean_rounding)
         excess, mean = _distance(values, exact)
     if excess <= bound and mean <= mean_bound:

@@ -43,7 +43,7 @@ def test_a_server_in_another_type(server: Server, folder: Path) -> None:
     """In bf16 the bound is what bf16 itself loses; the fp32 server keeps within it, and other weights do not."""
     figures = dict(run_checks(server.base_url, folder, TEXTS, START, dtype="bf16"))["log-probabilities"]
     assert 1e-3 < figures["rounding"] < 0.5 and figures["max_logprob_difference"] > 1e-3
-    assert figures["bound"] == ROUNDING_FACTOR["bf16"] * figures["rounding"]
+    assert figures["bound"] == ROUNDING_FACTOR * figures["rounding"]
     assert figures["mean"] < figures["mean_bound"] < figures["bound"]
 
 
