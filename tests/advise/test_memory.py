@@ -29,16 +29,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("precision", "recomputed", "rows"),
     [("fp32", "none", 8), ("bf16", "none", 8), ("fp32", "full", 1), ("bf16", "full", 8), ("bf16", "selective", 8)],
 )
-def test_the_formula_is_what_ranks_held_or_a_little_more(
+def test_the_formula_is_about_what_ranks_held(
     folder: Path, size: int, precision: Any, recomputed: Any, rows: int
 ) -> None:
     options = {"precision": precision, "checkpoint_activations": recomputed, "micro_batch": rows}
-    # Threads of gloo hold a buffer longer or not, by chance; the formula counts it.
+    # Threads of gloo hold the buffer of a group longer or not, by chance; the formula counts one.
+    most = 0.1 if size == 1 else 0.25
     held = min(run_ranks(size, measured, folder, options))
     how = Setting(
         shards=size, tokens=rows * LENGTH, recomputed=recomputed, width=4 if precision == "fp32" else 2, on_cpu=True
     )
-    assert 0.8 < held / peak(shape_of(folder), how)["all"] < 1.1
+    assert held / peak(shape_of(folder), how)["all"] == pytest.approx(1, abs=most)
 
 
 def test_parameters_are_counted_without_weights(base_folder: Path) -> None:
