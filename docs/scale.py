@@ -49,10 +49,10 @@ rank 16, one model shared by all GPUs. In brackets: it does not fit.
 MIDDLE = """
 `prealign init` chooses by the same function, and the start of a run on a GPU warns by it.
 
-- *Measured*: method full, in fp32 and bf16, with and without recomputed activations: bytes of tensors as torch's allocator
-  counts them. On one rank they are within a tenth of the formula, on two gloo ranks mostly too, by chance up to a fifth
-  from it, as a buffer lives longer or not (tests/advise/test_memory.py, a Llama of 4 M parameters). The difference
-  between CPU and GPU, that a block's weights are gathered for its turn only, is reasoned.
+- *Measured*: method full, in fp32 and bf16, with and without recomputed activations: bytes of tensors as torch's
+  allocator counts them. On one rank they are within a tenth of the formula, on two gloo ranks mostly too, by chance up
+  to a fifth from it, as a buffer lives longer or not (tests/advise/test_memory.py, a Llama of 4 M parameters). The
+  difference between CPU and GPU, that a block's weights are gathered for its turn only, is reasoned.
 - *Reasoned*: 8-bit moments (2 bytes and 8 / 256 a parameter of the body), and the other methods: their counts are those
   of the same parts, with 2 bytes (nf4: 0.56) for what stands still and 16 for what moves.
 
