@@ -12,7 +12,6 @@ tokenized once.
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +31,7 @@ from prealign_cpt.model.tokens import frame, num_ids
 from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.run.tasks import each
+from prealign_cpt.run.tasks import each, take
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.stage import shard_path, text_report
 
@@ -70,7 +69,7 @@ def build_data(
             )
         (out / text).mkdir()
         for path in (scratch / text).glob("*.npy"):
-            shutil.move(path, out / text / path.name)
+            take(path, out / text / path.name)
     report = data_report(recipe, packed, read_mixture(recipe, out), out, num_ids(_tokenizer(base)))
     atomic_write(out / "report.json", json.dumps(report, indent=1))
 

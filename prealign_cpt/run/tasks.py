@@ -8,6 +8,7 @@ A task is a pure function of its argument, so how many workers there are, on how
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -59,6 +60,15 @@ def each(
         else:
             _in_processes(function, left, folder, min(workers, len(left)), bar)
     return {name: json.loads(_result(folder, name).read_text(encoding="utf-8")) for name in tasks}
+
+
+def take(path: Path, to: Path) -> None:
+    """Give a file that a task has written another name too, without a copy where the file system can. It also stays
+    where it is: until the stage is published it may be asked for again."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
 
 
 def _in_processes(

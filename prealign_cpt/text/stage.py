@@ -10,7 +10,6 @@ of their hashes, so that their beginning is of all sources; where there are seve
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from prealign_cpt.recipe.schema import SIDES, SPLIT_SETS, Recipe, Source
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write, storage_error
-from prealign_cpt.run.tasks import each
+from prealign_cpt.run.tasks import each, take
 from prealign_cpt.text.languages import Identifier, language_of
 from prealign_cpt.text.reader import LONGEST, Unit, cut, read_documents
 from prealign_cpt.text.scripts import main_script, script_shares
@@ -186,7 +185,7 @@ def _write_side(
     return {
         "share_held_out": share,
         "parts": longest < LONGEST,
-        **_moved(side, found, written, scratch / "train", out),
+        **_gathered(side, found, written, scratch / "train", out),
         **{
             name: {"documents": len(documents), "bytes": sum(len(text.encode()) for text in documents)}
             for name, documents in held.items()
@@ -271,16 +270,16 @@ def _write(task: tuple[_Group, str, int], prefix: Path) -> dict[str, Any]:
     return {"shards": shards, "repeats": repeats}
 
 
-def _moved(
+def _gathered(
     side: str, found: dict[str, list[Entry]], written: dict[str, dict[str, Any]], scratch: Path, out: Path
 ) -> dict[str, Any]:
-    """Put the shards where they belong; what there is to say of them."""
+    """The shards where they belong, and what there is to say of them."""
     part: dict[str, Any] = {"sources": [], "repeats_left_out": sum(one["repeats"] for one in written.values())}
     for name, of_source in found.items():
         own = [shard for group, one in written.items() if group.startswith(f"{name}/") for shard in one["shards"]]
         (out / "train" / name).mkdir(parents=True)
         for shard, _, _ in own:
-            shutil.move(scratch / name / f"{shard}.jsonl", _shard(out, name, shard))
+            take(scratch / name / f"{shard}.jsonl", _shard(out, name, shard))
         part["sources"].append({
             "name": name,
             "documents": sum(documents for _, documents, _ in own),

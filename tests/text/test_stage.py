@@ -1,11 +1,15 @@
 """The text stage over several sources, and in any number of processes."""
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prealign_cpt.data import build as data_build
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.file import load_recipe
@@ -129,6 +133,42 @@ def test_without_weights_every_source_is_read_equally_often(recipe_path: Path, b
     sources = json.loads((out / "report.json").read_text())["sources"]
     times = [sources[name]["times_read"] for name in ("web", "books")]
     assert times[0] == pytest.approx(times[1], rel=0.1)
+
+
+def test_a_stage_that_was_stopped_behind_its_tasks_goes_on(
+    recipe_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is done stays done until the stage is published, also what was already put together."""
+    recipe, _ = built(recipe_path)
+    whole = digests(recipe.run / "text")
+    tasks = recipe.run / "tasks"
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def again(build: Callable[[Path], None], out: Path, place: Any, last: str) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, last, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                build(out)
+        shutil.rmtree(out)  # as `new_folder` does
+        out.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, "each", partial(_nothing_left, place.each))
+            build(out)
+
+    again(lambda out: build_text(recipe, out, tasks, 1), recipe.run / "text", stage, "atomic_write")
+    assert digests(recipe.run / "text") == whole
+    pack = partial(build_data, recipe, base_folder, base_folder, [])
+    again(lambda out: pack(out, recipe.run / "tasks2", 1), recipe.run / "data", data_build, "data_report")
+    assert (recipe.run / "data/web/00000-000.inputs.npy").is_file()
+
+
+def _nothing_left(real: Any, function: Any, tasks: Any, folder: Path, *rest: Any) -> Any:
+    assert all((folder / f"{name}.json").is_file() for name in tasks), "it was done before"
+    return real(function, tasks, folder, *rest)
 
 
 @pytest.mark.parametrize(
