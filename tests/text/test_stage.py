@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from prealign_cpt.cli import main
 from prealign_cpt.data import build as data_build
 from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError, RecipeError
-from prealign_cpt.run.manifest import hashed
+from prealign_cpt.run.manifest import folder_digest, hashed
 from prealign_cpt.text import stage
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.stage import build_text, held_out_documents, training_documents, training_sample
@@ -195,3 +196,32 @@ def test_parallel_text_of_unequal_length_is_refused(recipe_path: Path):
         file.write("one more\n")
     with pytest.raises(DataError, match=r"a\.sw: ends before line 61 of its translation"):
         built(recipe_path)
+
+
+def test_shares_that_were_packed_apart_are_only_put_together(recipe_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "SHARD_BYTES", 9_000)
+    prepare = ["prepare", str(recipe_path), "--workers", "1"]
+    assert main([*prepare, "--share", "0/2"]) == 66, "text and vocabulary come first"
+    assert main([*prepare, "--skip", "data,init"]) == 0
+    for share in ("0/2", "1/2"):
+        assert main([*prepare, "--share", share]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(data_build, "each", partial(_nothing_left, data_build.each))
+        assert main([*prepare, "--skip", "init"]) == 0
+    assert main([*prepare, "--skip", "init", "--name", "alone"]) == 0
+    runs = [recipe_path.parent / name / "data" for name in ("r", "alone")]
+    assert folder_digest(runs[0]) == folder_digest(runs[1])
+    assert not list((recipe_path.parent / "r").glob(".tasks-*"))
+    assert main([*prepare, "--share", "2/2"]) == 78
+
+
+def test_a_run_tells_the_bits_of_every_source(recipe_path: Path):
+    flags = ["--train.steps=2", "--train.micro_batch=5", "--evaluate.max_bytes=2000", "--align.steps=0", "--workers=1"]
+    assert main(["eval", str(recipe_path), *flags]) == 0
+    run = recipe_path.parent / "r"
+    models = json.loads((run / "eval/report.json").read_text())["models"]
+    bits = models["trained"]["by_source"]["target"]
+    assert set(bits) == {"web", "books"} and all(value > 0 for value in bits.values())
+    assert "english" not in models["trained"]["by_source"], "a side of one source"
+    assert main(["eval", str(run), "--out", str(run / "again"), "--preset", "quick"]) == 0
+    assert main(["report", str(run)]) == 0
