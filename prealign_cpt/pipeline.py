@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prealign_cpt.recipe.file import as_dict, as_toml
+from prealign_cpt.recipe.file import anywhere, as_dict, as_toml
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import launch, signals
 from prealign_cpt.run.digests import Digests
@@ -101,7 +101,7 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
         else:
             _make_here(run, recipe, command, parts, ranks)
         if run is not None:
-            run.describe(as_toml(recipe.anywhere()))
+            run.describe(as_toml(anywhere(recipe)))
             run.end()
     except BaseException as error:
         if run is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prealign_cpt.recipe.file import keys, load_recipe
+from prealign_cpt.recipe.file import anywhere, keys, load_recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.folder import ORDER
 from prealign_cpt.run.manifest import new_folder
@@ -48,7 +48,7 @@ def test_the_inputs_of_a_stage_follow_the_table(recipe_file: Path, tmp_path: Pat
 
 def test_a_recipe_means_the_same_files_from_anywhere(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(recipe_file)
-    moved = recipe.anywhere()
+    moved = anywhere(recipe)
     monkeypatch.chdir("/")
     assert Path(moved.text.target[0]).is_file() and Path(moved.lexicon.path).is_file()
-    assert moved.run.is_absolute() and moved.anywhere() == moved
+    assert moved.run.is_absolute() and anywhere(moved) == moved

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.recipe.build import Faults, build, closest, fields, key_types
-from prealign_cpt.recipe.schema import AUTO, SIDES, Recipe
+from prealign_cpt.recipe.schema import AUTO, SIDES, Recipe, Source
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 
 PLAIN_NAME = re.compile(r"[\w-]+", re.ASCII)
@@ -83,6 +83,33 @@ def as_toml(recipe: Recipe) -> str:
         else:
             top += f"{key} = {toml(value)}\n"
     return top + sections
+
+
+def anywhere(recipe: Recipe) -> Recipe:
+    """The same recipe with absolute paths, so that it means the same files wherever it is read."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(absolute, value))
+        if isinstance(value, Source):
+            return dataclasses.replace(value, target=absolute(value.target), english=absolute(value.english))
+        return value if not value or value.startswith(("cache:", "hf:")) else str(recipe.path(value).absolute())
+
+    paths = {
+        "text": [key.name for key in dataclasses.fields(recipe.text) if key.name not in ("document", "column")],
+        "lexicon": ["path"],
+        "vocab": ["tokenizer"],
+        "align": ["rows"],
+        "evaluate": ["clka", "transfer_train", "transfer_test"],
+    }
+    sections: dict[str, Any] = {}
+    for name, names in paths.items():
+        section = getattr(recipe, name)
+        sections[name] = dataclasses.replace(section, **{key: absolute(getattr(section, key)) for key in names})
+    model = Path(recipe.base.model).expanduser()
+    if len(model.parts) > 1 and model.is_dir():
+        sections["base"] = dataclasses.replace(recipe.base, model=str(model.absolute()))
+    return dataclasses.replace(recipe, out=str(Path(recipe.out).absolute()), **sections)
 
 
 def _lines(values: dict[str, Any]) -> str:

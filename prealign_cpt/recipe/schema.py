@@ -381,29 +381,3 @@ class Recipe:
         settings = self.evaluate
         names = (settings.clka, settings.transfer_train, settings.transfer_test)
         return [self.path(name) for name in names if name]
-
-    def anywhere(self) -> "Recipe":
-        """The same recipe with absolute paths, so that it means the same files wherever it is read."""
-        paths = [key.name for key in dataclasses.fields(self.text) if key.name not in ("document", "column", "source")]
-        text = {name: self._absolute(getattr(self.text, name)) for name in paths}
-        text["source"] = tuple(
-            dataclasses.replace(one, target=self._absolute(one.target), english=self._absolute(one.english))
-            for one in self.text.source
-        )
-        questions = ("clka", "transfer_train", "transfer_test")
-        model = Path(self.base.model).expanduser()
-        changed = {
-            "base": {"model": str(model.absolute())} if len(model.parts) > 1 and model.is_dir() else {},
-            "text": text,
-            "lexicon": {"path": self._absolute(self.lexicon.path)},
-            "vocab": {"tokenizer": self._absolute(self.vocab.tokenizer)},
-            "align": {"rows": self._absolute(self.align.rows)},
-            "evaluate": {key: self._absolute(getattr(self.evaluate, key)) for key in questions},
-        }
-        sections = {name: dataclasses.replace(getattr(self, name), **values) for name, values in changed.items()}
-        return dataclasses.replace(self, out=str(Path(self.out).absolute()), **sections)
-
-    def _absolute(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(self._absolute(one) for one in value)
-        return value if not value or value.startswith(("cache:", "hf:")) else str(self.path(value).absolute())

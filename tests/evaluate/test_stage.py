@@ -15,7 +15,7 @@ from prealign_cpt.evaluate.stage import build_eval
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.table import evaluate
 from prealign_cpt.lexicon.stage import build_lexicon
-from prealign_cpt.recipe.file import as_toml, load_recipe
+from prealign_cpt.recipe.file import anywhere, as_toml, load_recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import new_folder
 from tests.conftest import ENGLISH, TARGET, make_model
@@ -28,7 +28,7 @@ def run(recipe_file: Path, tokenizer) -> Path:
     """A run folder up to its export, which is not the base: a model that finds every token equally likely."""
     recipe = load_recipe(recipe_file)
     recipe.run.mkdir(parents=True)
-    (recipe.run / "recipe.toml").write_text(as_toml(recipe.anywhere()))
+    (recipe.run / "recipe.toml").write_text(as_toml(anywhere(recipe)))
     (recipe.run / "lexicon").mkdir()
     build_lexicon(recipe.path(recipe.lexicon.path), "tsv", 0.2, 0, recipe.run / "lexicon", 5)
     model = make_model(len(tokenizer), tied=False)

@@ -16,7 +16,7 @@ from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, from_
 from prealign_cpt.evaluate.statistics import mean_of
 from prealign_cpt.evaluate.table import differences, table, unique
 from prealign_cpt.parser import parse
-from prealign_cpt.recipe.file import as_toml, load_recipe
+from prealign_cpt.recipe.file import anywhere, as_toml, load_recipe
 from prealign_cpt.run.errors import MissingInputError, RecipeError
 from tests.conftest import ENGLISH, START, TARGET, make_model, make_tokenizer
 
@@ -41,7 +41,7 @@ def run(tmp_path: Path, recipe_file: Path) -> Path:
     make_model(len(tokenizer), spread=0.02).save_pretrained(folder / "export")
     tokenizer.save_pretrained(folder / "export")
     recipe = load_recipe(recipe_file)
-    (folder / "recipe.toml").write_text(as_toml(recipe.anywhere()))
+    (folder / "recipe.toml").write_text(as_toml(anywhere(recipe)))
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prealign_cpt.recipe.file import as_toml, load_recipe
+from prealign_cpt.recipe.file import anywhere, as_toml, load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import BusyError, DataError, RecipeError, StorageError
@@ -145,7 +145,7 @@ def test_the_folder_has_one_owner_across_processes(recipe: Recipe, recipe_file: 
 
 
 def test_the_recipe_lies_in_the_run_folder(recipe: Recipe, recipe_file: Path, run: Run):
-    run.describe(as_toml(recipe.anywhere()))
+    run.describe(as_toml(anywhere(recipe)))
     written = load_recipe(run.folder / "recipe.toml")
     assert written.train == recipe.train
     assert [path.read_text() for path in written.paths(written.text.target)] == [

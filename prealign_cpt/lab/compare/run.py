@@ -16,7 +16,7 @@ from prealign_cpt.lab.compare.budget import Plan, plan
 from prealign_cpt.lab.compare.results import FINISHED, status, write_points, write_table
 from prealign_cpt.lab.compare.variants import Grid, RunSpec, read_grid, run_specs
 from prealign_cpt.prepare import check_inputs
-from prealign_cpt.recipe.file import as_toml, load_recipe
+from prealign_cpt.recipe.file import anywhere, as_toml, load_recipe
 from prealign_cpt.run import launch, signals
 from prealign_cpt.run.errors import BusyError, PrealignError, RecipeError
 from prealign_cpt.run.folder import say, write_state
@@ -111,7 +111,7 @@ def _run(spec: RunSpec, grid: Grid, all_specs: list[RunSpec], num_processes: int
             say(f"compare: {spec.run.name}: {budget.steps} steps, as many as {first.run.name}, which stands for both")
             return
         flags = [*spec.flags, f"--train.steps={budget.steps}"]
-        written, wanted = spec.run / "recipe.toml", as_toml(load_recipe(spec.recipe_path, flags).anywhere())
+        written, wanted = spec.run / "recipe.toml", as_toml(anywhere(load_recipe(spec.recipe_path, flags)))
         budget.write(spec.run)
         if status(spec.run) == FINISHED and written.read_text(encoding="utf-8") == wanted:
             say(f"compare: {spec.run.name}: done before, kept")
