@@ -28,12 +28,10 @@ from prealign_cpt.run.errors import MissingInputError, RecipeError
 from prealign_cpt.run.folder import Run, say
 from prealign_cpt.run.manifest import sha256
 from prealign_cpt.run.tasks import each, num_cores
-from prealign_cpt.stages import REMEDIES, inputs
+from prealign_cpt.stages import READS, REMEDIES, inputs
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.stage import build_text, entries_of
 from prealign_cpt.vocab.build import build_vocab
-
-MADE = ("lexicon", "text", "vocab", "data", "init")
 
 TASKS = ".tasks-"
 """Begins the names of folders with what is done of a stage that works by task."""
@@ -54,7 +52,7 @@ def pack_share(recipe: Recipe, share: tuple[int, int], workers: int = 0) -> None
     Raises:
         MissingInputError: the text or the vocabulary is not there yet.
     """
-    folders = {name: recipe.run / name for name in MADE}
+    folders = {name: recipe.run / name for name in READS}
     for name in ("lexicon", "text", "vocab"):
         if not folders[name].is_dir():
             raise MissingInputError(
@@ -78,7 +76,7 @@ def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = (), workers: int =
     Raises:
         as `check_inputs`, `Run.stage` and the stages.
     """
-    folders = {name: run.folder / name for name in MADE}
+    folders = {name: run.folder / name for name in READS}
     workers = workers or num_cores()
     base = None if "lexicon" in skip else check_inputs(recipe, run.digests.sha256, skip)
 

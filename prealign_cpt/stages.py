@@ -51,14 +51,8 @@ READS = {
     ),
     "data": Reads(
         (
-            "data",
-            "codeswitch",
-            "base.start_token",
-            "base.end_token",
-            "seed",
-            "train.steps",
-            "train.sequences",
-            "weights",
+            *("data", "codeswitch", "base.start_token", "base.end_token", "seed"),
+            *("train.steps", "train.sequences", "weights"),
         ),
         stages=("text", "lexicon", "vocab"),
     ),

@@ -22,7 +22,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
-from prealign_cpt.model.split import head_rows
+from prealign_cpt.model.tables import head_rows
 
 CHUNK = 1024
 """Positions whose logits exist at once: fp32 [1024, V], 0.5 GB at V = 128k."""
@@ -144,7 +144,7 @@ def chunked_nll(
     With a weight it is (1 - weight) times that, plus weight times the same of the other token. 0 at ignored positions.
 
     Args:
-        new_MD: further rows of the head, where it is cut (model/split.py).
+        new_MD: further rows of the head, where it is cut (model/tables.py).
     """
     parts = []
     others_N = labels_N if others_N is None else others_N

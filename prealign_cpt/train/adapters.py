@@ -1,7 +1,7 @@
 """What moves in training: everything, or new rows and low-rank adapters beside a frozen body.
 
     full     every parameter
-    rows     new rows of embedding and head (model/split.py)
+    rows     new rows of embedding and head (model/tables.py)
     lora     those, and A and B of every linear of the blocks: y = (W + alpha/rank B A) x (arXiv 2106.09685)
     qlora    the same with W in 4 bits, bitsandbytes' nf4 (arXiv 2305.14314)
 
@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from prealign_cpt.model.load import blocks
-from prealign_cpt.model.split import split_tables
+from prealign_cpt.model.tables import split_tables
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
 

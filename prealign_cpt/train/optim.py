@@ -32,7 +32,7 @@ from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
 
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.split import SplitEmbedding, row_tables
+from prealign_cpt.model.tables import SplitEmbedding, row_tables
 from prealign_cpt.model.world import local_shard
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prealign_cpt.model.load import blocks
 from prealign_cpt.model.loss import LanguageModelLoss, choose_attention
-from prealign_cpt.model.split import stored_rows
+from prealign_cpt.model.tables import stored_rows
 from prealign_cpt.model.tensors import Tensors
 from prealign_cpt.model.world import World, local_shard
 from prealign_cpt.run.errors import DataError, RecipeError

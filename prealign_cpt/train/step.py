@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from prealign_cpt.data.mixture import Mixture, positions
 from prealign_cpt.model.loss import IGNORED, LanguageModelLoss, document_borders
-from prealign_cpt.model.split import row_tables
+from prealign_cpt.model.tables import row_tables
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import NumericError

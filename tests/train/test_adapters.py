@@ -13,7 +13,7 @@ from torch import nn
 
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
-from prealign_cpt.model.split import split_tables
+from prealign_cpt.model.tables import split_tables
 from prealign_cpt.model.world import World, local_shard, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
