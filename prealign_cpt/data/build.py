@@ -31,7 +31,7 @@ from prealign_cpt.model.tokens import frame, num_ids
 from prealign_cpt.recipe.schema import SIDES, Recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import atomic_write
-from prealign_cpt.run.tasks import each, take
+from prealign_cpt.run.tasks import each, take, worth
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.stage import shard_path, text_report
 
@@ -56,7 +56,8 @@ def build_data(
         DataError: a text is too short to fill one sequence, or the English text has no words.
     """
     tasks = packing_tasks(recipe, base, grown, pairs)
-    done = each(pack_shard, tasks, scratch, workers, "data")
+    size = sum(task.text.stat().st_size for task in tasks.values())
+    done = each(pack_shard, tasks, scratch, worth(workers, size), "data")
     packed: dict[str, Packed] = {}
     for name, counts in done.items():
         of_shard, text = Packed(**counts), name.partition("/")[0]

@@ -24,9 +24,18 @@ from prealign_cpt.run.manifest import atomic_write
 Argument = TypeVar("Argument")
 
 
+BYTES_A_WORKER = 20_000_000
+"""Of text, for which a process of its own is worth the ten seconds that it takes to begin."""
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def worth(workers: int, num_bytes: int) -> int:
+    """How many of some workers to take for so much text."""
+    return max(1, min(workers, num_bytes // BYTES_A_WORKER))
 
 
 def each(

@@ -25,7 +25,7 @@ from prealign_cpt.recipe.schema import SIDES, SPLIT_SETS, Recipe, Source
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write, storage_error
-from prealign_cpt.run.tasks import each, take
+from prealign_cpt.run.tasks import each, take, worth
 from prealign_cpt.text.languages import Identifier, language_of
 from prealign_cpt.text.reader import LONGEST, Unit, cut, read_documents
 from prealign_cpt.text.scripts import main_script, script_shares
@@ -159,6 +159,7 @@ def _write_side(
         for name, of_source in found.items()
         for number, entry in enumerate(group for entry in of_source for group in entry.groups(SHARD_BYTES))
     }
+    workers = worth(workers, sum(path.stat().st_size for entry in groups.values() for path in entry.files))
     split = [name for name, entry in groups.items() if names and not entry.others]
     share, longest = 0.0, LONGEST
     if split:

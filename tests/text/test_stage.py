@@ -15,6 +15,7 @@ from prealign_cpt.data.build import build_data, read_mixture
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run import tasks
 from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import folder_digest, hashed
 from prealign_cpt.text import stage
@@ -98,6 +99,7 @@ def test_workers_decide_nothing_and_a_second_start_takes_what_is_done(
     recipe_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(stage, "SHARD_BYTES", 9_000)
+    monkeypatch.setattr(tasks, "BYTES_A_WORKER", 1_000)
     (one, report), (many, _) = built(recipe_path, "one"), built(recipe_path, "many", workers)
     assert digests(one.run / "text") == digests(many.run / "text")
     assert len(report["target"]["sources"][0]["shards"]) > 8
@@ -107,7 +109,10 @@ def test_workers_decide_nothing_and_a_second_start_takes_what_is_done(
     assert len({text[:10] for text in sample if text in WEB}) > 50, "of every shard, not of the first alone"
 
 
-def test_weights_decide_what_is_read(recipe_path: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_weights_decide_what_is_read(
+    recipe_path: Path, base_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tasks, "BYTES_A_WORKER", 1_000)
     recipe, _ = built(recipe_path)
     out, lexicon = recipe.run / "data", [Pair(s, t) for s, t in PAIRS]
     out.mkdir()
