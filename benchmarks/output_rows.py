@@ -17,12 +17,13 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.align.calibrate import CALIBRATED, ENGLISH_PLACES, TARGET_PLACES, counts_of, expected, shifted
 from prealign_cpt.align.discriminant import discriminants
-from prealign_cpt.align.initialize import load_for_run
+from prealign_cpt.align.initialize import run_dtype
 from prealign_cpt.align.mixture import first_piece_mixture, old_pieces
 from prealign_cpt.align.rows import FIRST_PIECE
 from prealign_cpt.align.states import NOTHING, States, read_states
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.bits import windows
+from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.text.reader import read_documents
@@ -38,7 +39,7 @@ def main() -> None:
     build_vocab(recipe, base, out)
     old_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (base, out))
     model, start, old = (
-        load_for_run(recipe, base, torch.device("cpu")),
+        load_whole(base, run_dtype(recipe)).eval(),
         start_token_id(tokenizer, recipe),
         num_ids(old_tokenizer),
     )

@@ -10,11 +10,13 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from prealign_cpt.align.initialize import BASE_TOKENIZER, PIECES, english_bits, load_for_run, save_unrounded
+from prealign_cpt.align.initialize import BASE_TOKENIZER, PIECES, english_bits, run_dtype
 from prealign_cpt.align.stage import run_stage
+from prealign_cpt.align.unrounded import save_unrounded
 from prealign_cpt.lexicon.pairs import Pair
-from prealign_cpt.model.load import grow_rows, load_whole
-from prealign_cpt.model.tokens import num_ids
+from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.spread import load_spread
+from prealign_cpt.model.tensors import Tensors
 from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
@@ -30,36 +32,31 @@ def build_align(recipe: Recipe, init: Path, pairs: list[Pair], out: Path | None,
         out: None on the ranks that write nothing, which are all but rank 0.
 
     Raises:
-        NumericError: a loss or a weight is not finite, on all ranks; or English bits per byte rose by more than the
-            recipe allows, on rank 0.
+        NumericError: a loss or a weight is not finite, or English bits per byte rose by more than the recipe allows.
         RecipeError, DataError: the training stage cannot do what the recipe asks of this model or text.
     """
     before = json.loads((init / "report.json").read_text(encoding="utf-8"))
     new_tokens = before["new_tokens"]
     trains = bool(recipe.align.steps and (new_tokens or recipe.align.trains != "new_rows"))
-    if not trains and out is None:
-        return
     tokenizer, base_tokenizer = (
         AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (init, init / BASE_TOKENIZER)
     )
-    model = load_for_run(recipe, init, world.device)
+    if world.size > 1 and recipe.align.trains == "new_rows":
+        model = load_spread(init, run_dtype(recipe), world)
+    else:
+        model = load_whole(init, run_dtype(recipe)).to(world.device).eval()
     curve: list[dict[str, float]] = []
     done: dict[str, Any] = {"steps": 0}
     if trains:
         done = run_stage(model, tokenizer, base_tokenizer, pairs, recipe, curve.append, world)
-    if out is None:
-        return
     changed = bool(new_tokens or done["steps"])
     english_after = english_bits(model, tokenizer, recipe) if changed else before["english_before"]
     _gate(before["english_before"], english_after, recipe.align.max_english_increase)
+    if out is None:
+        return
     if done["steps"]:
-        exact = load_whole(init)
-        if new_tokens:
-            # The base has no such rows; what they were grown with, the mean, stands for them.
-            num_tokens = num_ids(tokenizer)
-            exact.resize_token_embeddings(num_tokens - new_tokens, mean_resizing=False)
-            grow_rows(exact, num_tokens, num_tokens - new_tokens)
-        save_unrounded(model, exact, tokenizer, out)
+        with Tensors(init) as exact:
+            save_unrounded(model, exact.read, tokenizer, out)
         shutil.copy(init / "rows.tsv", out)
     else:
         unwanted = shutil.ignore_patterns(BASE_TOKENIZER, PIECES, "report.json", NAME)

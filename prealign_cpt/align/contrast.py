@@ -116,6 +116,10 @@ class Contrast:
         self.weight = weight
         self._model, self.batches, self._connected, self._world = model, batches, connected, world
         self._cached: dict[Unit, Tensor] = {}
+        english = (group.english for batch in batches for group in batch)
+        self._english_stands = not model.english_moves and not any(unit.others for unit in english)
+        layers = model.model.config.num_hidden_layers + 1 + (not model.tied)
+        self._nothing = torch.zeros(layers, 0, model.model.get_input_embeddings().weight.shape[1], device=model.device)
         self._centre = self._common_part()
 
     def loss(self, step: int) -> Tensor:
@@ -153,10 +157,6 @@ class Contrast:
 
     def _vectors(self, groups: Sequence[Group]) -> Tensor:
         """Vectors of some groups in the order of `_members`, [L, U, D]; the last layer is the head, if it is untied."""
-        if not groups:
-            width = self._model.model.get_input_embeddings().weight.shape[1]
-            layers = self._model.model.config.num_hidden_layers + 1 + (not self._model.tied)
-            return torch.zeros(layers, 0, width, device=self._model.device)
         english = self._english([group.english for group in groups])
         targets = self._run([target for group in groups for target in group.targets])
         units: list[int] = []
@@ -172,13 +172,15 @@ class Contrast:
     @torch.no_grad()
     def _english(self, units: list[Unit]) -> Tensor:
         """Vectors of English units and their neighbours. Without gradient: the new language comes to English."""
-        if self._model.english_moves or any(unit.others for unit in units):
+        if not self._english_stands:
             return self._run(units)
         missing = [unit for unit in dict.fromkeys(units) if unit not in self._cached]
         known = dict(self._cached)
-        if missing:
+        if total(torch.tensor(len(missing), device=self._model.device), self._world):  # equally often on all ranks
             vectors = self._run(missing).cpu()
             known |= {unit: vectors[:, i] for i, unit in enumerate(missing)}
+        if not units:
+            return self._nothing
         size = next(iter(known.values())).nbytes
         if len(known) * size < CACHE_BYTES:
             self._cached = {unit: v for unit, v in known.items() if max(unit.ids) < self._model.num_old}
@@ -206,7 +208,7 @@ class Contrast:
             chosen += batch if len(chosen) < CENTRE_UNITS else []
         english = [group.english for group in parts(chosen, self._world)[self._world.rank]]
         bare = [Unit(unit.name, unit.ids, unit.span) for unit in english]
-        vectors = self._english(bare) if bare else self._vectors([])
+        vectors = self._english(bare)
         return total(vectors.sum(dim=1, keepdim=True), self._world) / len(chosen)
 
 

@@ -110,8 +110,6 @@ class Distillation:
         """This rank's part of the loss of a step; the parts of all ranks add up to it."""
         mine = self._steps[step][self._world.rank :: self._world.size]
         count = sum(len(text.places) for text in self._steps[step])
-        if not mine:
-            return torch.zeros(())
         model = self._model
         packed = pack([text.student for text in mine], model.start_id)
         new = [first + s for first, text in zip(packed.first, mine, strict=True) for _, s in text.places]
@@ -141,7 +139,7 @@ class Distillation:
         mine = self._steps[0][self._world.rank :: self._world.size]
         width, device = self._model.model.get_input_embeddings().weight.shape[1], self._model.device
         wide = {"dtype": torch.float64, "device": device}
-        states = self._taught(mine).double() if mine else torch.zeros(0, width, **wide)
+        states = self._taught(mine).double()
         sums = torch.stack([states.sum(dim=0), states.square().sum(dim=0), torch.full((width,), len(states), **wide)])
         first, second, count = total(sums, self._world)
         # A dimension in which the states hardly differ must not rule.

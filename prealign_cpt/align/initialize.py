@@ -20,10 +20,12 @@ from prealign_cpt.align.calibrate import calibrate
 from prealign_cpt.align.lexicon_rows import SAMPLE_BYTES, TextStatistics, reach
 from prealign_cpt.align.mixture import old_pieces
 from prealign_cpt.align.rows import old_tables, static_rows, write_rows
+from prealign_cpt.align.unrounded import save_unrounded
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import Score, batches, score_windows, windows
 from prealign_cpt.model.load import grow_rows, load_whole, untie_head
 from prealign_cpt.model.loss import LanguageModelLoss
+from prealign_cpt.model.tensors import stored_dtypes
 from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
@@ -49,7 +51,7 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
         NumericError: a row of the base is not finite.
         DataError, MissingInputError: the lexicon, the text or the rows file cannot serve.
     """
-    model = load_for_run(recipe, base, device)
+    model = load_whole(base, run_dtype(recipe)).to(device).eval()
     base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
     _check_finite(model)
     english = english_bits(model, base_tokenizer, recipe)
@@ -71,9 +73,11 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
     calibration = calibrate(
         model, base_tokenizer, tokenizer, pieces, target, replay, recipe.align.calibrate, start, recipe.seed
     )
-    exact = load_whole(base)
-    grow(exact, recipe.align, num_tokens, num_old)
-    save_unrounded(model, exact, tokenizer, out)
+    exact = model
+    if stored_dtypes(base) != {model.dtype}:
+        exact = load_whole(base)
+        grow(exact, recipe.align, num_tokens, num_old)
+    save_unrounded(model, exact.state_dict().__getitem__, tokenizer, out)
     (out / BASE_TOKENIZER).mkdir()
     for path in base.iterdir():
         if path.suffix in TOKENIZER_FILES and path.is_file():
@@ -104,10 +108,9 @@ def grow(model: PreTrainedModel, align: Align, num_tokens: int, num_old: int) ->
     return untie_head(model) if unties and num_tokens > num_old else 0
 
 
-def load_for_run(recipe: Recipe, folder: Path, device: torch.device) -> PreTrainedModel:
-    """The model of a folder in the run's precision, on its device."""
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    return load_whole(folder, dtype).to(device).eval()
+def run_dtype(recipe: Recipe) -> torch.dtype:
+    """The run's precision, in which both halves of the alignment compute."""
+    return torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
 
 
 def english_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> float:
@@ -119,27 +122,6 @@ def english_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rec
     scored = score_windows(LanguageModelLoss(model), prepared, model.get_input_embeddings().weight.device)
     total = Score(sum(nats for nats, _ in scored), sum(size for _, size in scored), 0)
     return round(total.bits_per_byte, 4)
-
-
-@torch.no_grad()
-def save_unrounded(
-    model: PreTrainedModel, exact: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path
-) -> None:
-    """Save a model with the values of `exact` wherever it holds nothing but those in the run's precision, and its
-    tokenizer. Training goes on in fp32, and bf16 would change nearly every weight of a base in fp16 or fp32.
-
-    The files are in bf16 if that holds every value, otherwise in fp32.
-
-    Args:
-        exact: of the same shape, fp32 on the CPU; changed in place.
-    """
-    lossless = True
-    for kept, parameter in zip(exact.parameters(), model.parameters(), strict=True):
-        value = parameter.to("cpu")
-        kept.copy_(torch.where(value == kept.to(value.dtype), kept, value.float()))
-        lossless = lossless and torch.equal(kept, kept.bfloat16().float())
-    (exact.bfloat16() if lossless else exact).save_pretrained(out)
-    tokenizer.save_pretrained(out)
 
 
 def _check_finite(model: PreTrainedModel) -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from prealign_cpt.align.trainable import NewRows, Packed, Trainable
+from prealign_cpt.align.trainable import NewRows, Packed, Trainable, pack
 from prealign_cpt.model.loss import chunked_nll
 from prealign_cpt.model.world import World
 
@@ -65,13 +65,14 @@ class TextLoss:
     def loss(self, step: int) -> Tensor:
         """This rank's part of the loss of a step (0, 1, ...); the parts of all ranks add up to it."""
         first = step * self._per_step
-        mine = torch.arange(first + self._world.rank, first + self._per_step, self._world.size) % len(self._windows)
-        if len(mine) == 0:
-            return torch.zeros(())
-        chosen = self._windows[mine].to(self._model.device)
+        places = range(first + self._world.rank, first + self._per_step, self._world.size)
+        mine = [place % len(self._windows) for place in places]
+        # A rank without a window runs one for nothing: all ranks must run the model equally often.
+        chosen = self._windows[mine or [0]].to(self._model.device)
         inputs, labels = chosen[:, :-1], chosen[:, 1:].reshape(-1)
         hidden = self._model.hidden(Packed(inputs, [], inputs.numel()))
-        return chunked_nll(hidden, labels, self._model.head()).sum() / (self._per_step * inputs.shape[1])
+        nats = chunked_nll(hidden, labels, self._model.head())[: len(mine) * inputs.shape[1]]
+        return nats.sum() / (self._per_step * inputs.shape[1])
 
 
 class FrozenTextLoss:
@@ -90,7 +91,12 @@ class FrozenTextLoss:
         hidden, lse, logit = [], [], []
         head = model.old_head[: model.num_old]
         with torch.no_grad():
-            for batch in windows[world.rank :: world.size].to(model.device).split(8):
+            mine = windows[world.rank :: world.size].to(model.device)
+            for start in range(0, -(-len(windows) // world.size), 8):
+                batch = mine[start : start + 8]
+                if not len(batch):
+                    model.hidden(pack([], model.start_id))  # all ranks must run the model equally often
+                    continue
                 states = model.hidden(Packed(batch[:, :-1], [], batch[:, :-1].numel()))
                 logits = (states @ head.T).float()
                 hidden.append(states.float())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prealign_cpt.data.mixture import positions
-from prealign_cpt.model.depth import states_behind
+from prealign_cpt.model.depth import every_state, states_behind
 from prealign_cpt.model.load import blocks
 
 ROW_TOKENS = 516
@@ -38,7 +38,11 @@ class Packed:
 
 
 def pack(sequences: Sequence[Sequence[int]], start_id: int) -> Packed:
-    """First fit, longest first, in rows of the length that leaves least over: no model run is spent on padding."""
+    """First fit, longest first, in rows of the length that leaves least over: no model run is spent on padding.
+
+    No sequence makes a row of the start token alone: with several ranks one that has nothing to read runs all the same.
+    """
+    count, sequences = len(sequences), sequences or [[]]
     sizes = sorted((len(ids) + 1 for ids in sequences), reverse=True)
     lengths = {sum(sizes[:k]) for k in (1, 2, 3, 4, 6, 8, 16, len(sizes))}
     # Attention grows with the length; at 2,000 tokens it costs about what everything else does.
@@ -56,7 +60,7 @@ def pack(sequences: Sequence[Sequence[int]], start_id: int) -> Packed:
             first[order[k]] = place + 1
             ids_N[place + 1 : place + 1 + len(ids)] = torch.tensor(ids, dtype=torch.long)
             place += 1 + len(ids)
-    return Packed(ids_N.view(len(rows), length), first, sum(sizes))
+    return Packed(ids_N.view(len(rows), length), first[:count], sum(sizes))
 
 
 def _first_fit(sizes: list[int], length: int) -> list[list[int]]:
@@ -139,14 +143,17 @@ class Trainable:
 
     def states(self, packed: Packed) -> tuple[Tensor, ...]:
         """Hidden states of every layer, L+1 tensors [N, D]."""
-        output = self.run(self.model, self.embed(packed.ids_BT.to(self.device)), packed, every_layer=True)
-        return tuple(state.flatten(0, 1) for state in output.hidden_states)
+        self._count(self.model, packed, len(blocks(self.model)))
+        place = positions(packed.ids_BT.to(self.device), self.start_id)
+        embedded = self.embed(packed.ids_BT.to(self.device))
+        found = every_state(self.model, inputs_embeds=embedded, position_ids=place)
+        return tuple(state.flatten(0, 1) for state in found)
 
     def hidden(self, packed: Packed) -> Tensor:
         """Final hidden states [N, D]."""
         return self.run(self.model, self.embed(packed.ids_BT.to(self.device)), packed).last_hidden_state.flatten(0, 1)
 
-    def run(self, model: PreTrainedModel, embedded_BTD: Tensor, packed: Packed, every_layer: bool = False) -> Any:
+    def run(self, model: PreTrainedModel, embedded_BTD: Tensor, packed: Packed) -> Any:
         """The body of a model over packed rows."""
         self._count(model, packed, len(blocks(model)))
         # Any attention mask, or use_cache=True, would silently let attention cross documents.
@@ -154,7 +161,6 @@ class Trainable:
             inputs_embeds=embedded_BTD,
             position_ids=positions(packed.ids_BT.to(self.device), self.start_id),
             use_cache=False,
-            output_hidden_states=every_layer,
         )
 
     def run_to(

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,7 +26,7 @@ from prealign_cpt.export import gate
 from prealign_cpt.export.card import model_card
 from prealign_cpt.export.trained import Trained
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.tensors import INDEX
+from prealign_cpt.model.tensors import write_weights
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
@@ -38,9 +35,6 @@ from prealign_cpt.vocab.grow import MODEL
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files of the base that go where its weights go."""
-
-SHARD_SIZE = 5_000_000_000
-"""Bytes of a file of weights; so much is held in memory at once."""
 
 OF_OUR_LOADING = ("is_local", "local_files_only", "name_or_path")
 """Keys that transformers writes about how the tokenizer was read here."""
@@ -73,7 +67,7 @@ def build_export(
     model, trained = _without_weights(align), Trained(recipe, _without_weights(align), align, step_folder, first_new)
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe))
-    names = _write_weights(model.to(dtype), trained.read, out)
+    names = write_weights(model.to(dtype), trained.read, out)
     _rewrite(out / "config.json", with_old_names)
     save_tokenizer(tokenizer, recipe.base.start_token, align.parent / "vocab", out)
     for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
@@ -99,31 +93,6 @@ def _without_weights(align: Path) -> PreTrainedModel:
     if (align / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(align, local_files_only=True)
     return model
-
-
-def _write_weights(
-    model: PreTrainedModel, read: Callable[[str], Tensor], out: Path, shard_size: int = SHARD_SIZE
-) -> list[str]:
-    """Write what `save_pretrained` writes, holding one file's tensors at a time; the names of all tensors.
-
-    Args:
-        model: on the meta device, in the type of the export.
-        read: a trained tensor by its name.
-        shard_size: bytes of a file; a larger tensor has a file of its own.
-    """
-    model.save_pretrained(out, state_dict={})  # the configurations alone
-    ties = model.all_tied_weights_keys
-    kept = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
-    split = split_torch_state_dict_into_shards(
-        kept, filename_pattern="model{suffix}.safetensors", max_shard_size=shard_size
-    )
-    for file, names in split.filename_to_tensors.items():
-        save_file({name: read(name).to(model.dtype) for name in names}, out / file, metadata={"format": "pt"})
-    if split.is_sharded:
-        about = {"total_parameters": model.num_parameters(), **split.metadata}
-        index = {"metadata": about, "weight_map": split.tensor_to_filename}
-        atomic_write(out / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
-    return list(kept)
 
 
 def _let_read(folder: Path) -> None:

@@ -1,4 +1,8 @@
-"""Hidden states behind some of a model's blocks, at the price of those blocks."""
+"""Hidden states behind all of a model's blocks, or behind some at the price of those.
+
+Taken by hooks of our own: transformers knows which states to give by the class of the body, and to shard it changes
+its class.
+"""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,3 +37,22 @@ def states_behind(model: PreTrainedModel, depths: Sequence[int], **inputs: Any) 
         body.layers = nn.ModuleList(whole[: max(depths)])
         body(**inputs, use_cache=False)
     return [found[depth] for depth in depths]
+
+
+def every_state(model: PreTrainedModel, **inputs: Any) -> list[Tensor]:
+    """What enters the first block, what leaves each but the last, and the normed end: L + 1 tensors [B, T, D] of L
+    blocks, as transformers counts hidden states.
+
+    Args:
+        inputs: what the body is called with.
+
+    Raises:
+        RecipeError: the blocks are elsewhere than in `layers`.
+    """
+    found: list[Tensor] = []
+    with ExitStack() as undo:
+        for block in blocks(model):
+            hook = block.register_forward_pre_hook(lambda _, states: found.append(states[0]))
+            undo.callback(hook.remove)
+        last: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
+    return [*found, last]

@@ -7,6 +7,7 @@ error of this rank --> store of the ranks --first_failure--> error of the run, o
 import datetime
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from prealign_cpt.run.errors import PrealignError, RecipeError
 from prealign_cpt.run.manifest import storage_error
@@ -126,6 +127,18 @@ def choose_device(name: str) -> torch.device:
 def local_shard(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor; another tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def first_row(parameter: Tensor) -> int:
+    """Which row of the whole parameter this rank's shard begins with."""
+    first = 0
+    if isinstance(parameter, DTensor):
+        for axis, placement in enumerate(parameter.placements):
+            if isinstance(placement, Shard):
+                assert placement.dim == 0, "FSDP2 cuts by rows"
+                each = math.ceil(len(parameter) / parameter.device_mesh.size(axis))
+                first = each * parameter.device_mesh.get_local_rank(axis)
+    return first
 
 
 class RankError(PrealignError):

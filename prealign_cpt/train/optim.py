@@ -27,13 +27,13 @@ from typing import Any
 import torch
 import torch.distributed.tensor
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tables import SplitEmbedding, row_tables
-from prealign_cpt.model.world import local_shard
+from prealign_cpt.model.world import first_row, local_shard
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train import composition
@@ -224,18 +224,6 @@ def rate_factor(step: int, recipe: Train) -> float:
 def old_rows(parameter: Tensor, split: int) -> int:
     """How many rows of this rank's shard lie before row `split` of the whole parameter; they are its first ones."""
     return min(max(split - first_row(parameter), 0), len(local_shard(parameter)))
-
-
-def first_row(parameter: Tensor) -> int:
-    """Which row of the whole parameter this rank's shard begins with."""
-    first = 0
-    if isinstance(parameter, DTensor):
-        for axis, placement in enumerate(parameter.placements):
-            if isinstance(placement, Shard):
-                assert placement.dim == 0, "FSDP2 cuts by rows"
-                each = math.ceil(len(parameter) / parameter.device_mesh.size(axis))
-                first = each * parameter.device_mesh.get_local_rank(axis)
-    return first
 
 
 def _update(slices: list[list[Tensor]], lr: float, weight_decay: float, updates: int) -> None:

@@ -8,9 +8,7 @@ summed in fp32. With replicas the ranks form a table: a row holds one whole mode
 rows and columns.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -23,14 +21,13 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from prealign_cpt.model.fill import fill, without_weights
 from prealign_cpt.model.load import blocks
 from prealign_cpt.model.loss import LanguageModelLoss, choose_attention
-from prealign_cpt.model.tables import stored_rows
 from prealign_cpt.model.tensors import Tensors
-from prealign_cpt.model.world import World, local_shard
-from prealign_cpt.run.errors import DataError, RecipeError
+from prealign_cpt.model.world import World
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.train import adapters
-from prealign_cpt.train.optim import first_row
 
 _aten = torch.ops.aten
 KEPT = {
@@ -74,7 +71,7 @@ def sharded(
     mesh = _mesh(world, replicas)
     config = AutoConfig.from_pretrained(folder)
     form = choose_attention(world.device, precision)
-    with _without_weights():
+    with without_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=form)
     prepare(model)
     with Tensors(folder) as tensors:
@@ -86,7 +83,8 @@ def sharded(
             compile_block(block)
         shard(block, precision, mesh)
     shard(module, precision, mesh)
-    _fill(module, folder, world.device)
+    in_4bit = {f"{name}.weight" for name, linear in adapters.adapted(model).items() if linear.in_4bit}
+    fill(module, model, folder, world.device, adapters.starts(model), in_4bit)
     module.train()
     return module
 
@@ -121,75 +119,6 @@ def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMes
     module.set_force_sum_reduction_for_comms(True)
     if mesh is None or mesh.size() > 1:  # a single rank would make a pass over memory to divide by one
         module.set_gradient_divide_factor(1.0)
-
-
-@contextmanager
-def _without_weights() -> Iterator[None]:
-    """Modules that are built here have parameters without memory; buffers, which are in no checkpoint, are computed."""
-    register = nn.Module.register_parameter
-
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # one that is tied to another comes a second time
-            parameter = nn.Parameter(parameter.to("meta"))
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = on_meta
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register
-
-
-@torch.no_grad()
-def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None:
-    """Give a sharded module its memory, and each shard its rows of a folder's tensors.
-
-    Raises:
-        DataError: the tensors are not those of the model.
-    """
-    names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    places = {
-        name: stored_rows(module.model, name.removeprefix("model.")) for alike in names.values() for name in alike
-    }
-    starts = adapters.starts(module.model)
-    module.to_empty(device=device)
-    for first, *others in names.values():  # to_empty gives each name a tensor of its own
-        for name in others:
-            owner, _, leaf = name.rpartition(".")
-            module.get_submodule(owner)._parameters[leaf] = module.get_parameter(first)
-    with Tensors(folder) as tensors:
-        left = set(tensors.places)
-        for alike in names.values():
-            parameter = module.get_parameter(alike[0])
-            local, first_of_rank = local_shard(parameter), first_row(parameter)
-            if (own := alike[0].removeprefix("model.")) in starts:
-                local.copy_(starts[own][first_of_rank : first_of_rank + len(local)])
-                continue
-            found = [places[name] for name in alike]
-            place = next((place for place in found if place.name in tensors.places), None)
-            if place is None or tensors.shape(place.name) != (place.rows, *parameter.shape[1:]):
-                fault = "missing" if place is None else f"{tensors.shape(place.name)}"
-                raise _foreign(folder, found[0].name, fault)
-            left -= {place.name for place in found}
-            if len(local):
-                local.copy_(tensors.rows(place.name, place.first + first_of_rank, len(local)))
-        left -= {f"{name}.weight" for name, linear in adapters.adapted(module.model).items() if linear.in_4bit}
-        for name, buffer in module.named_buffers():
-            stored = name.removeprefix("model.")
-            buffer.copy_(tensors.read(stored) if stored in left else buffers[name])
-            left.discard(stored)
-    if left:
-        raise _foreign(folder, min(left), "not expected")
-
-
-def _foreign(folder: Path, name: str, fault: str) -> DataError:
-    return DataError(
-        f"{folder}: {name} is {fault}, other than its config.json says; load the folder with transformers and save it "
-        "again, so that its tensors are those of the model"
-    )
 
 
 def recompute(block: nn.Module, mode: Literal["none", "selective", "full"]) -> None:

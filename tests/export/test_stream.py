@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from prealign_cpt.export import folder as export_folder
+from prealign_cpt.model import tensors
 from prealign_cpt.model.tensors import INDEX
 from tests.conftest import make_model
 
@@ -34,17 +34,17 @@ def test_a_streamed_folder_is_what_transformers_writes(tmp_path: Path, tied: boo
         alive.append(tensor.numel())
         return tensor
 
-    real = export_folder.save_file
+    real = tensors.save_file
 
-    def save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-        most[0] = max(most[0], sum(tensor.nbytes for tensor in tensors.values()))
-        real(tensors, path, metadata=metadata)
+    def save(values: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        most[0] = max(most[0], sum(tensor.nbytes for tensor in values.values()))
+        real(values, path, metadata=metadata)
 
-    export_folder.save_file = save
+    tensors.save_file = save
     try:
-        names = export_folder._write_weights(_without_weights(model), read, tmp_path / "ours", size)
+        names = tensors.write_weights(_without_weights(model), read, tmp_path / "ours", size)
     finally:
-        export_folder.save_file = real
+        tensors.save_file = real
     model.to(torch.bfloat16).save_pretrained(tmp_path / "theirs", max_shard_size=size)
     ours, theirs = ({p.name: p for p in (tmp_path / which).iterdir()} for which in ("ours", "theirs"))
     assert ours.keys() == theirs.keys() and (INDEX in ours) == (size == 9_000)
