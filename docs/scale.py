@@ -65,8 +65,9 @@ P parameters, N GPUs, R replicas, V tokens of the vocabulary. 8B and 70B with on
 """
 
 TAIL = """
-What still does not scale: the alignment stage, calibration and scoring hold the whole model on every rank, and the
-function check of an export and the evaluation hold it in one process.
+What still does not scale: first rows, calibration and scoring, the function check of an export and the evaluation hold
+the whole model in one process, on the CPU where the GPU is too small for it; the look at a base before its first run
+does so in fp32. With `align.trains = "all"` or `"embeddings"` every rank of the alignment holds it.
 """
 
 
@@ -116,7 +117,12 @@ def _growing() -> list[Row]:
             lambda s, _: 5e9 + 6 * s.head, "measured: the bytes of a file (tests/export/test_stream.py)",
         ),
         row("function check of an export", "one process", "4 P", lambda s, _: 4 * s.parameters, "reasoned"),
-        row("alignment", "each GPU", "2 P and more", lambda s, _: 2 * s.parameters, "reasoned"),
+        row(
+            "alignment of new rows", "each GPU", "2 (body / N + tables + 5 blocks)",
+            lambda s, n: 2 * (s.body / n + s.tables + 5 * s.body / s.layers),
+            "measured, 2 and 4 ranks (tests/align/test_spread.py)",
+        ),
+        row("first rows, calibration, scoring", "one process", "2 P", lambda s, _: 2 * s.parameters, "reasoned"),
         row("folders init and align", "disk", "4 P each", lambda s, _: 8 * s.parameters, "reasoned"),
     ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from prealign_cpt.align.rows import old_tables, static_rows, write_rows
 from prealign_cpt.align.unrounded import save_unrounded
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.bits import Score, batches, score_windows, windows
-from prealign_cpt.model.load import grow_rows, load_whole, untie_head
+from prealign_cpt.model.load import grow_rows, load_whole, reading_device, untie_head
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tensors import stored_dtypes
 from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
@@ -51,7 +51,7 @@ def build_init(recipe: Recipe, base: Path, vocab: Path, pairs: list[Pair], out: 
         NumericError: a row of the base is not finite.
         DataError, MissingInputError: the lexicon, the text or the rows file cannot serve.
     """
-    model = load_whole(base, run_dtype(recipe)).to(device).eval()
+    model = load_whole(base, run_dtype(recipe)).to(reading_device(base, run_dtype(recipe), device)).eval()
     base_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(f, local_files_only=True) for f in (base, vocab))
     _check_finite(model)
     english = english_bits(model, base_tokenizer, recipe)

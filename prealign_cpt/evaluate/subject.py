@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prealign_cpt.model.base import EMBEDDED, check_base, resolve_base
-from prealign_cpt.model.load import load_whole
+from prealign_cpt.model.load import load_whole, reading_device
 from prealign_cpt.model.world import choose_device
 from prealign_cpt.run.cache import cache_folder
 from prealign_cpt.run.errors import DataError, MissingInputError, PrealignError, RecipeError
@@ -68,10 +68,10 @@ class Subject:
         self.folder = model_folder(path)
         check_base(self.folder)
         self.name = name or (self.run or self.folder).resolve().name
-        self.device = choose_device(device)
-        content = _read_recipe(self.run) if self.run else {}
-        precision = content.get("train", {}).get("precision", "fp32" if self.device.type == "cpu" else "bf16")
+        content, wanted = _read_recipe(self.run) if self.run else {}, choose_device(device)
+        precision = content.get("train", {}).get("precision", "fp32" if wanted.type == "cpu" else "bf16")
         self.dtype = torch.float32 if (precision if dtype == "auto" else dtype) == "fp32" else torch.bfloat16
+        self.device = reading_device(self.folder, self.dtype, wanted)
         self.url, self.embeddings_url, self.key = url, embeddings_url, key
         self._start_token = start_token or str(content.get("base", {}).get("start_token", ""))
         self.base: Path | None = None

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prealign_cpt.model.bits import held_out
+from prealign_cpt.model.load import reading_device
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tensors import Tensors
 from prealign_cpt.model.tokens import num_ids
@@ -122,6 +123,7 @@ def compare(recipe: Recipe, folder: Path, probe: Probe) -> Comparison:
     ).eval()
     _check_rows(recipe, folder, model)
     device = torch.device(probe.device if probe.device == "cpu" or torch.cuda.is_available() else "cpu")
+    device = reading_device(folder, exact_dtype, device)
     threads = torch.get_num_threads()
     try:
         if device.type == probe.device == "cpu":

@@ -10,6 +10,7 @@
 Shapes: B sequences, T tokens, D hidden size, V vocabulary.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -18,12 +19,17 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from prealign_cpt.model.tensors import Tensors
 from prealign_cpt.run.errors import RecipeError
+from prealign_cpt.run.folder import say
 
 REMEDY = "choose a dense Llama-, Mistral-, Qwen- or Gemma-3-like model (docs/bases.md lists those that were tried)"
 
 PLAIN_HEAD = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0, "lm_head_multiplier": 1.0}
 """Keys of configurations that change the logits, and the value that does not."""
+
+ROOM = 3e9
+"""Bytes of a GPU that reading a batch of text takes beside the model."""
 
 LEAK = 1e-3
 """Nats by which a token's loss may depend on the document before it: not at all in 36 tiny models of
@@ -50,6 +56,20 @@ def load_whole(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     )
     check_head(model)
     return model
+
+
+def reading_device(folder: Path, dtype: torch.dtype, device: torch.device) -> torch.device:
+    """Where one process can read text with the model of a folder: `device`, or the CPU where that GPU has not the
+    memory for it now, which is said."""
+    if device.type == "cpu":
+        return device
+    with Tensors(folder) as tensors:
+        numbers = sum(math.prod(tensors.shape(name)) for name in tensors.places)
+    needed, free = numbers * dtype.itemsize + ROOM, torch.cuda.mem_get_info(device)[0]
+    if needed <= free:
+        return device
+    say(f"{folder} takes {needed / 1e9:.0f} GB, the GPU has {free / 1e9:.0f} GB free: it is read with on the CPU")
+    return torch.device("cpu")
 
 
 def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,7 +9,15 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from prealign_cpt.model.load import check_head, check_isolation, check_structure, check_tokenizer, load_whole
+from prealign_cpt.model.load import (
+    ROOM,
+    check_head,
+    check_isolation,
+    check_structure,
+    check_tokenizer,
+    load_whole,
+    reading_device,
+)
 from prealign_cpt.run.errors import RecipeError
 from tests.conftest import make_model
 
@@ -143,3 +151,14 @@ def test_a_head_with_a_bias_is_refused_and_one_without_is_not() -> None:
     for tied in (True, False):
         check_head(make_model(320, tied).bfloat16())
     check_head(tiny("Gemma2", head_dim=8, final_logit_softcapping=None))
+
+
+def test_a_gpu_that_is_too_small_is_not_read_with(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = sum(p.numel() for p in load_whole(base_folder).parameters())
+    for spare, expected in ((0, "cuda"), (-1, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=2 * numbers + ROOM + spare: (free, free))
+        assert reading_device(base_folder, torch.bfloat16, torch.device("cuda")).type == expected
+    assert "the GPU has 3 GB free: it is read with on the CPU" in capsys.readouterr().out
+    assert reading_device(base_folder, torch.bfloat16, torch.device("cpu")).type == "cpu"
