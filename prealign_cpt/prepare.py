@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from prealign_cpt.align.initialize import build_init
 from prealign_cpt.data.build import build_data, pack_shard, packing_tasks
 from prealign_cpt.lexicon.pairs import read_pairs
-from prealign_cpt.lexicon.stage import build_lexicon, no_lexicon
+from prealign_cpt.lexicon.stage import WordList, build_lexicon, no_lexicon
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.load import check_isolation, check_structure, check_tokenizer, load_whole
 from prealign_cpt.model.tokens import end_token_id, start_token_id
@@ -124,10 +124,10 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
         next(entry.documents())
     for path in held_out:
         next(read_documents([path], recipe.text.column))
-    if recipe.lexicon.path and not recipe.path(recipe.lexicon.path).is_file():
-        raise MissingInputError(
-            f"lexicon.path: {recipe.path(recipe.lexicon.path)}: no such file; {REMEDIES['lexicon.path']}"
-        )
+    for name, given, _ in recipe.word_lists():
+        key, path = "lexicon.path" if given == recipe.lexicon.path else f"text.{name}.lexicon", recipe.path(given)
+        if not path.is_file():
+            raise MissingInputError(f"{key}: {path}: no such file; {REMEDIES['lexicon.path']}")
     for path in recipe.question_files():
         if not path.is_file():
             raise MissingInputError(f"{path}: no such file; see evaluate.clka and evaluate.transfer_* of the recipe")
@@ -143,17 +143,15 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
 
 def _build_lexicon(recipe: Recipe, out: Path) -> None:
     settings = recipe.lexicon
-    if not settings.path:
+    lists = [WordList(recipe.path(path), language, name) for name, path, language in recipe.word_lists()]
+    if not lists:
         no_lexicon(out)
         say("lexicon: none given: no word is switched, no contrast is trained, and word retrieval is not measured")
         return
-    path = recipe.path(settings.path)
     report = build_lexicon(
-        *(path, settings.format, settings.heldout, recipe.seed, out, settings.max_translations),
-        language=recipe.language,
-        swapped=settings.swapped,
+        lists, settings.format, settings.heldout, recipe.seed, out, settings.max_translations, settings.swapped
     )
-    say(
-        f"lexicon ({report['format']}): {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held "
-        f"out, dropped {report['dropped'] or 'none'}"
-    )
+    for name, facts in report.get("lists", {"": report}).items():
+        of = f" of {name}" if name else ""
+        say(f"lexicon{of} ({facts['format']}): {facts['pairs']} pairs, dropped {facts['dropped'] or 'none'}")
+    say(f"lexicon: {report['train']['pairs']} training pairs, {report['heldout']['pairs']} held out")

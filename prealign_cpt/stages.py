@@ -37,15 +37,21 @@ class Reads:
 TEXTS = "texts"
 """Stands for the files of all sources of text; held-out texts that are named are read where they lie."""
 
+LISTS = "lists"
+"""Stands for the word lists of sources."""
+
 FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
 """Keys of the training section that do not decide the weights."""
 
 READS = {
     "lexicon": Reads(
-        ("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations", "language", "seed"),
-        ("lexicon.path",),
+        (
+            *("lexicon.format", "lexicon.swapped", "lexicon.heldout", "lexicon.max_translations"),
+            *("language", "languages", "seed"),
+        ),
+        ("lexicon.path", LISTS),
     ),
-    "text": Reads(("text.document", "text.column", "split_off"), (TEXTS,)),
+    "text": Reads(("text.document", "text.column", "split_off", "languages"), (TEXTS,)),
     "vocab": Reads(
         ("vocab.size", "vocab.kind", "vocab.pretokenizer", "weights"), ("base.model", "vocab.tokenizer"), ("text",)
     ),
@@ -147,16 +153,19 @@ def _keys(name: str) -> tuple[str, ...]:
     """The keys behind what `Reads` names."""
     plain = ("text.target", "text.english")
     return {TEXTS: (*plain, "text.source.name", *(f"text.source.{side}" for side in SIDES)),
-            "weights": ("text.source.weight",)}.get(name, (name,))  # fmt: skip
+            "weights": ("text.source.weight",), "languages": ("text.source.language",),
+            LISTS: ("text.source.lexicon",)}.get(name, (name,))  # fmt: skip
 
 
 def _values(recipe: Recipe, name: str) -> dict[str, Any]:
     """Values of the recipe by their dotted keys; a name is a section or a single key. No keys are "split_off", the sets
-    of each side that are held out because none is named, and "weights", those of the sources that have one."""
+    of each side that are held out because none is named, and "weights" and "languages", those of the sources that have
+    one."""
     if name == "split_off":
         return {name: [f"{one}_{side}" for side in SIDES for one in split_off(recipe, side)]}
-    if name == "weights":
-        given = {source.name: source.weight for source in recipe.text.source if source.weight}
+    if name in ("weights", "languages"):
+        key = name.removesuffix("s")
+        given = {source.name: getattr(source, key) for source in recipe.text.source if getattr(source, key)}
         return {name: given} if given else {}
     section, _, key = name.partition(".")
     value = as_dict(recipe)[section]
@@ -170,6 +179,9 @@ def _digests_of(key: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
     if key == TEXTS:
         return {f"text.{source.name}": _source_digests(recipe, source, digests) for side in SIDES for source in
                 recipe.sources(side)}  # fmt: skip
+    if key == LISTS:
+        named = {source.name: recipe.path(source.lexicon) for source in recipe.text.source if source.lexicon}
+        return {f"text.{name}.lexicon": _digest(f"text.{name}.lexicon", path, digests) for name, path in named.items()}
     (value,) = _values(recipe, key).values()
     if not value or (key == "vocab.tokenizer" and not recipe.vocab.size):
         return {}

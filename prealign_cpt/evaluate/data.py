@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class EvaluationData:
     lexicon_train: Path | None = None
     lexicon_heldout: Path | None = None
     """Lexicon files; they should share no word (`prealign` splits so)."""
+    lexicons: tuple[tuple[str, Path, Path], ...] = ()
+    """Of several languages: the name of a source of target text, and the two halves of its own list."""
     classes_train: Path | None = None
     classes_test: Path | None = None
     """`label TAB text` lines: English to train a classifier on, target text to test it on."""
@@ -134,6 +137,15 @@ class EvaluationData:
             raise NoDataError("no local data: no split lexicon; give --lexicon-train and --lexicon-heldout")
         return read_pairs(self.lexicon_train), read_pairs(self.lexicon_heldout)
 
+    def by_language(self) -> Iterator[tuple[str, "EvaluationData"]]:
+        """Of several languages, each by the name of its source: with its own word list and held-out text alone."""
+        for name, train, heldout in self.lexicons:
+            texts = tuple(one for one in self.target if one[0] == f"test/{name}") or self.target
+            yield (
+                name,
+                dataclasses.replace(self, lexicon_train=train, lexicon_heldout=heldout, target=texts, lexicons=()),
+            )
+
     def classes(self) -> tuple[list[Labelled], list[Labelled]]:
         """English and target texts with labels."""
         if self.classes_train is None or self.classes_test is None:
@@ -172,12 +184,15 @@ def data_of(recipe: Recipe, lexicon: Path) -> EvaluationData:
 
     halves = [lexicon / f"{name}.tsv" for name in ("clean", "heldout")]
     train, heldout = halves if all(path.is_file() for path in halves) else (None, None)
+    listed = [name for name, _, _ in recipe.word_lists()]
+    apart = [(name, lexicon / f"clean.{name}.tsv", lexicon / f"heldout.{name}.tsv") for name in listed]
     return EvaluationData(
         target=sets("target"),
         english=sets("english"),
         column=recipe.text.column,
         lexicon_train=train,
         lexicon_heldout=heldout,
+        lexicons=tuple(one for one in apart if one[1].is_file() and one[2].is_file()),
         classes_train=optional(settings.transfer_train),
         classes_test=optional(settings.transfer_test),
         facts=optional(settings.clka),

@@ -51,7 +51,7 @@ MEASURES: dict[str, Measure] = {
     "tokenizer": Measure("tokenizer.measure", (*TEXTS, *PARALLEL), base=True),
     "language_model": Measure("language_model.measure", (*TEXTS, *PARALLEL), base=True, served=True),
     "icl": Measure("icl.measure", base=True),
-    "words": Measure("words.measure", (*LEXICON, *TEXTS)),
+    "words": Measure("words.measure", (*LEXICON, "lexicons", *TEXTS)),
     "sentences": Measure("sentences.measure", PARALLEL),
     "bitext": Measure("sentences.bitext", PARALLEL, served=True),
     "transfer": Measure("transfer.measure", ("classes_train", "classes_test")),

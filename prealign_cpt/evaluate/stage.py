@@ -76,7 +76,8 @@ def summary(subject: Subject, data: EvaluationData, outcomes: dict[str, Outcome]
     `transfer`: {"acc_english", "acc_target", "gap", "acc_shuffled", "chance", "layer", "target_texts"}.
     `mixed`: {"target", "english": share of letters of the other script, "target_letters", ...}, or None and a "reason".
 
-    `by_source`: {"target", "english": {source: bits per byte of its held-out text}}, where a side has several.
+    `by_source`: {"target", "english": {source: bits per byte of its held-out text}}, where a side has several; "words":
+        {source: P@1 of its own held-out words}, where several have a word list.
 
     What was not measured is not there.
     """
@@ -95,6 +96,9 @@ def summary(subject: Subject, data: EvaluationData, outcomes: dict[str, Outcome]
             "layer": _value(words, "english_to_target/layer"),
             "seen_p1": _value(words, "english_to_target/p1_csls_seen"),
         }
+    for name, _ in data.by_language():
+        found = scores.setdefault("by_source", {}).setdefault("words", {})
+        found[name] = _value(words, f"english_to_target/p1_csls/{name}")
     if outcomes["clka"].status == "done":
         scores["clka"] = _facts(outcomes["clka"].result)
     if outcomes["transfer"].status == "done":
@@ -162,6 +166,6 @@ def _line(scores: dict[str, Any]) -> str:
     test = scores["test"]
     words = f", held-out words P@1 {scores['retrieval']['p1']:.3f}" if "retrieval" in scores else ""
     apart = "".join(
-        f", {name} {bits:.3f}" for found in scores.get("by_source", {}).values() for name, bits in found.items()
+        f", {name} {bits:.3f}" for side in LANGUAGES for name, bits in scores.get("by_source", {}).get(side, {}).items()
     )
     return f"target {test['target_bpb']:.3f}, English {test['english_bpb']:.3f} bits per byte{apart}{words}"

@@ -68,17 +68,22 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     `WAY/p1_csls_identical`: P@1 of pairs of equal spelling, which the others leave out; absent if there are none.
     `WAY/layer/N/p1_csls`, `p1_nn`: the figures of each layer; `WAY/candidates`: words among which is searched.
 
+    Of several languages all words together, and `WAY/p1_csls/SOURCE`: those of each alone, among its own words.
+
     Raises:
         NoDataError: the lexicon is not given.
         DataError: the subject was trained on entries that are held out here.
     """
+    result: Result = {}
+    for name, own in data.by_language():
+        result |= {f"{way}/p1_csls/{name}": measure(subject, own)[f"{way}/p1_csls"] for way in WAYS}
     train, heldout = data.lexicon()
     _check_split(subject, heldout)
     golds = {way: _golds(heldout, train, way == WAYS[1], data) for way in WAYS}
     for half, name in (("held-out", "held"), ("training", "seen")):
         if not golds[WAYS[0]][name]:
             reason = Absent(f"the {half} half of the lexicon has no pair of different spelling")
-            return {f"{way}/p1_csls": reason for way in WAYS}
+            return result | {f"{way}/p1_csls": reason for way in WAYS}
     english = _compared(subject, data, "english", golds[WAYS[0]], golds[WAYS[1]], [pair.source for pair in train])
     target = _compared(subject, data, "target", golds[WAYS[1]], golds[WAYS[0]], [pair.target for pair in train])
     asked = {
@@ -87,7 +92,7 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     }
     if not all(asked[way][name].rows for way in WAYS for name in ("held", "seen")):
         reason = Absent("the tokenizer can write no held-out or no training word")
-        return {f"{way}/p1_csls": reason for way in WAYS}
+        return result | {f"{way}/p1_csls": reason for way in WAYS}
     vectors = [
         vectors_of(subject.model, encode_words(subject.tokenizer, words), subject.start_token_id, data.batch_tokens)
         for words in (english, target)
@@ -98,7 +103,6 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
         csls_SC = csls(cosine_SC)
         layers[WAYS[0]].append(_layer({"nn": cosine_SC, "csls": csls_SC}, asked[WAYS[0]]))
         layers[WAYS[1]].append(_layer({"nn": cosine_SC.T, "csls": csls_SC.T}, asked[WAYS[1]]))
-    result: Result = {}
     for way, candidates in ((WAYS[0], target), (WAYS[1], english)):
         figures = _figures(layers[way], asked[way]["held"], list(golds[way]["held"]), len(candidates))
         result |= {f"{way}/{name}": figure for name, figure in figures.items()}

@@ -26,10 +26,10 @@ def model_card(recipe: Recipe, parity: dict[str, Any], run: Path, base: Path) ->
         run: the run's folder; the figures of its stages that are done are told.
         base: folder of the base model, whose licence holds here too.
     """
-    code = language_of(recipe.language).short or language_of(code=recipe.language).short
-    known = code if language_of(code=code).name else ""
+    spoken = dict.fromkeys(source.language or recipe.language for source in recipe.sources("target"))
+    codes = [language_of(name).short or language_of(code=name).short for name in spoken]
     data = ModelCardData(
-        language=["en", known] if known else ["en"],
+        language=["en", *(code for code in codes if language_of(code=code).name)],
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=_on_hub(recipe.base.model),

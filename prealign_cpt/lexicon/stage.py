@@ -3,12 +3,17 @@
 dictionary --read--> rows --clean--> pairs --split--> clean.tsv    pairs to train with
                             |                         heldout.tsv  pairs to test with
                             +-> dropped.tsv           report.json  counts
+
+Several dictionaries, of a language each, are split together: a source that is held out is so in all of them.
+clean.NAME.tsv and heldout.NAME.tsv then have what is of each.
 """
 
 import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +32,32 @@ _TEXT_LIMIT = 200
 _PUNCTUATION_AT_ENDS = regex.compile(r"^\p{P}+|\p{P}+$")
 
 
+@dataclass(frozen=True)
+class WordList:
+    """A dictionary of English and one language."""
+
+    path: Path
+    language: str = ""
+    name: str = "lexicon"
+    """A plain file name, by which its part of several is called."""
+
+
 def build_lexicon(
-    path: Path,
+    lists: Sequence[WordList],
     format: str,
     heldout: float,
     seed: int,
     out: Path,
     max_per_source: int = 5,
-    language: str = "",
     swapped: bool = False,
 ) -> dict[str, Any]:
-    """Read, clean and split a dictionary; write the four files into `out` and return the report.
+    """Read, clean and split dictionaries; write the files into `out` and return the report.
 
     Args:
-        format, language, swapped: see `open_dictionary`.
+        format, swapped: of all of them, see `open_dictionary`.
         heldout: share of the source words to test with, see `split`.
         out: an empty folder of the caller, who publishes it.
-        max_per_source: translations to keep for a source, the first ones.
+        max_per_source: translations to keep for a source from each dictionary, the first ones.
 
     Raises:
         DataError, MissingInputError: the dictionary cannot be used; file and line are named.
@@ -53,14 +67,21 @@ def build_lexicon(
     assert out.is_dir() and not any(out.iterdir()), f"{out} must be an empty folder"
     if max_per_source < 1:
         raise RecipeError(f"max_per_source is {max_per_source}; give 1 or more")
-    pairs, facts = read_dictionary(path, format, language, swapped, max_per_source, out / "dropped.tsv")
+    several = len(lists) > 1
+    read: dict[str, list[Pair]] = {}
+    facts: dict[str, Any] = {}
+    for one in lists:
+        dropped = out / (f"dropped.{one.name}.tsv" if several else "dropped.tsv")
+        read[one.name], found = read_dictionary(one.path, format, one.language, swapped, max_per_source, dropped)
+        facts = {**facts, one.name: {**found, **describe(read[one.name])}} if several else found
+    pairs = sorted(dict.fromkeys(chain(*read.values())), key=lambda pair: pair.source)
     train, test = split(pairs, heldout, seed)
     if not train:
         raise DataError(
-            f"{path}: holding out {heldout} leaves no training pair; give a larger lexicon or a smaller share"
+            f"{lists[0].path}: holding out {heldout} leaves no training pair; give a larger lexicon or a smaller share"
         )
     report = {
-        **facts,
+        **({"lists": facts} if several else facts),
         "kept": len(pairs),
         **describe(pairs),
         "heldout": {
@@ -74,6 +95,10 @@ def build_lexicon(
     }
     write_pairs(out / "clean.tsv", train, "Training pairs: English, TAB, translation; the most usual first.")
     write_pairs(out / "heldout.tsv", test, "Held-out pairs; none of their words occurs in the training pairs.")
+    for name, own in read.items() if several else ():
+        for half, some in (("clean", train), ("heldout", test)):
+            kept = set(own)
+            write_pairs(out / f"{half}.{name}.tsv", [pair for pair in some if pair in kept], f"Those of {name}.")
     atomic_write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 

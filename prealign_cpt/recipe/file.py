@@ -92,7 +92,8 @@ def anywhere(recipe: Recipe) -> Recipe:
         if isinstance(value, tuple):
             return tuple(map(absolute, value))
         if isinstance(value, Source):
-            return dataclasses.replace(value, target=absolute(value.target), english=absolute(value.english))
+            paths = {key: absolute(getattr(value, key)) for key in ("target", "english", "lexicon")}
+            return dataclasses.replace(value, **paths)
         return value if not value or value.startswith(("cache:", "hf:")) else str(recipe.path(value).absolute())
 
     paths = {
@@ -191,7 +192,7 @@ def _check_whole(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     if align.objective in ("infoxlm", "afp") and align.steps and align.weight and not recipe.text.parallel_target:
         keys_of_fault = ("align.objective", "align.steps", "align.weight", "text.parallel_target")
         yield keys_of_fault, f'"{align.objective}" needs text.parallel_target and text.parallel_english'
-    if "lexicon" in align.init and not recipe.lexicon.path:
+    if "lexicon" in align.init and not recipe.word_lists():
         yield ("align.init", "lexicon.path"), f'"{align.init}" needs lexicon.path'
     if AUTO != train.steps <= train.rows_steps:
         yield (
@@ -228,6 +229,8 @@ def _check_sources(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (f"{key}.name",), f"another text is called {source.name!r} too; choose another name"
         if not source.target and not source.english:
             yield (key,), "names no text; give it target or english, or both for parallel text"
+        elif not source.target and (source.language or source.lexicon):
+            yield (key,), "language and lexicon belong to a source with target text"
     for side in SIDES:
         weights = {source.name: source.weight for source in recipe.sources(side)}
         if any(weights.values()) and not all(weights.values()):

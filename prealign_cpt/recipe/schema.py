@@ -52,7 +52,8 @@ class Base:
 class Source:
     """One of several texts of a side, with a weight of its own. With `target` alone it is text in the new language,
     with `english` alone replay; with both it is parallel text, line n of one beside line n of the other, and counts as
-    target text: its documents are a sentence and its translation, in either order."""
+    target text: its documents are a sentence and its translation, in either order. A run of several new languages has a
+    source for each, with its language and its word list."""
 
     name: str
     """Of its own, a plain file name."""
@@ -63,6 +64,11 @@ class Source:
     weight: float = number(0.0, least=0.0)
     """Its part of the side's sequences is its weight's of the side's weights. Either all sources of a side have one or
     none; without weights all of them are read equally often."""
+    language: str = ""
+    """Of `target`, as the recipe's `language`; empty: that one."""
+    lexicon: str = ""
+    """A word list of English and that language, beside `lexicon.path`; its words are switched, contrasted and held out
+    with the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,6 +364,13 @@ class Recipe:
         plain = getattr(self.text, side)
         found = [Source(name=side, **{side: plain})] if plain else []
         return found + [one for one in self.text.source if (side == "target") == bool(one.target)]
+
+    def word_lists(self) -> list[tuple[str, str, str]]:
+        """Name of the source, path as the recipe has it, and language of every word list; `lexicon.path` is the first,
+        and called after `text.target`."""
+        whole = [("target", self.lexicon.path, self.language)] if self.lexicon.path else []
+        lists = [(one.name, one.lexicon, one.language or self.language) for one in self.text.source if one.lexicon]
+        return whole + lists
 
     def weights(self, side: str) -> list[float]:
         """Of the side's sources, summing to 1; empty where they have none."""

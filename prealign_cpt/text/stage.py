@@ -326,16 +326,17 @@ def _look(recipe: Recipe, side: str, report: dict[str, Any], out: Path) -> dict[
     """What languages and scripts a text is in, by a sample."""
     looked_at = list(_sample(out, report, recipe.weights(side), SAMPLE_BYTES, recipe.text.column))
     sample = list(islice(looked_at, 0, None, max(1, len(looked_at) // SAMPLE)))
-    code = "en" if side == "english" else language_of(recipe.language).short
+    spoken = {source.language or recipe.language for source in recipe.sources(side)}
+    codes = ["en"] if side == "english" else sorted({language_of(name).short for name in spoken})
     identify = Identifier()
     found = Counter(identify(document[:1000]) for document in sample)
-    known = code in identify.languages
+    known = set(codes) <= set(identify.languages)
     return {
-        "code": code,
+        "code": " ".join(codes),
         "known": known,
         "documents_looked_at": len(sample),
         "languages": {name: round(count / len(sample), 3) for name, count in found.most_common(5)},
-        "share_foreign": round(1 - found[code] / len(sample), 3) if known else None,
+        "share_foreign": round(1 - sum(found[code] for code in codes) / len(sample), 3) if known else None,
         "scripts": script_shares(sample),
     }
 

@@ -14,7 +14,7 @@ from prealign_cpt.evaluate.measures import PRESETS
 from prealign_cpt.evaluate.stage import build_eval
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.table import evaluate
-from prealign_cpt.lexicon.stage import build_lexicon
+from prealign_cpt.lexicon.stage import WordList, build_lexicon
 from prealign_cpt.recipe.file import anywhere, as_toml, load_recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import new_folder
@@ -30,7 +30,7 @@ def run(recipe_file: Path, tokenizer) -> Path:
     recipe.run.mkdir(parents=True)
     (recipe.run / "recipe.toml").write_text(as_toml(anywhere(recipe)))
     (recipe.run / "lexicon").mkdir()
-    build_lexicon(recipe.path(recipe.lexicon.path), "tsv", 0.2, 0, recipe.run / "lexicon", 5)
+    build_lexicon([WordList(recipe.path(recipe.lexicon.path))], "tsv", 0.2, 0, recipe.run / "lexicon", 5)
     model = make_model(len(tokenizer), tied=False)
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     with new_folder(recipe.run / "export", {}) as folder:

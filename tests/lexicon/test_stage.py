@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
-from prealign_cpt.lexicon.stage import build_lexicon, convert
+from prealign_cpt.lexicon.stage import WordList, build_lexicon, convert
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_a_lexicon_becomes_four_files_whose_counts_agree(tmp_path: Path) -> None
     out = tmp_path / "out"
     out.mkdir()
     extra = [f"go\t{target}" for target in ("gehen", "fahren", "gehen", "laufen", "reisen")]
-    report = build_lexicon(lexicon(tmp_path, *extra, "1\t2"), "tsv", 0.2, 0, out, max_per_source=3)
+    report = build_lexicon([WordList(lexicon(tmp_path, *extra, "1\t2"))], "tsv", 0.2, 0, out, max_per_source=3)
     assert sorted(path.name for path in out.iterdir()) == ["clean.tsv", "dropped.tsv", "heldout.tsv", "report.json"]
     assert json.loads((out / "report.json").read_text()) == report
     train, test = read_pairs(out / "clean.tsv"), read_pairs(out / "heldout.tsv")
@@ -45,7 +45,7 @@ def test_the_result_does_not_depend_on_the_order_of_sources(tmp_path: Path) -> N
     contents = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        build_lexicon(path, "tsv", 0.2, 3, tmp_path / name)
+        build_lexicon([WordList(path)], "tsv", 0.2, 3, tmp_path / name)
         contents.append([(tmp_path / name / file).read_bytes() for file in ("clean.tsv", "heldout.tsv")])
         path.write_text("".join(f"{line}\n" for line in reversed(path.read_text().splitlines())))
     assert contents[0] == contents[1]
@@ -57,7 +57,7 @@ def test_hidden_characters_of_dropped_rows_are_written_as_escapes(tmp_path: Path
     path.with_name("d.dict").write_bytes(b"go\nge\x1bhen, geht\n".ljust(16))
     out = tmp_path / "out"
     out.mkdir()
-    build_lexicon(path, "dictd", 0.0, 0, out)
+    build_lexicon([WordList(path)], "dictd", 0.0, 0, out)
     assert (out / "dropped.tsv").read_text() == "1\tcontrol character\tgo | ge\\u001bhen\n"
 
 
@@ -65,9 +65,9 @@ def test_a_recipe_without_meaning_is_refused(tmp_path: Path) -> None:
     path = lexicon(tmp_path)
     (tmp_path / "out").mkdir()
     with pytest.raises(RecipeError, match="'csv' is unknown; choose one of auto, tsv, muse, columns, dictd"):
-        build_lexicon(path, "csv", 0.1, 0, tmp_path / "out")
+        build_lexicon([WordList(path)], "csv", 0.1, 0, tmp_path / "out")
     with pytest.raises(RecipeError, match="max_per_source"):
-        build_lexicon(path, "tsv", 0.1, 0, tmp_path / "out", max_per_source=0)
+        build_lexicon([WordList(path)], "tsv", 0.1, 0, tmp_path / "out", max_per_source=0)
 
 
 def test_comments_alone_are_no_lexicon(tmp_path: Path) -> None:
