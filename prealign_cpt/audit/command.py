@@ -23,7 +23,7 @@ from prealign_cpt.audit.judge import Side, checked, scripts_of
 from prealign_cpt.audit.overlap import Tests
 from prealign_cpt.audit.pairs import Pairs
 from prealign_cpt.audit.read import Task, read
-from prealign_cpt.audit.table import table
+from prealign_cpt.audit.table import text as told
 from prealign_cpt.evaluate.exposure import AUDIT, FORMAT
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.model.base import resolve_base
@@ -106,7 +106,7 @@ def audit(given: Path, tests: Iterable[Path] = (), clean: Path | None = None, wo
             report["clean"] = write_clean(clean, [name for name in tasks if tasks[name].column], results, scratch)
         atomic_write(recipe.run / AUDIT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(scratch)
-    return f"{table(report)}\n\nMore in {recipe.run / AUDIT}"
+    return f"{told(report)}\nMore in {recipe.run / AUDIT}"
 
 
 def _entries(recipe: Recipe, of_run: bool) -> Found:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from prealign_cpt.audit.judge import SHORT, Judge, Side
+from prealign_cpt.audit.judge import Judge, Side
 from prealign_cpt.audit.overlap import SHOWN, Tests
 from prealign_cpt.audit.pairs import WINDOW, Pairs
 from prealign_cpt.audit.read import FILE, MOST_FOREIGN
+from prealign_cpt.audit.table import share
+from prealign_cpt.evaluate.exposure import PAIRS
 from prealign_cpt.recipe.schema import SIDES
 from prealign_cpt.text.sources import Entry
 
@@ -28,7 +30,7 @@ def gathered(
     found: Found, results: Mapping[str, dict[str, Any]], scratch: Path, tests: Tests, pairs: Pairs,
     sets: Mapping[str, tuple[dict[str, Side], list[str]]],
 ) -> dict[str, Any]:  # fmt: skip
-    """"texts" by source, "sets" of test text by name, and "pairs".
+    """ "texts" by source, "sets" of test text by name, and "pairs".
 
     Args:
         sets: documents of each set of test text; those of the held-out sets are called after their side.
@@ -98,7 +100,8 @@ def exposure(report: Mapping[str, Any]) -> dict[str, str]:
         texts = [text for text in report["texts"].values() if text["kind"] == kind]
         counts = [text["languages"].get(other, {"lines": 0, "tokens": 0}) for text in texts]
         lines, tokens = (sum(count[key] for count in counts) for key in ("lines", "tokens"))
-        result[name] = f"{tokens:,} tokens {share(tokens, sum(text['tokens'] for text in texts))}, {lines:,} lines"
+        of_all = share(tokens, sum(text["tokens"] for text in texts))
+        result[name] = f"{tokens:,} tokens ({of_all}), {lines:,} lines"
     if not judged["target"]["asked"] and set(judged["target"]["scripts"]) & set(judged["english"]["scripts"]):
         result = dict.fromkeys(result, f"not known: py3langid cannot tell {language}")
     if parallel := sum(text["tokens"] for text in report["texts"].values() if text["kind"] == "parallel"):
@@ -106,16 +109,5 @@ def exposure(report: Mapping[str, Any]) -> dict[str, str]:
     pairs = report["pairs"]
     if pairs["asked"]:
         met = f"{pairs['met']:,} of {pairs['asked']:,}, {pairs['met_by_chance']:,} of as many wrong pairs"
-        result["held-out pairs side by side"] = met
+        result[PAIRS] = met
     return result
-
-
-def share(part: int, whole: int) -> str:
-    """ "(0.012 %)": two digits, so that one line of ten thousand is seen."""
-    return f"({100 * part / whole:.2g} %)" if whole else ""
-
-
-def languages_of(text: Mapping[str, Any]) -> dict[str, Any]:
-    """The languages of a text with the most tokens first, short lines last."""
-    order = sorted(text["languages"].items(), key=lambda one: (one[0] == SHORT, -one[1]["tokens"]))
-    return dict(order)

@@ -30,6 +30,9 @@ LEAST_LETTERS = 5
 MOST_WRONG = 0.2
 """An identifier that is wrong more often is not asked: then only scripts are looked at."""
 
+LINE_CHARACTERS = 1_000
+"""Of a line, so many are looked at."""
+
 MOST_LINES = 20_000
 """Held-out lines on which it is judged."""
 
@@ -57,6 +60,7 @@ class Judge:
         self._own, self._other = (_letters(scripts) for scripts in (side.scripts, side.other_scripts))
 
     def __call__(self, line: str) -> str:
+        line = line[:LINE_CHARACTERS]
         if self.foreign_script(line):
             code, probability = self._identify.sure(line)
             if probability >= SURE and code not in self.side.own:
@@ -72,8 +76,10 @@ class Judge:
 
     def foreign_script(self, line: str) -> bool:
         """Whether most letters of a line are of scripts that its text should not have."""
+        if self._own is None or (line.isascii() and "Latin" in self.side.scripts):
+            return False
         letters = _count(_LETTER, line)
-        return letters >= LEAST_LETTERS and 2 * (_count(self._own, line) if self._own else letters) < letters
+        return letters >= LEAST_LETTERS and 2 * _count(self._own, line) < letters
 
     def is_foreign(self, label: str) -> bool:
         """Whether a label says that a line is in another language."""
@@ -92,10 +98,11 @@ def checked(side: Side, texts: Iterable[str]) -> tuple[Side, dict[str, Any]]:
     judge = Judge(side)
     lines = [line for text in texts for line in text.split("\n") if long_enough(line)][:MOST_LINES]
     labels = Counter(judge(line) for line in lines if not judge.foreign_script(line))
-    wrong = {label: count for label, count in labels.most_common() if judge.is_foreign(label)}
-    found = {"lines": labels.total(), "wrong": sum(wrong.values()), "unsure": labels[UNSURE], "taken_for": wrong}
-    known = set(side.own) <= _identifier().languages and found["wrong"] <= MOST_WRONG * labels.total()
-    return replace(side, identified=known), {"asked": known} | found
+    taken_for = {label: count for label, count in labels.most_common() if judge.is_foreign(label)}
+    wrong = sum(taken_for.values())
+    asked = set(side.own) <= _identifier().languages and wrong <= MOST_WRONG * labels.total()
+    about = {"lines": labels.total(), "wrong": wrong, "unsure": labels[UNSURE], "taken_for": taken_for}
+    return replace(side, identified=asked), {"asked": asked, **about}
 
 
 _LETTER = regex.compile(r"\p{L}+")

@@ -2,8 +2,8 @@
 
 test documents --Tests.add--> hashes of grams and lines --find, by task--> place of each --Tests.figures--> shares
 
-A gram is of 8 words in a row of a document, whatever its line ends and punctuation, or of 16 letters of a script without
-spaces; it belongs to the line in which it begins. Shapes: K known hashes.
+A gram is 8 words in a row of a document, whatever its line ends and punctuation, or 16 letters of a script without
+spaces; it belongs to the line in which it begins. Shapes: K known hashes, L lines.
 """
 
 from collections.abc import Iterable

@@ -109,8 +109,8 @@ def read(task: Task, prefix: Path) -> dict[str, Any]:
     if clean:
         clean.close()
         np.save(prefix.with_suffix(".npy"), np.concatenate(rows))
-    reasons = {reason: [removed[reason], removed_bytes[reason]] for reason in REASONS}
-    return {**counts, "languages": languages, "worst": worst, "pairs": pairs, "removed": reasons}
+    by_reason = {reason: [removed[reason], removed_bytes[reason]] for reason in REASONS}
+    return {**counts, "languages": languages, "worst": worst, "pairs": pairs, "removed": by_reason}
 
 
 def blocks(entry: Entry) -> Iterator[tuple[list[int], list[str]]]:

@@ -6,9 +6,12 @@ A figure is zero-shot as far as this says so. What the base has read before is n
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prealign_cpt.evaluate.measures import MEASURES
+from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.manifest import read_manifest
 
 AUDIT = "audit/audit.json"
@@ -16,8 +19,8 @@ AUDIT = "audit/audit.json"
 
 FORMAT = 1
 
-EXPOSURE = "training text"
-"""Name of what is shown where there is no audit."""
+TEXT, PAIRS = "training text", "held-out pairs side by side"
+"""Names of what is shown: where there is no audit; and beside word retrieval alone."""
 
 
 def exposure(run: Path | None) -> dict[str, str]:
@@ -26,41 +29,31 @@ def exposure(run: Path | None) -> dict[str, str]:
     Args:
         run: its folder; None: of no run.
     """
-    if run is None:
-        return {EXPOSURE: "not known: no run of this program"}
-    audit = read_audit(run)
-    if audit is None:
-        return {EXPOSURE: "not audited: prealign audit"}
-    if audit["text"] != _text(run):
-        return {EXPOSURE: "the audit is of other text: prealign audit again"}
-    return {str(name): str(text) for name, text in audit["exposure"].items()}
+    audit = audit_of(run) if run else "not known: no run of this program"
+    return (
+        {TEXT: audit} if isinstance(audit, str) else {str(name): str(text) for name, text in audit["exposure"].items()}
+    )
 
 
-def read_audit(run: Path) -> dict[str, Any] | None:
-    """The audit of a run; None if there is none, or of another version."""
+def audit_of(run: Path) -> dict[str, Any] | str:
+    """The audit of a run's text, or why there is none."""
     try:
-        content: dict[str, Any] = json.loads((run / AUDIT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+        content = json.loads((run / AUDIT).read_text(encoding="utf-8"))
+        inputs = read_manifest(run / "text")["about"]["inputs"] if (run / "text").is_dir() else content["text"]
+        same = content["format"] == FORMAT and content["text"] == inputs
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return "not audited: prealign audit"
+    return content if same else "the audit is of other text: prealign audit again"
 
 
-def _text(run: Path) -> Any:
-    """What the run's text was made from; None if it has none."""
-    return read_manifest(run / "text")["about"]["inputs"] if (run / "text").is_dir() else None
+def beside(measure: str, exposures: Mapping[str, Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    """The rows that stand below a measure's figures: name, and what is shown to each subject; none if it is not
+    zero-shot.
 
-
-def identifier(audit: dict[str, Any]) -> list[str]:
-    """How far the languages of an audit can be trusted, a line for each side."""
-    lines = []
-    for side, found in audit["judged"].items():
-        if not found["asked"]:
-            told = "py3langid cannot tell it: lines in another script alone are called foreign"
-        elif not found["lines"]:
-            told = "py3langid, not checked: no held-out text"
-        else:
-            taken = "".join(f", {label} {count:,}" for label, count in list(found["taken_for"].items())[:3])
-            told = f"py3langid is wrong on {found['wrong']:,} of {found['lines']:,} held-out lines{taken}, and unsure on "
-            told += f"{found['unsure']:,}; lines in another script than {', '.join(found['scripts'])} are certain"
-        lines.append(f"{side} ({found['code']}): {told}")
-    return lines
+    Args:
+        exposures: `exposure` of each subject.
+    """
+    if measure not in MEASURES or not MEASURES[measure].zero_shot:
+        return []
+    names = dict.fromkeys(name for one in exposures.values() for name in one if name != PAIRS or measure == "words")
+    return [(name, [one.get(name, "-") for one in exposures.values()]) for name in names]

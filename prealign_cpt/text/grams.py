@@ -1,7 +1,7 @@
 """Text in the form in which it is compared, and hashes of stretches of it.
 
 "Der Hund, 2 Katzen."  --normal-->  "der hund 2 katzen"        "图书馆 in Rom"  --normal-->  "图 书 馆 in rom"
-normal lines  --Words-->  a hash of every line, of every n words in a row        hashes  --Known.find-->  which are known
+normal lines  --Words-->  a hash of every line, of every n words in a row      hashes  --Known.find-->  which are known
 
 Shapes: B bytes, W words, L lines.
 """
@@ -17,8 +17,8 @@ from prealign_cpt.text.scripts import JOINERS, apart
 Hashes = NDArray[np.uint64]
 
 MAYBE_BITS = 8
-"""So many bits more than the number of known hashes needs, and 24 at most, are looked up first: nearly all of the others
-are told apart by them."""
+"""So many bits more than the number of known hashes needs, and 24 at most, are looked up first: by them nearly all
+unknown hashes are told."""
 
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _INVERSE = pow(_FACTOR, -1, 2**64)

@@ -63,7 +63,7 @@ def is_unspaced(text: str) -> bool:
 
 def apart(text: str) -> str:
     """A text with spaces around each letter, with its marks, of the scripts that put none between words."""
-    return _UNSPACED_UNITS.sub(r" \g<0> ", text) if _UNSPACED.search(text) else text
+    return text if text.isascii() else _UNSPACED_UNITS.sub(r" \g<0> ", text)
 
 
 def in_running_text(word: str) -> str:
