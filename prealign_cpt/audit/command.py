@@ -15,12 +15,13 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from prealign_cpt import __version__
 from prealign_cpt.audit.duplicates import write_clean
 from prealign_cpt.audit.gather import Found, exposure, gathered
 from prealign_cpt.audit.judge import Side, checked, scripts_of
-from prealign_cpt.audit.overlap import Tests
+from prealign_cpt.audit.overlap import Sets
 from prealign_cpt.audit.pairs import Pairs
 from prealign_cpt.audit.read import Task, read
 from prealign_cpt.audit.table import text as told
@@ -75,7 +76,7 @@ def audit(given: Path, tests: Iterable[Path] = (), clean: Path | None = None, wo
     questions = recipe.evaluate.transfer_test
     sets = {f"{side}/{name}": documents for (side, name), documents in held_out.items()}
     sets |= {str(path): _lines(path) for path in [*([recipe.path(questions)] if questions else []), *tests]}
-    asked = Tests()
+    asked = Sets()
     for name, documents in sets.items():
         asked.add(name, documents)
     grown = recipe.run / "vocab"
@@ -137,9 +138,10 @@ def _held_out(recipe: Recipe, of_run: bool) -> HeldOut:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, or of those of a folder, as documents, with a line for each column."""
+    """The lines of a file, or of those of a folder; where tabs part columns, each column by itself."""
     files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
-    return [line.replace("\t", "\n") for file in files for _, line in read_lines(file, None) if line.strip()]
+    lines = (normalize("NFC", line) for file in files for _, line in read_lines(file, None))
+    return [column for line in lines for column in line.split("\t") if column.strip()]
 
 
 def _sides(recipe: Recipe, held_out: HeldOut, found: Found) -> tuple[dict[str, Side], dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 documents --signatures--> uint64 [D, 1 + BANDS], 120 bytes a document, by task --repeated--> which to leave out
 
-Nearly alike are documents one of whose bands of ROWS minima (MinHash, Broder 1997) is the same: pairs that share 80 % of
-their 5-grams of words are found in 92 % of the cases, those that share 50 % in 5 %. The first document stays. Arrays
-are read band by band, so that memory is some 30 bytes a document of the whole text: 3 GB for a hundred million.
+Nearly alike are documents one of whose bands of ROWS minima (MinHash, Broder 1997) is the same: of pairs with 80 % of
+their 5-grams of words in common 92 % are found, of those with 50 %, 5 %. The first document stays. Arrays are read
+band by band, so that memory is some 30 bytes a document of the whole text: 3 GB for a hundred million.
 Shapes: D documents, G grams.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prealign_cpt.audit.judge import Judge, Side
-from prealign_cpt.audit.overlap import SHOWN, Tests
+from prealign_cpt.audit.overlap import SHOWN, Sets
 from prealign_cpt.audit.pairs import WINDOW, Pairs
 from prealign_cpt.audit.read import FILE, MOST_FOREIGN
 from prealign_cpt.audit.table import share
@@ -27,7 +27,7 @@ TASK = FILE << 17
 
 
 def gathered(
-    found: Found, results: Mapping[str, dict[str, Any]], scratch: Path, tests: Tests, pairs: Pairs,
+    found: Found, results: Mapping[str, dict[str, Any]], scratch: Path, tests: Sets, pairs: Pairs,
     sets: Mapping[str, tuple[dict[str, Side], list[str]]],
 ) -> dict[str, Any]:  # fmt: skip
     """ "texts" by source, "sets" of test text by name, and "pairs".

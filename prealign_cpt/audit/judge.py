@@ -21,6 +21,9 @@ SURE = 0.5
 """Least probability, among 140 languages, of a language that is believed. Below it names, lists and mixed lines are
 taken for languages that nobody wrote."""
 
+NO_LANGUAGE = "zxx"
+"""What py3langid says of code, numbers and the like."""
+
 MIN_SHARE = 0.05
 """A script with this share of the letters of held-out text belongs to the language (Japanese has three)."""
 
@@ -62,8 +65,7 @@ class Judge:
     def __call__(self, line: str) -> str:
         line = line[:LINE_CHARACTERS]
         if self.foreign_script(line):
-            code, probability = self._identify.sure(line)
-            if probability >= SURE and code not in self.side.own:
+            if (code := self._identified(line)) not in (UNSURE, *self.side.own):
                 return code
             theirs = self._other is not None and 2 * _count(self._other, line) > _count(_LETTER, line)
             return self.side.other if theirs else OTHER_SCRIPT
@@ -71,8 +73,11 @@ class Judge:
             return SHORT
         if not self.side.identified:
             return self.side.own[0]
+        return self._identified(line)
+
+    def _identified(self, line: str) -> str:
         code, probability = self._identify.sure(line)
-        return code if probability >= SURE else UNSURE
+        return code if probability >= SURE and code != NO_LANGUAGE else UNSURE
 
     def foreign_script(self, line: str) -> bool:
         """Whether most letters of a line are of scripts that its text should not have."""

@@ -1,6 +1,6 @@
 """Test text in training text: lines that stand there whole, and their 8-grams.
 
-test documents --Tests.add--> hashes of grams and lines --find, by task--> place of each --Tests.figures--> shares
+test documents --Sets.add--> hashes of grams and lines --find, by task--> place of each --Sets.figures--> shares
 
 A gram is 8 words in a row of a document, whatever its line ends and punctuation, or 16 letters of a script without
 spaces; it belongs to the line in which it begins. Shapes: K known hashes, L lines.
@@ -64,7 +64,7 @@ class Sought:
 
 
 @dataclass
-class Tests:
+class Sets:
     """The test text, in the process that asks."""
 
     names: list[str] = field(default_factory=list)
