@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+from transformers import AutoTokenizer
+
 from prealign_cpt import __version__
 from prealign_cpt.audit.duplicates import write_clean
 from prealign_cpt.audit.gather import Found, exposure, gathered
@@ -89,7 +91,7 @@ def audit(given: Path, tests: Iterable[Path] = (), clean: Path | None = None, wo
         content = hashlib.sha256(asked.sought.hashes.tobytes() + repr([pairs.asked, sides]).encode()).hexdigest()
         made_from = {"text": text, "run": of_run, "clean": bool(clean), "rest": content, "tokenizer": str(tokenizer)}
         scratch = task_folder(recipe.run, "audit", made_from)
-        task = partial(Task, tokenizer=tokenizer, sought=asked.sought, pairs=pairs)
+        task = partial(Task, tokenizer=_tokenizer_file(tokenizer, scratch), sought=asked.sought, pairs=pairs)
         column = recipe.text.column if clean else ""
         tasks = {
             name: task(entry, sides[kind], column="" if kind == "parallel" else column)
@@ -108,6 +110,15 @@ def audit(given: Path, tests: Iterable[Path] = (), clean: Path | None = None, wo
         atomic_write(recipe.run / AUDIT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(scratch)
     return f"{told(report)}\nMore in {recipe.run / AUDIT}"
+
+
+def _tokenizer_file(folder: Path, scratch: Path) -> Path:
+    """The `tokenizer.json` of a model's folder, written to `scratch` where it has none but a sentencepiece model."""
+    if (path := folder / "tokenizer.json").is_file():
+        return path
+    scratch.mkdir(exist_ok=True)
+    AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.save(str(scratch / path.name))
+    return scratch / path.name
 
 
 def _entries(recipe: Recipe, of_run: bool) -> Found:

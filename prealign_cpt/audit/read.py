@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
 from prealign_cpt.audit.duplicates import SHINGLE, mixed, signatures
 from prealign_cpt.audit.judge import Judge, Side
 from prealign_cpt.audit.overlap import Sought
 from prealign_cpt.audit.pairs import Pairs
-from prealign_cpt.model.tokens import encode_plain
 from prealign_cpt.text.grams import Words, normal
 from prealign_cpt.text.sources import Entry
 
@@ -53,6 +52,7 @@ class Task:
     entry: Entry
     side: Side
     tokenizer: Path
+    """Its `tokenizer.json`."""
     sought: Sought
     pairs: Pairs
     column: str = ""
@@ -80,7 +80,7 @@ def read(task: Task, prefix: Path) -> dict[str, Any]:
         of, lines = [i for i, _ in split], [line for _, line in split]
         words = Words([normal(line) for line in lines], of)
         labels = [judge(line) for line in lines]
-        tokens = [len(ids) for ids in encode_plain(tokenizer, lines)]
+        tokens = [len(encoded) for encoded in tokenizer.encode_batch_fast(lines, add_special_tokens=False)]
         for label, number in zip(labels, tokens, strict=True):
             count = languages.setdefault(label, [0, 0])
             count[0], count[1] = count[0] + 1, count[1] + number
@@ -176,4 +176,9 @@ def _filtered(
         yield i, "" if whole or not kept.strip() else kept, reasons
 
 
-_tokenizer = lru_cache(1)(lambda folder: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+@lru_cache(1)
+def _tokenizer(path: Path) -> Tokenizer:
+    """Read without transformers, whose import takes longer than a small text."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True  # their spelling is text like any other
+    return tokenizer

@@ -28,7 +28,7 @@ STARTS = {
     "de": [
         "Der alte {}",
         "Ein junger {}",
-        "Mein Bruder, der {},",
+        "Mein Onkel, der {},",
         "Jeder {} in dem Dorf",
         "Weder der {} noch seine Frau",
     ],
@@ -42,7 +42,7 @@ ENDS = {
     "de": [
         "bevor der {} von {} Wintern kam.",
         "als der {} noch {} Freunde hatte.",
-        "weil ein {} mit {} Pferden da war.",
+        "weil ein {} mit {} Kühen da war.",
     ],
 }
 
