@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.audit import command
 from prealign_cpt.audit.command import audit
@@ -13,6 +14,7 @@ from prealign_cpt.cli import main
 from prealign_cpt.evaluate.exposure import PAIRS, TEXT, exposure
 from prealign_cpt.evaluate.figures import Figure, Outcome
 from prealign_cpt.evaluate.table import table
+from prealign_cpt.model.tokens import encode_text
 from prealign_cpt.recipe.file import anywhere, as_toml, load_recipe
 from prealign_cpt.run import tasks
 from prealign_cpt.run.errors import BusyError, MissingInputError, StorageError
@@ -83,13 +85,15 @@ def planted(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> tupl
     return path, lines
 
 
-def test_one_line_of_ten_thousand_in_the_other_language_is_found(planted: tuple[Path, dict[str, str]]):
+def test_one_line_of_ten_thousand_in_the_other_language_is_found(
+    planted: tuple[Path, dict[str, str]], tokenizer: PreTrainedTokenizerBase
+):
     path, lines = planted
     report = report_of(path)
     english = report["texts"]["english"]
     assert english["documents"] == MANY and english["languages"]["de"]["lines"] == 1
     assert english["worst"][0] == {
-        "tokens": english["languages"]["de"]["tokens"],
+        "tokens": len(encode_text(tokenizer, lines["german"])),
         "place": f"{path.parent / 'english.txt'}: document 1,235",
         "language": "de",
         "line": lines["german"],

@@ -1,7 +1,7 @@
 """Test lines in training text, beside sets of tuples of words."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.audit.overlap import GRAM, LEAST_WORDS, MANY, MUCH, Sets
@@ -34,6 +34,7 @@ def grams(documents: list[str]) -> list[tuple[int, int, tuple[str, ...]]]:
     return found
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, DOCUMENTS)
 def test_as_sets_of_tuples_say(test: list[str], training: list[str]):
     tests = Sets()
