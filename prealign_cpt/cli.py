@@ -120,6 +120,13 @@ def command_line(of_recipe: bool = False) -> Parser:
     add.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
     add.set_defaults(work=_compare)
 
+    add = commands.add_parser("audit", help="what languages is the text in, and what of the test text is in it?")
+    add.add_argument("subject", type=Path, metavar="RECIPE_OR_RUN", help="a recipe's files, or a run's text")
+    add.add_argument("--test", type=Path, action="append", default=[], metavar="FILE", help="test text too; repeatable")
+    add.add_argument("--filter", type=Path, dest="clean", metavar="OUT", help="folder to make, with a clean copy")
+    add.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    add.set_defaults(work=_audit)
+
     add = commands.add_parser("sizes", help='what new tokens give or cost, by short trials; vocab.size = "auto"')
     add.add_recipe()
     add.add_argument("--sizes", type=numbers, default=(), help="numbers of new tokens, with commas between them")
@@ -284,6 +291,12 @@ def _demo(options: argparse.Namespace) -> int:
     from prealign_cpt.lab.demo import demo
 
     return demo(options.recipe, options.flags, options.nproc, options.evidence)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from prealign_cpt.audit.command import audit
+
+    print(audit(options.subject, options.test, options.clean, options.workers))
 
 
 def _sizes(options: argparse.Namespace) -> None:

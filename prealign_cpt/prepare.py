@@ -91,7 +91,7 @@ def prepare(run: Run, recipe: Recipe, skip: tuple[str, ...] = (), workers: int =
             shutil.rmtree(rest)
 
     if base is not None:
-        run.stage("lexicon", made_from("lexicon"), lambda out: _build_lexicon(recipe, out))
+        run.stage("lexicon", made_from("lexicon"), lambda out: split_lexicon(recipe, out))
     by_task("text", partial(build_text, recipe))
     if base is None:
         return
@@ -141,7 +141,12 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
     return base
 
 
-def _build_lexicon(recipe: Recipe, out: Path) -> None:
+def split_lexicon(recipe: Recipe, out: Path) -> None:
+    """Fill `out` with the recipe's lexicon, split.
+
+    Raises:
+        as `build_lexicon`.
+    """
     settings = recipe.lexicon
     lists = [WordList(recipe.path(path), language, name) for name, path, language in recipe.word_lists()]
     if not lists:

@@ -15,10 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from prealign_cpt.text.languages import CONTENT_WORDS, FUNCTION_WORDS
-
-MIN_WORDS, MIN_LETTERS = 5, 20
-"""A line with fewer words and fewer letters (for scripts without spaces) is too short to identify."""
+from prealign_cpt.text import languages
+from prealign_cpt.text.languages import CONTENT_WORDS, FUNCTION_WORDS, long_enough
 
 MIN_PROBABILITY = 0.7
 """Below it the identifier's answer is "unknown". On lines of 30 characters it then says unknown for about 1 %."""
@@ -57,27 +55,25 @@ class Identifier:
     """
 
     def __init__(self, code: str, target: Sequence[str], english: Sequence[str]) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
         self._english = {main_script(english)}
         self.by_script = main_script(target) not in self._english
         self.target_scripts = _scripts(target) - self._english if self.by_script else self._english
-        self._model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        known = code != "en" and code in self._model.labels
-        if known:
-            self._model.set_languages(["en", code])
-        elif not self.by_script:
+        self._identify = languages.Identifier()
+        known = code != "en" and code in self._identify.languages
+        if not known and not self.by_script:
             raise ValueError(
                 f"py3langid does not know the language {code!r}, and its script is that of English; it knows "
-                + " ".join(self._model.labels)
+                + " ".join(sorted(self._identify.languages))
             )
+        if known:
+            self._identify.only("en", code)
         self._names = {code: "target", "en": "english"} if known else {}
 
     def __call__(self, line: str) -> str:
         """The language of one line."""
         found = {self._by_script(line)} if self.by_script else set()
         if self._names:
-            label, probability = self._model.classify(line)
+            label, probability = self._identify.sure(line)
             found.add(self._names[label] if probability >= MIN_PROBABILITY else "unknown")
         return found.pop() if len(found) == 1 else "unknown"
 
@@ -90,11 +86,6 @@ class Identifier:
         """How many lines of text in a known language it does not recognise, and how many it was shown."""
         lines = [line[:LINE_CHARACTERS] for text in texts for line in text.split("\n") if long_enough(line)]
         return sum(self(line) != language for line in lines), len(lines)
-
-
-def long_enough(line: str) -> bool:
-    """Whether a line can be identified."""
-    return len(line.split()) >= MIN_WORDS or sum(map(str.isalpha, line)) >= MIN_LETTERS
 
 
 def judge(completion: str, language: str, identify: Identifier) -> str:

@@ -24,7 +24,7 @@ from prealign_cpt.evaluate.statistics import mean_of, share
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.model.bits import windows
 from prealign_cpt.run.errors import DataError
-from prealign_cpt.text.languages import Language, language_of
+from prealign_cpt.text.languages import Language, language_of, long_enough
 
 REMEDY = 'pip install "prealign-cpt[eval]"'
 
@@ -104,7 +104,7 @@ def beginnings(texts: Sequence[str]) -> list[str]:
     found = []
     for text in texts:
         line = max(text.split("\n"), key=len)
-        if not confusion.long_enough(line) or len(line) < 1.5 * PROMPT_CHARACTERS:
+        if not long_enough(line) or len(line) < 1.5 * PROMPT_CHARACTERS:
             continue
         space = line.rfind(" ", PROMPT_CHARACTERS // 2, PROMPT_CHARACTERS)
         found.append(line[: space if space > 0 else PROMPT_CHARACTERS])

@@ -27,6 +27,8 @@ class Measure:
     """Whether the subject's servers are asked."""
     libraries: tuple[str, ...] = ()
     """Distributions whose versions matter beside `LIBRARIES`."""
+    zero_shot: bool = False
+    """Whether it asks for what the model was not shown; beside its figures stands what the text shows (exposure.py)."""
     needs: str = ""
     """A distribution without which there is nothing to measure."""
 
@@ -51,12 +53,12 @@ MEASURES: dict[str, Measure] = {
     "tokenizer": Measure("tokenizer.measure", (*TEXTS, *PARALLEL), base=True),
     "language_model": Measure("language_model.measure", (*TEXTS, *PARALLEL), base=True, served=True),
     "icl": Measure("icl.measure", base=True),
-    "words": Measure("words.measure", (*LEXICON, "lexicons", *TEXTS)),
-    "sentences": Measure("sentences.measure", PARALLEL),
-    "bitext": Measure("sentences.bitext", PARALLEL, served=True),
-    "transfer": Measure("transfer.measure", ("classes_train", "classes_test")),
-    "clka": Measure("clka.measure", ("facts",)),
-    "mixed": Measure("mixed_matrix.measure", ("nli_train", "nli_test", *PARALLEL)),
+    "words": Measure("words.measure", (*LEXICON, "lexicons", *TEXTS), zero_shot=True),
+    "sentences": Measure("sentences.measure", PARALLEL, zero_shot=True),
+    "bitext": Measure("sentences.bitext", PARALLEL, served=True, zero_shot=True),
+    "transfer": Measure("transfer.measure", ("classes_train", "classes_test"), zero_shot=True),
+    "clka": Measure("clka.measure", ("facts",), zero_shot=True),
+    "mixed": Measure("mixed_matrix.measure", ("nli_train", "nli_test", *PARALLEL), zero_shot=True),
     "mixed_output": Measure("generation.mixed_output", (*TEXTS, "mixed_prompts"), served=True),
     "generation": Measure(
         "generation.measure",

@@ -6,12 +6,10 @@ A result carries what it was made from: digests of model, tokenizer and data, op
 what was made from the same and does the rest; damaged files are done again. One process at a time works in a folder.
 """
 
-import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +22,8 @@ from prealign_cpt.evaluate.figures import Absent, Outcome, read_outcome, write_o
 from prealign_cpt.evaluate.measures import MEASURES, Measure
 from prealign_cpt.evaluate.subject import Subject, offline
 from prealign_cpt.run import signals
-from prealign_cpt.run.errors import BusyError, PrealignError
-from prealign_cpt.run.manifest import storage_error
+from prealign_cpt.run.errors import PrealignError
+from prealign_cpt.run.folder import alone
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
@@ -40,7 +38,7 @@ def run_suite(subject: Subject, data: EvaluationData, out: Path, names: Sequence
         StorageError: a result cannot be written.
     """
     outcomes: dict[str, Outcome] = {}
-    with _locked(out), offline():
+    with alone(out, "eval.lock", "evaluation"), offline():
         bar = tqdm(names, desc=subject.name, unit="measure", disable=None)
         for name in bar:
             bar.set_postfix_str(name)
@@ -105,18 +103,3 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return "not installed"
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / "eval.lock").open("a+")
-    except OSError as error:
-        raise storage_error(out, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(f"{out}: another evaluation works here; wait for it, or choose another --out") from error
-        yield

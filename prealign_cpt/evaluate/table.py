@@ -6,11 +6,12 @@ Differences are those of the later subjects from the first, on the same items (s
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prealign_cpt.evaluate.data import EvaluationData
+from prealign_cpt.evaluate.exposure import beside, exposure
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, to_json
 from prealign_cpt.evaluate.statistics import difference
 from prealign_cpt.evaluate.subject import Subject
@@ -34,14 +35,18 @@ def evaluate(subjects: list[Subject], data: EvaluationData, out: Path, measures:
         1 if a measure failed that had something to measure, else 0.
     """
     outcomes: Outcomes = {}
+    exposures: dict[str, dict[str, str]] = {}
     for name, subject in zip(unique([subject.name for subject in subjects]), subjects, strict=True):
         outcomes[name] = run_suite(subject, data, out / name if len(subjects) > 1 else out, measures)
+        exposures[name] = exposure(subject.run)
         subject.unload()
     gaps = differences(outcomes)
     if len(subjects) > 1:
-        content = json.dumps(comparison(outcomes, gaps), indent=1, ensure_ascii=False, allow_nan=False)
+        content = json.dumps(
+            comparison(outcomes, gaps) | {"exposure": exposures}, indent=1, ensure_ascii=False, allow_nan=False
+        )
         atomic_write(out / "comparison.json", content + "\n")
-    print("\n".join(table(outcomes, gaps)), flush=True)
+    print("\n".join(table(outcomes, gaps, exposures)), flush=True)
     return int(any(outcome.status == "failed" for found in outcomes.values() for outcome in found.values()))
 
 
@@ -86,8 +91,11 @@ def comparison(outcomes: Outcomes, gaps: dict[str, dict[str, Result]]) -> dict[s
     }
 
 
-def table(outcomes: Outcomes, gaps: dict[str, dict[str, Result]]) -> list[str]:
-    """The lines of a markdown table, figures down and subjects across, and below it why figures are absent.
+def table(
+    outcomes: Outcomes, gaps: dict[str, dict[str, Result]], exposures: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """The lines of a markdown table, figures down and subjects across, and below it why figures are absent. Below
+    zero-shot figures stands what each subject's training text shows of what they ask (exposure.py).
 
     The base, where it was measured, has a column of its own, and one subject's change from it another. Figures of
     single layers are only in the files. A difference that is clear (`Figure.clear`) is marked with `*`.
@@ -100,6 +108,7 @@ def table(outcomes: Outcomes, gaps: dict[str, dict[str, Result]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for measure in measures:
         results = {name: outcomes[name][measure].result for name in names}
+        above = len(lines)
         for key in dict.fromkeys(key for result in results.values() for key in result):
             if "layer/" in key or key.startswith(("base/", "change/")):
                 continue
@@ -111,6 +120,8 @@ def table(outcomes: Outcomes, gaps: dict[str, dict[str, Result]]) -> list[str]:
                 if isinstance(figure := result.get(key), Absent):
                     of = f" of {name}" if len(names) > 1 else ""
                     reasons.setdefault(figure.reason, []).append(f"{measure} {key}{of}")
+        for key, cells in beside(measure, exposures) if len(lines) > above else ():
+            lines.append(f"| {measure} | {key} | {' | '.join([*cells, *['-'] * (len(columns) - len(names))])} |")
     lines += ["", *(f"- absent: {', '.join(what)}: {reason}" for reason, what in reasons.items())]
     failed = [f"{m} of {name}" for name in names for m, outcome in outcomes[name].items() if outcome.status == "failed"]
     return lines + ([f"- FAILED: {', '.join(failed)}"] if failed else [])

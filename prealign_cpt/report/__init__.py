@@ -3,6 +3,7 @@
 run folders, controls --collect----> Record     --table--> printed text, result.json
 their weights         --rows-------> Rows       --+
 `prealign eval`       --evaluation-> Evaluation --+-page, measures, charts, page.html.j2, style.css-> index.html
+`prealign audit`      -------------> audit.json --+
                                      Record     --+
 """
 
@@ -10,6 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from prealign_cpt.evaluate.exposure import audit_of
 from prealign_cpt.report.collect import collect
 from prealign_cpt.report.evaluation import read_evaluation
 from prealign_cpt.report.page import page
@@ -45,7 +47,7 @@ def write_report(
     if evaluation is not None or (run / "evaluation").is_dir():
         exported = {name: path for name, path in folders.items() if path not in controls or (path / "export").is_dir()}
         measured = read_evaluation(evaluation or run / "evaluation", exported)
-    html = page(record, read_rows(run), measured)
+    html = page(record, read_rows(run), measured, audit_of(run))
     folder = out or (Path("report") if others else run / "report")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prealign_cpt.evaluate.exposure import exposure
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.evaluate.table import unique
 from prealign_cpt.report.document import Document, Figure, is_number, loads, read_document, read_recipe, reading
@@ -96,6 +97,8 @@ class Record:
     """Share of the English lines that are tokenized otherwise than before."""
     documents: dict[str, Document]
     """What the stages say of themselves, `serve` among them."""
+    exposure: dict[str, str]
+    """What the training text shows of what zero-shot figures ask (evaluate/exposure.py)."""
 
     @property
     def trained(self) -> tuple[Model, ...]:
@@ -139,6 +142,7 @@ def collect(run: Path, controls: Sequence[Path] = (), others: Sequence[Path] = (
         fertility={when: _quotient(documents["vocab"], f"fertility_{when}") for when in ("before", "after")},
         english_changed=_quotient(documents["vocab"], "english_changed_share", "english_lines"),
         documents=documents,
+        exposure=exposure(run),
     )
 
 

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from prealign_cpt.evaluate.exposure import beside, exposure
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, from_json, read_outcome
 from prealign_cpt.evaluate.measures import MEASURES
 from prealign_cpt.evaluate.subject import base_folder, model_digest, tokenizer_digest
@@ -49,6 +50,8 @@ LAYERED = (
 )
 """Figures that exist for every layer: measure, name without the layer, title."""
 
+EXPOSED = "what the training text shows of it"
+
 LAYER = re.compile(r"\blayer/(\d+)/")
 
 OPEN = ("transfer", "clka", "mixed", "bitext", "generation", "lm_eval", "mteb")
@@ -65,6 +68,8 @@ class Evaluation:
     """By measure, of those that were measured, and subject."""
     differences: dict[str, dict[str, Result]]
     """By measure, figure and later subject: less the first subject, on the same items. Empty for one subject."""
+    exposures: dict[str, dict[str, str]]
+    """By subject: what its training text shows of what zero-shot figures ask."""
     cautions: tuple[str, ...] = ()
     """A line for each subject that is none of the page's runs."""
 
@@ -98,7 +103,8 @@ def read_evaluation(folder: Path, runs: Mapping[str, Path]) -> Evaluation:
     for name, (_, them) in subjects.items():
         for measure, outcome in them.items():
             outcomes.setdefault(measure, {})[labels[name]] = outcome
-    return Evaluation(list(labels.values()), outcomes, renamed, cautions)
+    exposures = {label: exposure(runs.get(label)) for label in labels.values()}
+    return Evaluation(list(labels.values()), outcomes, renamed, exposures, cautions)
 
 
 def _subject(folder: Path) -> tuple[Digests, dict[str, Outcome]] | None:
@@ -185,9 +191,10 @@ def measured(evaluation: Evaluation, styles: Mapping[str, int | None]) -> dict[s
             lines = [(one, _by_layer(result, name), styles[one]) for one, result in results.items()]
             if owner == measure:
                 layers.append(line_chart(caption, ("layer, 0 the embeddings", caption.rpartition(": ")[2]), lines))
-        head, *rows = _table(results, evaluation.differences.get(measure))
+        exposed = beside(measure, evaluation.exposures)
+        head, *rows = _table(results, evaluation.differences.get(measure), exposed)
         seconds = sum(outcome.seconds for outcome in outcomes.values())
-        title = f"{_readable(measure)}: {len(rows)} figures, {seconds:.0f} s"
+        title = f"{_readable(measure)}: {len(rows) - len(exposed)} figures, {seconds:.0f} s"
         reasons = [f"{_readable(measure)}{line}" for line in _reasons(outcomes)]
         tables.append({"title": title, "head": head, "rows": rows, "open": measure in OPEN, "reasons": reasons})
     return {
@@ -218,8 +225,10 @@ def _by_layer(result: Result, name: str) -> list[tuple[float, float]]:
     )
 
 
-def _table(results: Mapping[str, Result], gaps: Mapping[str, Result] | None) -> list[tuple[str, ...]]:
-    """The head and the rows of a measure's figures, those of single layers left out."""
+def _table(
+    results: Mapping[str, Result], gaps: Mapping[str, Result] | None, exposed: list[tuple[str, list[str]]]
+) -> list[tuple[str, ...]]:
+    """The head and the rows of a measure's figures, those of single layers left out, and what the texts show."""
     first, *later = results
     base, change = (
         {name.removeprefix(prefix): one for name, one in results[first].items() if name.startswith(prefix)}
@@ -239,7 +248,8 @@ def _table(results: Mapping[str, Result], gaps: Mapping[str, Result] | None) -> 
             items = MISSING if some.n is None else f"{some.n:,}"
             cells = [*(_cell(one) for one in values), *(_cell(one, "+") for one in changes)]
             rows.append((_readable(name), *cells, items, some.note))
-    return rows
+    none = [MISSING]
+    return rows + [(name, *none * based, *shown, *none * len(less), MISSING, EXPOSED) for name, shown in exposed]
 
 
 def _reasons(outcomes: Mapping[str, Outcome]) -> list[str]:

@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from prealign_cpt import __version__
+from prealign_cpt.audit.table import grids
 from prealign_cpt.evaluate.figures import Absent
 from prealign_cpt.report import table
 from prealign_cpt.report.charts import Level, colour, line_chart
@@ -31,8 +32,9 @@ MOST_POINTS = 100
 """Points in a curve of the alignment; longer logs are averaged down to it."""
 
 
-def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None) -> str:
-    """The whole document: a run, its new rows, and what `prealign eval` measured on its models."""
+def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None, audit: dict[str, Any] | str) -> str:
+    """The whole document: a run, its new rows, what `prealign eval` measured on its models, and `prealign audit` on
+    their text."""
     documents, styles = record.documents, {model.name: model.style for model in record.models}
     answers = documents["serve"].at("answers")
     if not isinstance(answers, Absent):
@@ -44,6 +46,7 @@ def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None) -> 
     folded = {
         "New tokens among English ones": rows,
         "Alignment": documents["align"] if documents["align"].reason else _losses(record),
+        "Languages and test text in the training text": Absent(audit) if isinstance(audit, str) else grids(audit),
         **{"Vocabulary": documents["vocab"], "Lexicon": documents["lexicon"], "Training data": documents["data"]},
         **{"Time, memory, parity": record, "Recipe": record.ours.recipe},
     }

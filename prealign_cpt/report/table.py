@@ -108,7 +108,12 @@ def coverage(record: Record) -> str:
     return (
         f"In brackets: 95 % t intervals of the difference, paired over the windows of the test text{count}. They cover "
         "which passages of such text were taken, not the training seed: another seed moves the difference too."
-    ) + ("" if isinstance(words, Absent) else f" P@1 is over {words:,.0f} words.")
+    ) + ("" if isinstance(words, Absent) else f" P@1 is over {words:,.0f} words; {exposed(record)}.")
+
+
+def exposed(record: Record) -> str:
+    """What the training text shows of what is asked zero-shot: held-out words, and transfer from English."""
+    return "; ".join(f"{name}: {text}" for name, text in record.exposure.items())
 
 
 def result(record: Record) -> dict[str, Any]:
@@ -123,6 +128,7 @@ def result(record: Record) -> dict[str, Any]:
         "general": {name: _pair(scores, "general") for name, scores in models.items()},
         "fertility": record.fertility,
         "retrieval_heldout_p1": {name: scores.number("retrieval", "p1") for name, scores in models.items()},
+        "exposure": record.exposure,
         "unreachable_tokens": record.documents["vocab"].number("unreachable"),
         "english_lines_changed": record.english_changed,
         "stages": {stage: _whole(costs) for stage, costs in record.costs.items()},

@@ -18,7 +18,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,31 @@ class Run:
             if name == "train" and (self.folder / "metrics.jsonl").exists():
                 os.rename(self.folder / "metrics.jsonl", aside / "metrics.jsonl")
         say(f"{', '.join(there)}: will be made anew; what was there is in {aside}, which you may delete")
+
+
+@contextmanager
+def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
+    """Make a folder, if it is not there, in which no other process does the same work meanwhile.
+
+    Args:
+        lock: name of the file that is locked.
+        what: the work.
+
+    Raises:
+        BusyError: another process does.
+        StorageError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / lock).open("a+")
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BusyError(f"{folder}: another {what} works here; wait for it, or choose another --out") from error
+        yield
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], accept: tuple[str, ...] = ()) -> list[str]:

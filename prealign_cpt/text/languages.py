@@ -53,11 +53,29 @@ class Identifier:
     def __init__(self) -> None:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-        self._model = LanguageIdentifier.from_model_file(MODEL_FILE)
+        self._model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
         self.languages = frozenset(map(str, self._model.labels))
 
+    def only(self, *languages: str) -> None:
+        """Take no other languages into account."""
+        self._model.set_languages(languages)
+
     def __call__(self, text: str) -> str:
-        return str(self._model.classify(text)[0])
+        return self.sure(text)[0]
+
+    def sure(self, text: str) -> tuple[str, float]:
+        """The language, and the probability that it has among those that are possible."""
+        code, probability = self._model.classify(text)
+        return str(code), float(probability)
+
+
+MIN_WORDS, MIN_LETTERS = 5, 20
+"""A line with fewer words and fewer letters (for scripts without spaces) is too short to identify."""
+
+
+def long_enough(line: str) -> bool:
+    """Whether a line can be identified."""
+    return len(line.split()) >= MIN_WORDS or sum(map(str.isalpha, line)) >= MIN_LETTERS
 
 
 _FUNCTION = """

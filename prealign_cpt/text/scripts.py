@@ -29,6 +29,7 @@ JOINERS = "\u200c\u200d"
 
 _LETTERS = regex.compile(rf"[{JOINERS}]*(?:[\p{{L}}\p{{Mn}}\p{{Mc}}--[\ufe00-\ufe0f]][{JOINERS}]*)+", flags=regex.V1)
 _UNSPACED = regex.compile(r"(?=\p{L})[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + "ー]")
+_UNSPACED_UNITS = regex.compile(_UNSPACED.pattern + r"\p{M}*")
 _RUNS = regex.compile(
     "|".join(rf"(?P<{name}>\p{{Script={name}}}+)" for name in SCRIPTS) + r"|(?P<other>\p{L}+)", flags=regex.V1
 )
@@ -58,6 +59,11 @@ def is_letters(text: str) -> bool:
 def is_unspaced(text: str) -> bool:
     """Whether a text begins with a letter of a script that puts no space before a word."""
     return _UNSPACED.match(text) is not None
+
+
+def apart(text: str) -> str:
+    """A text with spaces around each letter, with its marks, of the scripts that put none between words."""
+    return text if text.isascii() else _UNSPACED_UNITS.sub(r" \g<0> ", text)
 
 
 def in_running_text(word: str) -> str:

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.grams import Hashes, Known, between, prefix_sums
 
 SHARE = 0.05
 """Of the bytes, at most, for each held-out text."""
@@ -27,14 +27,6 @@ STRETCH = 32
 
 REPEATED = 0.5
 """A training document of whose stretches so many stand in held-out text is left out."""
-
-MAYBE_BITS = 24
-"""First bits of a stretch's hash that are looked up before the hash is searched for."""
-
-_SHIFT = np.uint64(64 - MAYBE_BITS)
-
-_FACTOR = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
-_INVERSE = pow(_FACTOR, -1, 2**64)
 
 
 def share_of(num_bytes: int, path: str) -> float:
@@ -72,7 +64,7 @@ def side_of(document: str, share: float, names: Iterable[str]) -> str:
     return "train"
 
 
-def stretches_of(documents: Iterable[str]) -> NDArray[np.uint64]:
+def stretches_of(documents: Iterable[str]) -> Hashes:
     """The hashes of all stretches of some documents, each once, rising."""
     found = [stretches(document) for document in documents]
     return np.unique(np.concatenate([*found, np.empty(0, dtype=np.uint64)]))
@@ -85,36 +77,18 @@ class Repeated:
         known: of these, `stretches_of`.
     """
 
-    def __init__(self, known: NDArray[np.uint64]) -> None:
-        self._known = known
-        self._maybe = np.zeros(1 << MAYBE_BITS, dtype=bool)
-        self._maybe[known >> _SHIFT] = True
+    def __init__(self, known: Hashes) -> None:
+        self._known = Known(known)
 
     def share(self, document: str) -> float:
         """The share of a document's stretches that stand in held-out documents."""
         own = stretches(document)
-        if not len(own) or not len(self._known):
-            return 0.0
-        maybe = own[self._maybe[own >> _SHIFT]]  # nearly all are told apart by their first bits, without a search
-        at = np.minimum(np.searchsorted(self._known, maybe), len(self._known) - 1)
-        return float((self._known[at] == maybe).sum() / len(own))
+        return len(self._known.find(own)[0]) / len(own) if len(own) else 0.0
 
 
-def stretches(document: str) -> NDArray[np.uint64]:
-    """A hash of every stretch of `STRETCH` bytes, uint64 [bytes - STRETCH + 1]; of a shorter document, one of all.
-
-    A polynomial hash modulo 2^64, from prefix sums: the stretch that begins at byte i is
-    (P[i + STRETCH] - P[i]) * factor^(-i), with P the sum of byte k times factor^k.
-    """
-    data = np.frombuffer(document.encode(), dtype=np.uint8).astype(np.uint64) + np.uint64(1)
+def stretches(document: str) -> Hashes:
+    """A hash of every stretch of `STRETCH` bytes, uint64 [bytes - STRETCH + 1]; of a shorter document, one of all."""
+    data = np.frombuffer(document.encode(), dtype=np.uint8)
     width = min(STRETCH, len(data))
-    count = len(data) - width + 1
-    sums = np.zeros(len(data) + 1, dtype=np.uint64)
-    np.cumsum(data * _powers(_FACTOR, len(data)), out=sums[1:])
-    return (sums[width:] - sums[:count]) * _powers(_INVERSE, count)
-
-
-def _powers(factor: int, count: int) -> NDArray[np.uint64]:
-    powers = np.full(count, factor, dtype=np.uint64)
-    powers[:1] = 1
-    return np.cumprod(powers)
+    starts = np.arange(len(data) - width + 1)
+    return between(prefix_sums(data), starts, starts + width)

@@ -12,9 +12,9 @@ from prealign_cpt.evaluate.confusion import (
     english_vocabulary,
     has_english_word,
     judge,
-    long_enough,
     rate,
 )
+from prealign_cpt.text.languages import long_enough
 from tests.conftest import ENGLISH, TARGET
 
 RUSSIAN = ["Старый дом стоит у реки, и маленькая собака спит.", "Утром дети идут в школу и несут хлеб и воду."]

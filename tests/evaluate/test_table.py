@@ -173,14 +173,14 @@ def test_differences_only_where_items_are_shared():
     gaps = differences(found)["b"]["m"]
     assert gaps["x"].value == pytest.approx(1.0)
     assert isinstance(gaps["z"], Absent) and set(gaps) == {"x", "z"}
-    lines = table(found, {"b": {"m": gaps}})
+    lines = table(found, {"b": {"m": gaps}}, {})
     assert any("(+1.000*)" in line for line in lines)
 
 
 def test_a_bound_or_difference_just_below_zero_has_no_sign():
     found = outcomes(a={"x": Figure(-1e-17, -1e-17, 0.5)})
     gap = Figure(-1e-17, -0.25, 0.25)
-    lines = "\n".join(table(found, {"a": {"m": {"x": gap}}}))
+    lines = "\n".join(table(found, {"a": {"m": {"x": gap}}}, {}))
     assert "0.000 [0.000, 0.500] (+0.000)" in lines and "-0.000" not in lines
 
 

@@ -16,7 +16,7 @@ from .conftest import Make, add_controls, page_of, put, read, scores, windows, w
 
 TOP = {
     "labels", "models", "ours_less", "general", "fertility", "retrieval_heldout_p1", "unreachable_tokens",
-    "english_lines_changed", "stages", "tokens_per_second", "parity", "verdict", "cautions",
+    "english_lines_changed", "stages", "tokens_per_second", "parity", "verdict", "cautions", "exposure",
 }  # fmt: skip
 
 MODELS = {"base", "extended, before training", "ours", "base, trained", "subword-mean rows, trained"}
