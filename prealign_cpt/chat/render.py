@@ -7,8 +7,10 @@ An answer begins where the prompt ends that a server would make of the turns bef
 ends its turn; what a template writes behind that token (a line end) is not the model's to write. Both are found by
 rendering, with no knowledge of any template: ids of a prompt, and of the turns up to an answer, must be a beginning of
 the ids of the whole. Where they are not (a template that drops the thoughts of earlier turns, a token across the
-border) that answer is not learned. A template with `{% generation %}` says itself what is the assistant's; then what it
-says counts, as far as it lies between these borders.
+border) that answer is not learned.
+
+The mask that transformers makes of a template's `{% generation %}` tags is not used. It mostly leaves out the token that
+ends the turn, and (5.19) the rest of a last character that is several tokens.
 """
 
 from collections.abc import Sequence
@@ -38,13 +40,11 @@ class Renderer:
         added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special = set(tokenizer.all_special_ids) | added
         self._spelled = tokenizer.convert_ids_to_tokens(sorted(self._special))
-        template = tokenizer.chat_template
-        if not template:
+        if not tokenizer.chat_template:
             raise RecipeError(
                 f"{tokenizer.name_or_path}: the tokenizer has no chat template; name a Jinja file with chat.template, "
                 "or take an instruct model's with --instruct"
             )
-        self._has_tags = isinstance(template, str) and "{% generation" in template.replace("{%-", "{%")
         try:
             example = self.example((("user", "1"), ("assistant", "2")))
         except (jinja2.TemplateError, ValueError, TypeError) as error:
@@ -78,11 +78,6 @@ class Renderer:
                 begin, until = self.prompt(messages[:i]), self._ids(messages[: i + 1])
                 if ids[: len(begin)] == begin and ids[: len(until)] == until:
                     learned[len(begin) : self._end(until, len(begin))] = True
-        if self._has_tags:
-            marked = self._render(messages, return_assistant_tokens_mask=True)["assistant_masks"]
-            ends = [i for i, number in enumerate(ids) if learned[i] and number in self._special]
-            learned &= np.array(marked, dtype=bool)
-            learned[ends] = True  # tags may leave out the token without which no answer would ever end
         return (np.array(ids, dtype=np.int32), learned) if learned.any() else None
 
     def _end(self, ids: Sequence[int], begin: int) -> int:
@@ -90,8 +85,6 @@ class Renderer:
         return next((i + 1 for i in range(len(ids) - 1, begin - 1, -1) if ids[i] in self._special), len(ids))
 
     def _ids(self, messages: Messages, **options: Any) -> list[int]:
-        return list(self._render(messages, **options)["input_ids"])
-
-    def _render(self, messages: Messages, **options: Any) -> Any:
         turns = [{"role": role, "content": content} for role, content in messages]
-        return self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+        rendered: Any = self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+        return list(rendered["input_ids"])

@@ -69,12 +69,12 @@ class Residual:
     def read(self, name: str) -> Tensor:
         """A tensor of the sum, fp32."""
         export, base, instruct = self._models
-        total = export.read(name).float()
         source, old = self._source(name), self._old_rows(name)
-        difference = instruct.rows(source, 0, old).float() if old else instruct.read(source).float()
-        difference -= base.rows(source, 0, old) if old else base.read(source)
+        before, after = (model.rows(source, 0, old) if old else model.read(source) for model in (base, instruct))
+        difference = (after.float() - before.float()).mul_(self.scale)
+        total = export.read(name).float().clone()  # what is read is the mapped file itself
         part = total[:old] if old else total
-        part += difference.mul_(self.scale)
+        part += difference
         return total
 
     def _source(self, name: str) -> str:
