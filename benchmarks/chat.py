@@ -16,7 +16,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from prealign_cpt.chat.render import Renderer
 from prealign_cpt.evaluate.served import BATCH, write_here
@@ -26,10 +25,12 @@ from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.model.base import EMBEDDED, resolve_base
 from prealign_cpt.run.cache import download_wheel
 
-THINGS = """
-apple bicycle boat book bottle bridge button candle carpet chair clock coat cup door drum feather fence flag fork garden
-glove guitar hammer kettle key kite knife ladder lamp mirror needle pencil pillow pot rope shoe spoon table tent umbrella
-""".split()
+_THINGS = """
+apple bicycle boat book bottle bridge button candle carpet chair clock coat cup door drum feather fence flag fork
+garden glove guitar hammer kettle key kite knife ladder lamp mirror needle pencil pillow pot rope shoe spoon table tent
+umbrella
+"""
+THINGS = _THINGS.split()
 
 ASKED = ("What is a {} used for?", "Write one sentence about a {}.", "Name two things that are like a {}.")
 
@@ -107,7 +108,7 @@ def main() -> None:
         (out / name).write_text("".join(pair[side] + "\n" for pair in kept), encoding="utf-8")
     print(f"verses: {len(kept)} pairs")
     print(
-        f"prealign chat runs/demo_de --chat.instructions '[\"{out}/twins.en.jsonl\", \"{out}/general.en.jsonl\"]' "
+        f'prealign chat runs/demo_de --chat.instructions \'["{out}/twins.en.jsonl", "{out}/general.en.jsonl"]\' '
         f"--chat.instructions_target '[\"{out}/twins.de.jsonl\"]' --text.parallel_english {out}/verses.en "
         f"--text.parallel_target {out}/verses.de"
     )

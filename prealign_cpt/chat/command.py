@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from prealign_cpt.chat.crossing import Conversations
@@ -58,7 +59,8 @@ class Command:
     instruct: str = ""
     scale: float = 1.0
     redo: bool = False
-    num_processes: int = 1
+    num_processes: int = 0
+    """0: one for each GPU, one on a CPU."""
 
 
 def chat(command: Command) -> None:
@@ -71,6 +73,7 @@ def chat(command: Command) -> None:
         NumericError: the folder does not compute what was trained; it is kept as `RUN/chat.rejected`.
     """
     recipe = of_run(command.run, command.flags)
+    num_processes = command.num_processes or torch.cuda.device_count()
     run = Run(recipe.run) if os.environ.get("RANK", "0") == "0" else None
     try:
         if run is not None and command.redo:
@@ -78,9 +81,8 @@ def chat(command: Command) -> None:
         if command.instruct:
             assert run is not None
             _add_residual(run, recipe, command)
-        elif run is not None and command.num_processes != 1 and "RANK" not in os.environ:
-            child = ["chat", str(command.run), "--nproc", "1", *command.flags]
-            launch.start(child, command.num_processes, run.child_environment())
+        elif run is not None and num_processes > 1 and "RANK" not in os.environ:
+            launch.start(["chat", str(command.run), *command.flags], num_processes, run.child_environment())
         else:
             _tune(run, recipe)
         if run is not None:

@@ -37,7 +37,7 @@ def read_items(english: Sequence[Path], target: Sequence[Path]) -> list[Item]:
     """The conversations of all files, in their order.
 
     Args:
-        target: where there are English files too, translations of the first of these, file for file, line for line.
+        target: where there are English files too, translations of the first of these, file for file, line by line.
 
     Raises:
         MissingInputError: a file is not there.

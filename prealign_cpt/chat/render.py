@@ -9,8 +9,8 @@ rendering, with no knowledge of any template: ids of a prompt, and of the turns 
 the ids of the whole. Where they are not (a template that drops the thoughts of earlier turns, a token across the
 border) that answer is not learned.
 
-The mask that transformers makes of a template's `{% generation %}` tags is not used. It mostly leaves out the token that
-ends the turn, and (5.19) the rest of a last character that is several tokens.
+The mask that transformers makes of a template's `{% generation %}` tags is not used: it may leave out the token that
+ends the turn, and leaves out (5.19) the rest of a last character that is several tokens.
 """
 
 from collections.abc import Sequence

@@ -14,11 +14,13 @@ CHATML = """{% for message in messages %}<|im_start|>{{ message['role'] }}
 
 LLAMA_3 = """{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>
 
-{{ message['content'] | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
+{{ message['content'] | trim }}<|eot_id|>{% endfor %}\
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
 
 {% endif %}"""
 
-MISTRAL = """{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] {{ message['content'] }} [/INST]\
+MISTRAL = """{{ bos_token }}{% for message in messages %}\
+{% if message['role'] == 'user' %}[INST] {{ message['content'] }} [/INST]\
 {% else %} {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"""
 
 TAGGED = """{% for message in messages %}<|im_start|>{{ message['role'] }}

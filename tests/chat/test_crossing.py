@@ -44,7 +44,9 @@ def test_shares_are_near_what_was_asked_for() -> None:
     for some in (instructions, translations):
         assert abs(sum(_languages(one)[0] for one in some) / len(some) - 0.5) < 4 * math.sqrt(0.25 / len(some))
     few = replace(BOTH, cross=0.1)
-    rate = sum(_languages(one)[0] != _languages(one)[1] for one in map(few.__getitem__, range(COUNT)) if "Tra" not in one[0][1])
+    rate = sum(
+        _languages(one)[0] != _languages(one)[1] for one in map(few.__getitem__, range(COUNT)) if "Tra" not in one[0][1]
+    )
     assert abs(rate / (COUNT * 3 / 4) - 0.1) < 4 * math.sqrt(0.09 / (COUNT * 3 / 4))
 
 

@@ -21,12 +21,15 @@ def test_messages_come_back(turns: list[tuple[str, str]], system: str | None) ->
     line = json.dumps({"id": 1, "messages": [{"role": role, "content": text} for role, text in told]})
     found = parse(line)
     assert [role for role, _ in found] == [role for role, _ in told]
-    assert parse(json.dumps({"messages": [{"role": r, "content": c} for r, c in found]})) == found  # NFC is a fixed point
+    assert (
+        parse(json.dumps({"messages": [{"role": r, "content": c} for r, c in found]})) == found
+    )  # NFC is a fixed point
 
 
 @given(WORDS, TEXT, WORDS)
 def test_alpaca_is_a_question_and_an_answer(instruction: str, more: str, output: str) -> None:
-    (asks, question), (answers, answer) = parse(json.dumps({"instruction": instruction, "input": f"{more}z", "output": output}))
+    line = json.dumps({"instruction": instruction, "input": f"{more}z", "output": output})
+    (asks, question), (answers, answer) = parse(line)
     assert (asks, answers) == ("user", "assistant")
     assert question.startswith("x") and question.endswith("z") and "\n\n" in question and answer.endswith("y")
 

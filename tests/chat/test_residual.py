@@ -65,7 +65,7 @@ def test_the_sum_is_exact(models: tuple[Path, Path, Path], scale: float) -> None
 
 
 def test_nothing_is_added_at_scale_0_or_where_nothing_was_tuned(models: tuple[Path, Path, Path]) -> None:
-    export, base, instruct = models
+    export, base, _ = models
     for folders, scale in ((models, 0.0), ((export, base, base), 1.0)):
         with Residual(*folders, scale, OLD) as total:
             for name, before in _state(export).items():
@@ -91,7 +91,10 @@ def test_rows_that_pad_the_instruct_models_table_take_no_part(models: tuple[Path
     padded = AutoModelForCausalLM.from_pretrained(instruct)
     padded.resize_token_embeddings(64, mean_resizing=False)
     padded.save_pretrained(tmp_path / "padded")
-    with Residual(export, base, instruct, 1.0, OLD) as one, Residual(export, base, tmp_path / "padded", 1.0, OLD) as other:
+    with (
+        Residual(export, base, instruct, 1.0, OLD) as one,
+        Residual(export, base, tmp_path / "padded", 1.0, OLD) as other,
+    ):
         assert all(torch.equal(one.read(name), other.read(name)) for name in one._models[0].places)
 
 
