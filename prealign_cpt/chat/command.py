@@ -46,7 +46,7 @@ from prealign_cpt.text.languages import language_of
 from prealign_cpt.text.sources import line_pairs
 from prealign_cpt.text.stage import entries_of
 
-HELD_OUT, LEAST_KEPT = 24, 10
+HELD_OUT, LEAST_KEPT = 16, 10
 """Instructions that are asked and never trained on; and of so many one at most is taken."""
 
 

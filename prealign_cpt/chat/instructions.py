@@ -37,7 +37,7 @@ def read_items(english: Sequence[Path], target: Sequence[Path]) -> list[Item]:
     """The conversations of all files, in their order.
 
     Args:
-        target: where there are English files too, translations of the first of these, file for file, line by line.
+        target: where there are English files too, translations of the first of these, file by file, line by line.
 
     Raises:
         MissingInputError: a file is not there.
@@ -47,8 +47,8 @@ def read_items(english: Sequence[Path], target: Sequence[Path]) -> list[Item]:
         return [Item(None, messages) for path in target for _, messages in read(path)]
     if len(english) < len(target):
         raise DataError(
-            f"chat.instructions_target: {len(target)} files for {len(english)} English ones; each is the translation of "
-            "one, or leave chat.instructions empty"
+            f"chat.instructions_target: {len(target)} files for {len(english)} English ones; each is the translation "
+            "of one, or leave chat.instructions empty"
         )
     twins = [item for paths in zip(english, target, strict=False) for item in _twins(*paths)]
     return twins + [Item(messages, None) for path in english[len(target) :] for _, messages in read(path)]

@@ -92,7 +92,7 @@ def write_folder(
     written.
 
     Args:
-        source: folder with the configurations.
+        source: the run's folder with the configurations.
         read: a tensor of the model by its name.
         tokenizer: changed in place.
         base: folder of the base model, whose licence holds here too.
@@ -105,7 +105,7 @@ def write_folder(
     set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe), ends)
     names = _write_weights(model.to(dtype), read, out)
     _rewrite(out / "config.json", with_old_names)
-    save_tokenizer(tokenizer, recipe.base.start_token, recipe.run / "vocab", out)
+    save_tokenizer(tokenizer, recipe.base.start_token, source.parent / "vocab", out)
     for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
         shutil.copyfile(path, out / path.name)
     gate.check_weights(out, names, read, dtype)

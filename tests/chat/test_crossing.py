@@ -1,9 +1,11 @@
 """Which conversation is the n-th: a pure function of the seed and n, with the shares that were asked for."""
 
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import product
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.chat.crossing import Conversations
@@ -43,6 +45,8 @@ def test_shares_are_near_what_was_asked_for() -> None:
     assert abs(sum(crossed) / len(crossed) - 0.5) < bound
     for some in (instructions, translations):
         assert abs(sum(_languages(one)[0] for one in some) / len(some) - 0.5) < 4 * math.sqrt(0.25 / len(some))
+    kinds = Counter(_languages(one) for one in instructions)  # which language asks says nothing of which answers
+    assert all(abs(kinds[kind] / len(instructions) - 0.25) < bound for kind in product((False, True), repeat=2))
     few = replace(BOTH, cross=0.1)
     rate = sum(
         _languages(one)[0] != _languages(one)[1] for one in map(few.__getitem__, range(COUNT)) if "Tra" not in one[0][1]
@@ -74,6 +78,7 @@ def test_extremes() -> None:
     assert alone[0] == alone[1] == _plain("F", "A")
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 40), st.floats(0, 1), st.integers(0, 2**32))
 def test_every_item_comes_once_an_epoch(items: int, pairs: int, share: float, seed: int) -> None:
     some = Conversations(ITEMS[:items], PAIRS[:pairs], "German", 0.5, share if items < 38 else 0.0, seed)

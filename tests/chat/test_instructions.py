@@ -34,8 +34,14 @@ def test_alpaca_is_a_question_and_an_answer(instruction: str, more: str, output:
     assert question.startswith("x") and question.endswith("z") and "\n\n" in question and answer.endswith("y")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | TEXT, lambda x: st.lists(x) | st.dictionaries(
-    st.sampled_from(["messages", "role", "content", "instruction", "input", "output"]), x | st.just("user"))))  # fmt: skip
+KEYS = st.sampled_from(["messages", "role", "content", "instruction", "input", "output"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner | st.just("user")),
+)
+
+
+@given(JSON)
 def test_whatever_json_it_is_a_conversation_or_refused(value: object) -> None:
     try:
         found = parse(json.dumps(value))
