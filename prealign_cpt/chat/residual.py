@@ -72,7 +72,7 @@ class Residual:
         source, old = self._source(name), self._old_rows(name)
         before, after = (model.rows(source, 0, old) if old else model.read(source) for model in (base, instruct))
         difference = (after.float() - before.float()).mul_(self.scale)
-        total = export.read(name).float().clone()  # what is read is the mapped file itself
+        total = export.read(name).float().clone()  # what is read may be the mapped file itself
         part = total[:old] if old else total
         part += difference
         return total

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign_cpt.chat.instructions import Item, parse, read, read_items
@@ -14,6 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 WORDS = TEXT.map(lambda text: f"x{text}y")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4), st.one_of(st.none(), WORDS))
 def test_messages_come_back(turns: list[tuple[str, str]], system: str | None) -> None:
     said = [(role, text) for pair in turns for role, text in zip(("user", "assistant"), pair, strict=True)]
@@ -26,6 +27,7 @@ def test_messages_come_back(turns: list[tuple[str, str]], system: str | None) ->
     )  # NFC is a fixed point
 
 
+@settings(deadline=None)
 @given(WORDS, TEXT, WORDS)
 def test_alpaca_is_a_question_and_an_answer(instruction: str, more: str, output: str) -> None:
     line = json.dumps({"instruction": instruction, "input": f"{more}z", "output": output})
@@ -41,6 +43,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_whatever_json_it_is_a_conversation_or_refused(value: object) -> None:
     try:
@@ -51,6 +54,7 @@ def test_whatever_json_it_is_a_conversation_or_refused(value: object) -> None:
         assert found[-1][0] == "assistant" and all(text == text.strip() and text for _, text in found)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_whatever_text_it_is_a_conversation_or_refused(line: str) -> None:
     with pytest.raises(ValueError):

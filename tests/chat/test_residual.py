@@ -94,11 +94,10 @@ def test_rows_that_pad_a_table_take_no_part(models: tuple[Path, Path, Path], tmp
         padded = AutoModelForCausalLM.from_pretrained(folder)
         padded.resize_token_embeddings(64, mean_resizing=False)
         padded.save_pretrained(tmp_path / f"padded {folder.name}")
-    with (
-        Residual(export, base, instruct, 1.0, OLD) as one,
-        Residual(export, base, tmp_path / "padded", 1.0, OLD) as other,
-    ):
-        assert all(torch.equal(one.read(name), other.read(name)) for name in one._models[0].places)
+    for folders in ((base, "padded instruct"), ("padded base", instruct), ("padded base", "padded instruct")):
+        paths = [folder if isinstance(folder, Path) else tmp_path / folder for folder in folders]
+        with Residual(export, base, instruct, 1.0, OLD) as one, Residual(export, *paths, 1.0, OLD) as other:
+            assert all(torch.equal(one.read(name), other.read(name)) for name in one._models[0].places)
 
 
 def test_another_model_is_refused_in_one_message(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
