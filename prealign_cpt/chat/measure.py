@@ -33,12 +33,14 @@ MOST_TOKENS = 64
 
 SHOWN = ("english", "target", "english>target", "target>english")
 
-QUESTIONS = (
+_PLAIN = (
     "Name three animals that live in the sea.", "What is the capital of France?", "Why do people sleep at night?",
     "Write one sentence about the rain.", "How many days are in a week?", "Explain what a bridge is for.",
     "Give me a short recipe for pancakes.", "What should I pack for a day at the beach?", "Who looks after sheep?",
     "Describe an apple in two sentences.", "What is the opposite of cold?", "Tell me something about the moon.",
 )  # fmt: skip
+
+QUESTIONS: tuple[Messages, ...] = tuple((("user", text), ("assistant", "")) for text in _PLAIN)
 """Asked in English where no instructions are held out."""
 
 
