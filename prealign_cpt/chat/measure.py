@@ -26,6 +26,7 @@ from prealign_cpt.model.bits import held_out, score
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import signals
+from prealign_cpt.run.folder import say
 from prealign_cpt.text.languages import Identifier, language_of
 
 MOST_TOKENS = 64
@@ -79,6 +80,7 @@ def measure(
     answers = {}
     figures: dict[str, dict[str, Any]] = {}
     for name, subject in sorted(models.items(), key=lambda one: one[0] != reference):
+        say(f"chat: asks {name} {sum(map(len, ways.values()))} questions")
         subject.tokenizer.chat_template = subject.tokenizer.chat_template or template
         renderer = Renderer(subject.tokenizer)
         ends = sorted({*end_ids(subject), *([] if renderer.turn_end is None else [renderer.turn_end])})
