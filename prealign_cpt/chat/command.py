@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from prealign_cpt.chat.instructions import Messages
 from prealign_cpt.chat.measure import QUESTIONS, Questions
-from prealign_cpt.chat.publish import of_run, publish, template_of
+from prealign_cpt.chat.publish import end_turns, of_run, publish, template_of
 from prealign_cpt.chat.render import Renderer
 from prealign_cpt.chat.residual import Residual, check_tokens
 from prealign_cpt.chat.tune import conversations, tune
@@ -95,7 +95,7 @@ def _fill_sum(recipe: Recipe, base: Path, instruct: Path, command: Command, out:
     turn_end = Renderer(theirs).turn_end
     # A template that writes `bos_token` goes on to write the instruct model's.
     tokenizer.bos_token = theirs.bos_token
-    ends = [] if turn_end is None else [turn_end]
+    ends = end_turns(tokenizer, turn_end)
     for number in (theirs.eos_token_id, _generation(instruct).eos_token_id):
         ends += number if isinstance(number, list) else [] if number is None else [number]
     with Residual(export, base, instruct, command.scale, first_new) as total:

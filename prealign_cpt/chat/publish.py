@@ -41,6 +41,15 @@ def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def end_turns(tokenizer: PreTrainedTokenizerBase, turn_end: int | None) -> list[int]:
+    """Make the token that ends an answer the tokenizer's EOS, which is the only end that some servers know; and, as a
+    list, the further ends of the folder."""
+    if turn_end is None:
+        return []
+    tokenizer.eos_token = str(tokenizer.convert_ids_to_tokens(turn_end))
+    return [turn_end]
+
+
 def template_of(recipe: Recipe) -> str:
     if not recipe.chat.template:
         return ""

@@ -18,7 +18,7 @@ import numpy as np
 from prealign_cpt.chat.crossing import Conversations
 from prealign_cpt.chat.instructions import Messages, read_items
 from prealign_cpt.chat.measure import QUESTIONS, Questions
-from prealign_cpt.chat.publish import publish, tokenizer_of
+from prealign_cpt.chat.publish import end_turns, publish, tokenizer_of
 from prealign_cpt.chat.render import Renderer
 from prealign_cpt.chat.rows import Rows, write_rows
 from prealign_cpt.evaluate.subject import Subject
@@ -152,7 +152,7 @@ def _fill_tuned(recipe: Recipe, scratch: Path, out: Path) -> None:
     first_new, _ = new_tokens(recipe, tokenizer)
     trained = Trained(recipe, without_weights(export), export, step, first_new)
     base, template, turn_end = resolve_base(recipe.base.model), tokenizer.chat_template, Renderer(tokenizer).turn_end
-    write_folder(recipe, export, trained.read, tokenizer, base, out, [] if turn_end is None else [turn_end])
+    write_folder(recipe, export, trained.read, tokenizer, base, out, end_turns(tokenizer, turn_end))
     comparison = gate.compare(recipe, out, Probe(**summary["probe"]))
     gate.write(out, comparison, accepted=False)
     judge(comparison, out, recipe.run / "chat.rejected", accept=False)

@@ -22,7 +22,7 @@ from prealign_cpt.run.manifest import verify
 from prealign_cpt.serving.folder import check_servable, model_name
 from tests.chat.conftest import CHATML, tokenizer_of
 from tests.chat.test_residual import _moved
-from tests.conftest import ENGLISH, TARGET, make_model, recipe_file
+from tests.conftest import ENGLISH, START, TARGET, make_model, recipe_file
 
 FLAGS = [
     "--chat.instructions", '["en.jsonl"]', "--chat.instructions_target", '["de.jsonl"]', "--chat.steps", "4",
@@ -86,6 +86,7 @@ def test_instructions_are_learned_and_the_folder_is_whole(run: Path, method: str
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4] and rows[4]["loss"] < rows[1]["loss"]
     end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|im_end|>")
     assert end in GenerationConfig.from_pretrained(folder).eos_token_id
+    assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>" != START
     told = json.loads((folder / "chat.json").read_text())
     assert list(told["models"]) == ["base", "export", "chat"] and len(told["answers"]["chat"]) == 5
     assert told["models"]["base"]["english_same"] == 1.0
@@ -144,7 +145,7 @@ def test_a_chat_vector_is_added(run: Path, base: Path, capsys: Any) -> None:
     expected = parts["export"][name] + parts["tuned"][name] - parts["base"][name]
     assert torch.allclose(_state(folder)[name], expected, atol=1e-6)
     tokenizer, theirs = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(instruct)
-    assert tokenizer.chat_template == theirs.chat_template
+    assert tokenizer.chat_template == theirs.chat_template and tokenizer.eos_token == "<|im_end|>"
     assert Renderer(tokenizer).prompt((("user", "1"),)) == Renderer(theirs).prompt((("user", "1"),))
     told = json.loads((folder / "chat.json").read_text())
     assert told["template_ids_unchanged"] and list(told["models"]) == ["instruct", "export", "chat"]
