@@ -197,6 +197,15 @@ def command_line(of_recipe: bool = False) -> Parser:
         arguments_of_evaluation.add_eval(add)
         add.set_defaults(work=_eval)
 
+    add = commands.add_parser("chat", help="make the model of a finished run answer instructions, and measure it")
+    add.add_argument("run", type=Path, metavar="RUN", help="its keys [chat] below, from its recipe or as flags")
+    add.takes_keys = True
+    add.add_argument("--instruct", default="", metavar="MODEL", help="add what made this model out of the run's base")
+    add.add_argument("--scale", type=float, default=1.0, help="so many times")
+    add.add_argument("--redo", action="store_true", help="set RUN/chat aside and make it anew")
+    add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
+    add.set_defaults(work=_chat)
+
     add = commands.add_parser("serve", help="serve an exported model with vLLM")
     arguments_of_serving.add_serve(add)
     add.set_defaults(work=arguments_of_serving.run_serve)
@@ -277,6 +286,13 @@ def _eval(options: argparse.Namespace) -> int:
     from prealign_cpt.evaluate.command import run_eval
 
     return run_eval(options)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from prealign_cpt.chat.command import Command, chat
+
+    flags = tuple(options.flags)
+    chat(Command(options.run, flags, options.instruct, options.scale, options.redo, options.nproc))
 
 
 def _init(options: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from prealign_cpt.train.trackers import check_installed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from prealign_cpt.data.mixture import Sequences
     from prealign_cpt.model.world import World
 
 PARTS = {
@@ -198,14 +199,28 @@ def _on_ranks(
     run: Run | None, recipe: Recipe, command: Command, parts: list[str], prepared: Callable[[], None]
 ) -> None:
     """Alignment and training, by all ranks together."""
+
+    def work(world: "World") -> None:
+        _align(run, recipe, world)
+        if "train" in parts:
+            _train(run, recipe, world, command.accept)
+
+    on_ranks(recipe, prepared, work)
+
+
+def on_ranks(recipe: Recipe, prepared: Callable[[], None], work: Callable[["World"], None]) -> None:
+    """Work that all ranks do together, after rank 0 alone has prepared it.
+
+    Raises:
+        RecipeError: another rank has another recipe.
+        what the work raises; of several errors the one that the others follow from.
+    """
     from prealign_cpt.model.world import choose_device, first_failure, process_group
 
     with process_group(choose_device(recipe.device), before=prepared) as world:
         try:
             _agree(recipe, world)
-            _align(run, recipe, world)
-            if "train" in parts:
-                _train(run, recipe, world, command.accept)
+            work(world)
         except BaseException as error:
             signals.ignore()  # torchrun signals the ranks that are left when one has ended
             cause = first_failure(error, world)
@@ -245,33 +260,56 @@ def _align(run: Run | None, recipe: Recipe, world: "World") -> None:
 
 def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, ...]) -> None:
     """Continual pretraining, on every rank; skipped if it is finished."""
+    from prealign_cpt.data.build import read_mixture
+
+    if _from_rank_0(run is not None and is_done(run, recipe, "train")):
+        return
+    if run is not None:
+        run.start()
+    made_from = _from_rank_0(_inputs("train", recipe, run.digests) if run else {})
+    mixture = read_mixture(recipe, recipe.run / "data")
+    train_from(recipe.run / "align", mixture, recipe, made_from, recipe.run / "train", world, accept)
+
+
+def train_from(
+    source: Path,
+    mixture: "Sequences",
+    recipe: Recipe,
+    made_from: dict[str, Any],
+    folder: Path,
+    world: "World",
+    accept: tuple[str, ...] = (),
+) -> None:
+    """Train the model of a folder as `recipe.train` says, on every rank, and write `summary.json` when it is done.
+
+    Args:
+        source: the model's.
+        made_from: what decides the result; a checkpoint that says otherwise is refused.
+        folder: for the checkpoints; metrics go to the file beside it.
+
+    Raises:
+        as `train`.
+    """
     from transformers import AutoTokenizer
 
     from prealign_cpt.advise.memory import shape_of, too_large
-    from prealign_cpt.data.build import read_mixture
     from prealign_cpt.model.bits import held_out
     from prealign_cpt.model.tokens import start_token_id
     from prealign_cpt.train.adapters import prepare
     from prealign_cpt.train.loop import train
     from prealign_cpt.train.shard import sharded
 
-    if _from_rank_0(run is not None and is_done(run, recipe, "train")):
-        return
-    if run is not None:
-        run.start()
-    made_from, settings = _from_rank_0(_inputs("train", recipe, run.digests) if run else {}), recipe.train
-    align, folder = recipe.run / "align", recipe.run / "train"
+    settings = recipe.train
     folder.mkdir(exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
-    mixture = read_mixture(recipe, recipe.run / "data")
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
-        if warning := too_large(shape_of(align), settings, recipe.data.sequence_length, world):
+        if warning := too_large(shape_of(source), settings, recipe.data.sequence_length, world):
             say(f"train: {warning}")
-    first_new, spellings = _new_tokens(recipe, tokenizer)
+    first_new, spellings = new_tokens(recipe, tokenizer)
     module = sharded(
-        align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
+        source, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
         partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed),
     )  # fmt: skip
     module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
@@ -285,7 +323,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         say(f"train: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
 
 
-def _new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
+def new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
     """Id of the first new token, None where there are none; and the old ids that spell each."""
     from prealign_cpt.align.initialize import PIECES
     from prealign_cpt.model.tokens import num_ids
@@ -307,7 +345,7 @@ def _export(run: Run, recipe: Recipe) -> None:
     if step != _last_checkpoint(recipe):
         raise _unsound(recipe)
     probe, align, accepted = Probe(**summary["probe"]), run.folder / "align", "export" in run.accept
-    first_new, _ = _new_tokens(recipe, AutoTokenizer.from_pretrained(align, local_files_only=True))
+    first_new, _ = new_tokens(recipe, AutoTokenizer.from_pretrained(align, local_files_only=True))
     run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted, first_new))
 
 

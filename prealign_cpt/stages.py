@@ -94,6 +94,21 @@ READS = {
 }
 """In the order of the flow."""
 
+ASKED_FOR = {
+    "chat": Reads(
+        (
+            *("chat", "language", "base.start_token", "seed"),
+            *(f"train.{key}" for key in ("clip", "lora_alpha", "lora_rank", "optimizer", "precision", "weight_decay")),
+        ),
+        (
+            *(TEXTS, "chat.instructions", "chat.instructions_target", "chat.template"),
+            *("text.parallel_target", "text.parallel_english"),
+        ),
+        ("export",),
+    )
+}
+"""Stages that a run has only if a command of their own was given."""
+
 
 def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path]) -> dict[str, Any]:
     """What a stage is made from, as its manifest keeps it.
@@ -104,7 +119,7 @@ def inputs(stage: str, recipe: Recipe, digests: Digests, folders: dict[str, Path
     Raises:
         MissingInputError: a file is not there; its key is named.
     """
-    return {name: folder_digest(folders[name]) for name in READS[stage].stages} | of_recipe(stage, recipe, digests)
+    return {name: folder_digest(folders[name]) for name in _reads(stage).stages} | of_recipe(stage, recipe, digests)
 
 
 def of_recipe(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
@@ -114,16 +129,16 @@ def of_recipe(stage: str, recipe: Recipe, digests: Digests) -> dict[str, Any]:
         MissingInputError: a file is not there; its key is named.
     """
     content: dict[str, Any] = {}
-    for key in READS[stage].files:
+    for key in _reads(stage).files:
         content |= _digests_of(key, recipe, digests)
-    return content | {key: value for name in READS[stage].keys for key, value in _values(recipe, name).items()}
+    return content | {key: value for name in _reads(stage).keys for key, value in _values(recipe, name).items()}
 
 
 def made_anew(key: str) -> list[str]:
     """The stages that a change of a recipe key makes anew, in the order of the flow."""
     return _with_dependents(
         stage
-        for stage, reads in READS.items()
+        for stage, reads in (READS | ASKED_FOR).items()
         if any(
             key == read or key.startswith(f"{read}.") for name in (*reads.keys, *reads.files) for read in _keys(name)
         )
@@ -136,17 +151,21 @@ def with_dependents(stage: str) -> list[str]:
     Raises:
         RecipeError: there is no such stage.
     """
-    if stage not in READS:
+    if stage not in READS | ASKED_FOR:
         raise RecipeError(f"--redo: {stage!r} is not a stage; the stages are {', '.join(READS)}")
     return _with_dependents([stage])
 
 
 def _with_dependents(stages: Iterable[str]) -> list[str]:
     anew = set(stages)
-    for name, reads in READS.items():
+    for name, reads in (READS | ASKED_FOR).items():
         if anew & set(reads.stages):
             anew.add(name)
-    return [name for name in READS if name in anew]
+    return [name for name in READS | ASKED_FOR if name in anew]
+
+
+def _reads(stage: str) -> Reads:
+    return (READS | ASKED_FOR)[stage]
 
 
 def _keys(name: str) -> tuple[str, ...]:

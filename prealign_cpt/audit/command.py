@@ -180,7 +180,7 @@ def _sides(recipe: Recipe, held_out: HeldOut, found: Found) -> tuple[dict[str, S
 def _held_out_pairs(recipe: Recipe) -> list[Pair]:
     """The half of the lexicon that is kept for evaluation: the run's, or what it would be."""
     path = recipe.run / "lexicon" / "heldout.tsv"
-    if path.is_file() or not recipe.lexicon.path:
+    if path.is_file() or not recipe.word_lists():
         return read_pairs(path) if path.is_file() else []
     with tempfile.TemporaryDirectory() as folder:
         split_lexicon(recipe, Path(folder))

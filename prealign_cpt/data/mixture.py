@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import accumulate
 from math import floor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,14 @@ ROUNDS = 6
 
 OPEN_SHARDS = 256
 """Shards of a text that are mapped at a time: a process may have some thousand open files."""
+
+
+class Sequences(Protocol):
+    """What a training reads."""
+
+    def documents(self, numbers: list[int], start_id: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, labels (-100 is not learned) and positions of sequences, int64 [len(numbers), T] each: positions
+        restart at 0 where a document begins, at the latest with the row."""
 
 
 class PackedText:
@@ -122,6 +131,14 @@ class Mixture:
             found.append(self.texts[kind][source].row(row))
         inputs, labels = (torch.from_numpy(np.stack(one).astype(np.int64)) for one in zip(*found, strict=True))
         return inputs, labels
+
+    def documents(self, numbers: list[int], start_id: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Sequences` says; a row that begins inside a document is read as a text is, after the start token."""
+        inputs, labels = self.rows(numbers)
+        # The first token is the attention sink (2309.17453); a new token there, which the base has not learned to use
+        # as one, gave gradients thirty times the usual.
+        inputs[:, 0] = start_id
+        return inputs, labels, positions(inputs, start_id)
 
 
 def _nested(weights: Sequence[float]) -> list[float]:

@@ -134,7 +134,7 @@ def write(
                 key=subject.key or None,
             )
         else:
-            texts = _write_here(subject, some, max_tokens, stop, ends)
+            texts = write_here(subject, some, max_tokens, stop, ends)
         for i, text in zip(group, texts, strict=True):
             # A stream of text, as servers make it, holds back a character whose bytes are not all there.
             written[i] = (text.split(stop)[0] if stop else text).rstrip(REPLACEMENT)
@@ -153,10 +153,10 @@ def end_ids(subject: Subject) -> list[int]:
 
 
 @torch.no_grad()
-def _write_here(
+def write_here(
     subject: Subject, rows: list[list[int]], max_tokens: int, stop: str | None, ends: list[int]
 ) -> list[str]:
-    """Greedy continuations of rows of token ids, padded on the left."""
+    """Greedy continuations of rows of token ids by the local model, padded on the left, up to one of `ends`."""
     length = max(map(len, rows))
     inputs_BT = torch.full((len(rows), length), subject.start_token_id)
     mask_BT = torch.zeros_like(inputs_BT)

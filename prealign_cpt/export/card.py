@@ -19,10 +19,12 @@ LICENCE_TEXTS = {"Apache License": "apache-2.0", "MIT License": "mit", "BSD 3-Cl
 """How a licence file begins, and the Hub's name for it."""
 
 
-def model_card(recipe: Recipe, parity: dict[str, Any], run: Path, base: Path) -> str:
+def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: Path, chat: str = "") -> str:
     """The text of README.md, with the metadata that the Hub reads in front.
 
     Args:
+        parity: figures of the comparison with the trained model, if there was one.
+        chat: what was done to the model afterwards so that it answers, and how well; Markdown.
         run: the run's folder; the figures of its stages that are done are told.
         base: folder of the base model, whose licence holds here too.
     """
@@ -33,7 +35,12 @@ def model_card(recipe: Recipe, parity: dict[str, Any], run: Path, base: Path) ->
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=_on_hub(recipe.base.model),
-        tags=["continual-pretraining", *(["vocabulary-extension"] if recipe.vocab.size else []), "prealign"],
+        tags=[
+            "continual-pretraining",
+            *(["vocabulary-extension"] if recipe.vocab.size else []),
+            "prealign",
+            *(["conversational"] if chat else []),
+        ],
     )
     for key, value in licence(base).items():
         data[key] = value
@@ -47,7 +54,7 @@ def model_card(recipe: Recipe, parity: dict[str, Any], run: Path, base: Path) ->
 prealign_cpt {__version__}.
 
 {facts}
-{_figures(recipe, run)}
+{_figures(recipe, run)}{chat}
 ## Recipe
 
 ```toml
@@ -113,7 +120,7 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
     return facts
 
 
-def _to_know(recipe: Recipe, parity: dict[str, Any], run: Path) -> list[str]:
+def _to_know(recipe: Recipe, parity: dict[str, Any] | None, run: Path) -> list[str]:
     """What a user of the model must know."""
     vocab = _read(run / "vocab" / "report.json") if recipe.vocab.size else {}
     facts = []
@@ -127,12 +134,17 @@ def _to_know(recipe: Recipe, parity: dict[str, Any], run: Path) -> list[str]:
             "Text must come in composed form (NFC), as training text did: the tokenizer has no normalizer, and text "
             "in decomposed form (NFD) does not meet the new tokens."
         )
+    facts.append(
+        f"A text begins with `{recipe.base.start_token}`, as in training and evaluation. The tokenizer puts it there "
+        "where special tokens are asked for."
+    )
+    if parity:
+        facts.append(
+            f"Reloaded, this folder gives the trainer's log-probabilities on {parity['tokens']} tokens (mean "
+            f"difference {parity['mean']:.2g} nats, where rounding makes {parity['rounding']:.2g})."
+        )
     return [
         *facts,
-        f"A text begins with `{recipe.base.start_token}`, as in training and evaluation. The tokenizer puts it there "
-        "where special tokens are asked for.",
-        f"Reloaded, this folder gives the trainer's log-probabilities on {parity['tokens']} tokens (mean difference "
-        f"{parity['mean']:.2g} nats, where rounding makes {parity['rounding']:.2g}).",
         "The licence is that of the base model and of the texts it was trained on.",
     ]
 

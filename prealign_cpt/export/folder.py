@@ -8,11 +8,12 @@ Every loader reads it: transformers 4 and 5, vLLM, lm_eval, llama.cpp's converte
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -63,21 +64,54 @@ def build_export(
         NumericError: the reloaded folder does not compute what the trainer did; it is kept as `RUN/export.rejected`.
     """
     base = resolve_base(recipe.base.model)
-    dtype = gate.EXACT[recipe.train.precision][0]
-    model, trained = _without_weights(align), Trained(recipe, _without_weights(align), align, step_folder, first_new)
+    trained = Trained(recipe, without_weights(align), align, step_folder, first_new)
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
-    set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe))
-    names = write_weights(model.to(dtype), trained.read, out)
-    _rewrite(out / "config.json", with_old_names)
-    save_tokenizer(tokenizer, recipe.base.start_token, align.parent / "vocab", out)
-    for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
-        shutil.copyfile(path, out / path.name)
-    gate.check_weights(out, names, trained.read, dtype)
+    write_folder(recipe, align, trained.read, tokenizer, base, out)
     comparison = gate.compare(recipe, out, probe)
     gate.write(out, comparison, accept)
     atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base))
-    _let_read(out)
-    rejected = recipe.run / "export.rejected"
+    let_read(out)
+    judge(comparison, out, recipe.run / "export.rejected", accept)
+
+
+def write_folder(
+    recipe: Recipe,
+    source: Path,
+    read: Callable[[str], Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    base: Path,
+    out: Path,
+    ends: Sequence[int] = (),
+) -> None:
+    """Fill `out` with weights, configurations, tokenizer and licences, and compare the weights with what was to be
+    written.
+
+    Args:
+        source: the run's folder with the configurations.
+        read: a tensor of the model by its name.
+        tokenizer: changed in place.
+        base: folder of the base model, whose licence holds here too.
+        ends: further tokens at which generation stops.
+
+    Raises:
+        DataError: the folder does not hold the tensors that `read` gives.
+    """
+    model, dtype = without_weights(source), gate.EXACT[recipe.train.precision][0]
+    set_ends(model, start_token_id(tokenizer, recipe), end_token_id(tokenizer, recipe), ends)
+    names = write_weights(model.to(dtype), read, out)
+    _rewrite(out / "config.json", with_old_names)
+    save_tokenizer(tokenizer, recipe.base.start_token, source.parent / "vocab", out)
+    for path in sorted(path for pattern in LICENCES for path in base.glob(pattern)):
+        shutil.copyfile(path, out / path.name)
+    gate.check_weights(out, names, read, dtype)
+
+
+def judge(comparison: gate.Comparison, out: Path, rejected: Path, accept: bool) -> None:
+    """Move a folder whose function is not the trainer's aside, to `rejected`; what lay there goes in any case.
+
+    Raises:
+        NumericError: it was moved.
+    """
     if rejected.exists():
         shutil.rmtree(rejected)
     if comparison.faults and not accept:
@@ -85,7 +119,7 @@ def build_export(
         raise NumericError(gate.rejection(rejected, comparison))
 
 
-def _without_weights(align: Path) -> PreTrainedModel:
+def without_weights(align: Path) -> PreTrainedModel:
     """The model of a folder with its configurations, on the meta device."""
     config = AutoConfig.from_pretrained(align, local_files_only=True)
     with torch.device("meta"):
@@ -95,7 +129,7 @@ def _without_weights(align: Path) -> PreTrainedModel:
     return model
 
 
-def _let_read(folder: Path) -> None:
+def let_read(folder: Path) -> None:
     """Give all files the mode that a new file has: safetensors makes its own readable by their owner alone."""
     mask = os.umask(0o022)
     os.umask(mask)
@@ -108,7 +142,7 @@ def _rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def set_ends(model: PreTrainedModel, start_id: int, end_id: int | None) -> None:
+def set_ends(model: PreTrainedModel, start_id: int, end_id: int | None, more: Sequence[int] = ()) -> None:
     """Let generation stop at every token that ends a document: the base's own, the one that was learned, and the start
     token, with which the next document would begin.
 
@@ -116,9 +150,10 @@ def set_ends(model: PreTrainedModel, start_id: int, end_id: int | None) -> None:
         model: `config` and `generation_config` are changed in place.
         start_id: becomes `bos_token_id`.
         end_id: None where the start token of the next document is the end of the last.
+        more: further ends.
     """
     ends: dict[int, None] = {}
-    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, end_id, start_id):
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, end_id, start_id, list(more)):
         ends |= dict.fromkeys(ids if isinstance(ids, list) else [] if ids is None else [ids])
     generation = model.generation_config
     generation.eos_token_id = list(ends) if len(ends) > 1 else start_id

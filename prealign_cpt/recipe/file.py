@@ -102,6 +102,7 @@ def anywhere(recipe: Recipe) -> Recipe:
         "vocab": ["tokenizer"],
         "align": ["rows"],
         "evaluate": ["clka", "transfer_train", "transfer_test"],
+        "chat": ["instructions", "instructions_target", "template"],
     }
     sections: dict[str, Any] = {}
     for name, names in paths.items():

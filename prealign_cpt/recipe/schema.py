@@ -99,7 +99,7 @@ class Text:
     parallel_target: str = ""
     parallel_english: str = ""
     """Sentences and their translations, line n of one file beside line n of the other; for `align.objective`
-    "infoxlm" and "afp"."""
+    "infoxlm" and "afp", and for `prealign chat`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +299,36 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Instructions after continual pretraining, for `prealign chat`; no other command reads them. Precision,
+    micro-batches, adapters' rank and the like are those of `train`."""
+
+    instructions: tuple[str, ...] = ()
+    """English instructions and their answers, JSON lines with the keys `instruction`, `input`, `output`, or
+    `messages`."""
+    instructions_target: tuple[str, ...] = ()
+    """Translations of these files, or of the first of them, file for file and line for line; without `instructions`,
+    ones that there are in the new language alone."""
+    cross: float = number(0.5, least=0.0, most=1.0)
+    """Probability that an instruction which is there in both languages is answered in the other one."""
+    translations: float = number(0.25, least=0.0, most=1.0)
+    """Share of the conversations that ask for a translation, in either direction, where there is parallel text
+    (`text.parallel_*`, a source with both sides); without instruction files all do."""
+    template: str = ""
+    """File with a chat template (Jinja); empty: the base's."""
+    method: Literal["full", "lora", "qlora"] = "full"
+    """What moves, as `train.method`."""
+    steps: int = number(500, least=1)
+    """Optimizer steps."""
+    sequences: int = number(16, least=1)
+    """Rows per optimizer step, over all ranks, each with as many whole conversations as it has room for."""
+    sequence_length: int = number(512, least=32)
+    """Of a row, in tokens; longer conversations are left out."""
+    lr: float = number(0.0, least=0.0)
+    """Highest learning rate; 0: 1e-5, as in AFP, and 2e-4 for adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serve:
     """The vLLM server."""
 
@@ -326,6 +356,7 @@ class Recipe:
     codeswitch: Codeswitch = field(default_factory=Codeswitch)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    chat: Chat = field(default_factory=Chat)
     serve: Serve = field(default_factory=Serve)
     out: str = "runs"
     """Folder of runs."""

@@ -25,7 +25,7 @@ EXECUTABLE = frozenset(
 
 READ_BY_VLLM = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 
-NOT_MODEL = frozenset({manifest.NAME, "parity.json"})
+NOT_MODEL = frozenset({manifest.NAME, "parity.json", "chat.json"})
 """Files of such an ending that an export adds about itself; they are no part of the model's digest."""
 
 DIGEST_LENGTH = 12
@@ -39,8 +39,11 @@ CPU_HEAD_DIMS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
 
 
 def model_name(folder: Path) -> str:
-    """The name a folder is served under: its own, or the run's for the folder `export` of a run."""
+    """The name a folder is served under: its own, or the run's for the folder `export` of a run, and for its `chat`
+    the run's with "-chat"."""
     folder = folder.resolve()
+    if folder.name == "chat" and (folder / "chat.json").is_file():
+        return f"{folder.parent.name}-chat"
     return folder.parent.name if folder.name == "export" else folder.name
 
 

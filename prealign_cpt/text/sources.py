@@ -125,7 +125,13 @@ def parallel(english: list[Entry], target: list[Entry]) -> list[Entry]:
 
 
 def _translations(files: Iterable[Path], others: Iterable[Path]) -> Iterator[str]:
-    """A line and its translation, or the other way round, by a hash of both; pairs of which one is blank are left out.
+    """A line and its translation, or the other way round, by a hash of both."""
+    for pair in line_pairs(files, others):
+        yield "\n".join(pair if crc32("\n".join(pair).encode()) % 2 else reversed(pair))
+
+
+def line_pairs(files: Iterable[Path], others: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Each line and the one beside it; pairs of which one is blank are left out.
 
     Raises:
         DataError: one file is longer than the other.
@@ -136,9 +142,9 @@ def _translations(files: Iterable[Path], others: Iterable[Path]) -> Iterator[str
             if one is None or other is None:
                 short, (number, _) = (english, other) if one is None else (target, one)
                 raise DataError(f"{short}: ends before line {number} of its translation; lines belong together")
-            pair = [normalize("NFC", text).strip() for _, text in (one, other)]
-            if all(pair):
-                yield "\n".join(pair if crc32("\n".join(pair).encode()) % 2 else reversed(pair))
+            left, right = (normalize("NFC", text).strip() for _, text in (one, other))
+            if left and right:
+                yield left, right
 
 
 def _entry(name: str, path: Path, column: str, unit: Unit | None) -> Entry:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from prealign_cpt.data.mixture import Mixture
+from prealign_cpt.data.mixture import Sequences
 from prealign_cpt.model.bits import Batch, Score
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World
@@ -34,7 +34,7 @@ from prealign_cpt.train.trackers import Trackers
 
 def train(
     module: LanguageModelLoss,
-    mixture: Mixture,
+    mixture: Sequences,
     valid: dict[str, list[Batch]],
     recipe: Train,
     start_id: int,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from prealign_cpt.data.mixture import Mixture, positions
+from prealign_cpt.data.mixture import Sequences
 from prealign_cpt.model.loss import IGNORED, LanguageModelLoss, document_borders
 from prealign_cpt.model.tables import row_tables
 from prealign_cpt.model.world import World
@@ -57,7 +57,7 @@ class StepResult:
 def train_step(
     module: LanguageModelLoss,
     optimizer: AdamW,
-    mixture: Mixture,
+    mixture: Sequences,
     step: int,
     recipe: Train,
     start_id: int,
@@ -75,20 +75,16 @@ def train_step(
     mine = list(range(first + world.rank, first + recipe.sequences, world.size))
     # Ranks without a sequence left read one more without labels, so that all make the same collective calls.
     count = math.ceil(math.ceil(recipe.sequences / world.size) / recipe.micro_batch)
-    inputs, labels = mixture.rows(mine or [first])
-    # A row that begins inside a document is read as a text is. The first token is the attention sink (2309.17453); a
-    # new token there, which the base has not learned to use as one, gave gradients thirty times the usual.
-    inputs[:, 0] = start_id
+    inputs, labels, places = mixture.documents(mine or [first], start_id)
     if not mine:
         labels = torch.full_like(labels, IGNORED)
     targets = int(world.sum(int((labels[:, 1:] != IGNORED).sum())))
     total = torch.zeros((), dtype=torch.float64, device=world.device)  # read once, so that nothing waits for the GPU
-    for i, (x, y) in enumerate(_micro_batches(inputs, labels, recipe.micro_batch, count)):
+    for i, (x, y, place) in enumerate(_micro_batches(inputs, labels, places, recipe.micro_batch, count)):
         # Each pass scatters its gradients, so that a rank holds those of its own shard alone; sums over replicas wait
         # for the last. Where a rank holds all parameters there is nothing to scatter before that.
         module.set_requires_gradient_sync(i == count - 1 or world.size > recipe.replicas)
         module.set_requires_all_reduce(i == count - 1)
-        place = positions(x, start_id)
         x, y, place, borders = (_on(world.device, t) for t in (x, y, place, document_borders(place)))
         loss = module(x, y, place, borders=borders) / targets
         # With `inputs` autograd forms no gradient of any other weight; after the forward pass the tables are whole.
@@ -112,11 +108,13 @@ def train_step(
     return StepResult(loss_value, norm_value, recipe.sequences * inputs.shape[1], targets, skipped)
 
 
-def _micro_batches(inputs: Tensor, labels: Tensor, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _micro_batches(
+    inputs: Tensor, labels: Tensor, places: Tensor, size: int, count: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Exactly `count` micro-batches; where the sequences run out, one without labels."""
     for i in range(count):
-        x, y = inputs[i * size : (i + 1) * size], labels[i * size : (i + 1) * size]
-        yield (x, y) if len(x) else (inputs[:1], torch.full_like(labels[:1], IGNORED))
+        x, y, place = (one[i * size : (i + 1) * size] for one in (inputs, labels, places))
+        yield (x, y, place) if len(x) else (inputs[:1], torch.full_like(labels[:1], IGNORED), places[:1])
 
 
 def _on(device: torch.device, tensor: Tensor) -> Tensor:

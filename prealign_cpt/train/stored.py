@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.run.errors import DataError, PrealignError
 from prealign_cpt.run.manifest import read_manifest
+from prealign_cpt.run.signals import StoppedError
 
 _ALLOWED = {
     *(("torch.distributed.checkpoint.metadata", name) for name in (
@@ -106,6 +107,8 @@ def read_metadata(folder: Path) -> Metadata:
         metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError(f"it holds a {type(metadata).__name__}")
+    except StoppedError:  # a signal that came just then says nothing of the file
+        raise
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
         raise DataError(f"{path}: not the description of a checkpoint ({error}); do not use this folder") from error
     return metadata

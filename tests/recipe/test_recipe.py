@@ -44,6 +44,8 @@ align.anchor_tokens align.calibrate align.distill align.distill_to
 align.distill_tokens align.init align.lexicon_weight align.lr align.max_english_increase align.objective
 align.rows align.steps align.target_tokens align.trains align.untie align.weight align.words base.end_token base.model
 base.start_token
+chat.cross chat.instructions chat.instructions_target chat.lr chat.method chat.sequence_length chat.sequences chat.steps
+chat.template chat.translations
 codeswitch.curriculum
 codeswitch.labels codeswitch.ratio codeswitch.soft_weight data.english_share data.mixed_tokenization
 data.sequence_length device evaluate.batch_tokens evaluate.before_training evaluate.clka evaluate.max_bytes
@@ -99,7 +101,7 @@ def test_every_section_is_read(file: Path):
         (
             "sequences = 4",
             "sequences = 4\nsequence_length = 8",
-            ["train.sequence_length", "mean data.sequence_length?"],
+            ["train.sequence_length", "mean data.sequence_length or chat.sequence_length?"],
         ),
         ("steps = 3", "qqqq = 3", ["align.qqqq", "known keys", "objective"]),
         ("[vocab]", "[vocabulary]", ["vocabulary", "unknown key", "did you mean vocab?"]),
@@ -261,7 +263,7 @@ def test_a_flags_value_may_hold_an_equals_sign(file: Path):
         (["--train.step", "10"], ["--train.step", "unknown key", "did you mean train.steps?"]),
         (["--train", "10"], ["--train", "unknown key"]),
         (["--folder", "/"], ["--folder", "unknown key", "-h lists all keys"]),
-        (["--steps", "10"], ["--steps", "unknown key", "did you mean align.steps or train.steps?"]),
+        (["--steps", "10"], ["--steps", "unknown key", "did you mean align.steps or train.steps or chat.steps?"]),
         (["--train.steps"], ["--train.steps", "value is missing"]),
         (["--train.steps", "ten"], ["train.steps", "a whole number", "'ten'"]),
         (["--train.steps", "0"], ["train.steps", "at least 1"]),

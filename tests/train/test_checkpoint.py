@@ -21,7 +21,7 @@ from prealign_cpt.model.load import load_whole
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Train
-from prealign_cpt.run import manifest
+from prealign_cpt.run import manifest, signals
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
 from prealign_cpt.run.manifest import read_manifest, verify
 from prealign_cpt.train import checkpoint, stored
@@ -328,3 +328,14 @@ def test_ranks_share_out_the_files_to_verify_and_decide_alike(base: Path, folder
     assert all(read) and sorted([*read[0], *read[1]]) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
     assert found[0] == found[1]
     assert found[0]["taken"] == ["step-0000000004", "step-0000000003", "step-0000000002"] and found[0]["refused"]
+
+
+def test_a_signal_while_metadata_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".metadata").write_bytes(b"")
+
+    def stopped(self: Any) -> None:
+        raise signals.StoppedError("stopped by SIGTERM")
+
+    monkeypatch.setattr(stored._Unpickler, "load", stopped, raising=False)
+    with pytest.raises(signals.StoppedError):
+        stored.read_metadata(tmp_path)

@@ -1,0 +1,89 @@
+"""What both ways of `prealign chat` have in common: the run's recipe, its tokenizer, and the folder's figures and card.
+
+folder of a model that answers, the models before it --measure--> chat.json, README.md, a table and five answers printed
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from prealign_cpt.chat.measure import Questions, measure, table
+from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.export.card import model_card
+from prealign_cpt.export.folder import let_read
+from prealign_cpt.model.base import resolve_base
+from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
+from prealign_cpt.run.errors import MissingInputError
+from prealign_cpt.run.folder import say
+from prealign_cpt.run.manifest import atomic_write
+
+
+def of_run(folder: Path, flags: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a finished run, wherever the folder lies now.
+
+    Raises:
+        MissingInputError: no such run, or one without an export.
+    """
+    if not (folder / "recipe.toml").is_file() or not (folder / "export").is_dir():
+        raise MissingInputError(f"{folder}: no run with an export; name the folder of a finished run, runs/NAME")
+    recipe = load_recipe(folder / "recipe.toml", list(flags))
+    return dataclasses.replace(recipe, out=str(folder.resolve().parent), name=folder.resolve().name)
+
+
+def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The export's, with the recipe's chat template if it names one."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(recipe.run / "export", local_files_only=True)
+    tokenizer.chat_template = template_of(recipe) or tokenizer.chat_template
+    return tokenizer
+
+
+def end_turns(tokenizer: PreTrainedTokenizerBase, turn_end: int | None) -> list[int]:
+    """Make the token that ends an answer the tokenizer's EOS, which is the only end that some servers know; and, as a
+    list, the further ends of the folder."""
+    if turn_end is None:
+        return []
+    tokenizer.eos_token = str(tokenizer.convert_ids_to_tokens(turn_end))
+    return [turn_end]
+
+
+def template_of(recipe: Recipe) -> str:
+    if not recipe.chat.template:
+        return ""
+    path = recipe.path(recipe.chat.template)
+    if not path.is_file():
+        raise MissingInputError(f"chat.template: {path}: no such file; name another")
+    return path.read_text(encoding="utf-8")
+
+
+def publish(
+    recipe: Recipe,
+    models: dict[str, Subject],
+    reference: str,
+    template: Any,
+    questions: Questions,
+    facts: list[str],
+    about: dict[str, Any],
+    out: Path,
+    parity: dict[str, Any] | None,
+) -> None:
+    """Write `chat.json` and the card into the folder `out`, and print the table and five answers."""
+    start = recipe.base.start_token
+    models |= {
+        "export": Subject(recipe.run / "export", device=recipe.device, start_token=start),
+        "chat": Subject(out, device=recipe.device, start_token=start),
+    }
+    measured = measure(recipe, models, reference, template, questions)
+    atomic_write(out / "chat.json", json.dumps(about | measured, indent=1, ensure_ascii=False) + "\n")
+    shown = table(measured)
+    for line in shown.split("\n"):
+        say(f"chat: {line}")
+    for one in measured["answers"]["chat"]:
+        say(f"chat: {one['way']}: {one['question']!r} -> {one['answer']!r}")
+    chat = "\n## As an assistant\n\n" + "\n".join(f"- {fact}" for fact in facts) + f"\n\n{shown}\n"
+    card = model_card(of_run(recipe.run), parity, recipe.run, resolve_base(recipe.base.model), chat)
+    atomic_write(out / "README.md", card)
+    let_read(out)
