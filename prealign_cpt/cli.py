@@ -180,6 +180,9 @@ def command_line(of_recipe: bool = False) -> Parser:
             add.add_argument(
                 "--share", type=share_of, help="K/N: pack every Nth shard of text from K on, beside others"
             )
+        if name == "export":
+            add.add_argument("--step", type=int, help="of RECIPE, or of a run folder in its place: this kept step")
+            add.add_argument("--out", type=Path, help="folder to write a step to; RUN/export-stepN")
         add.set_defaults(work=_stage)
 
     add = commands.add_parser("eval", help="measure models on local files; with RECIPE.toml, run it up to eval")
@@ -260,6 +263,15 @@ def _recipe_command(
 def _stage(options: argparse.Namespace) -> int:
     if options.command == "run":
         return _recipe_command(options, "eval", options.nproc)
+    if options.command == "export" and options.step is not None:
+        from prealign_cpt.analysis.kept import export_step, recipe_of
+
+        print(
+            export_step(recipe_of(options.recipe, options.flags), options.step, options.out, "export" in options.accept)
+        )
+        return 0
+    if options.command == "export" and options.out:
+        raise RecipeError("--out: is for --step N; a run's own export stands in its folder")
     share = options.share if options.command == "prepare" else None
     return _recipe_command(options, options.command, share=share)
 

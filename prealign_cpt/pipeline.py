@@ -269,7 +269,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
         if warning := too_large(shape_of(align), settings, recipe.data.sequence_length, world):
             say(f"train: {warning}")
-    first_new, spellings = _new_tokens(recipe, tokenizer)
+    first_new, spellings = new_tokens(recipe, tokenizer)
     module = sharded(
         align, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
         partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed),
@@ -285,7 +285,7 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
         say(f"train: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
 
 
-def _new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
+def new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
     """Id of the first new token, None where there are none; and the old ids that spell each."""
     from prealign_cpt.align.initialize import PIECES
     from prealign_cpt.model.tokens import num_ids
@@ -307,7 +307,7 @@ def _export(run: Run, recipe: Recipe) -> None:
     if step != _last_checkpoint(recipe):
         raise _unsound(recipe)
     probe, align, accepted = Probe(**summary["probe"]), run.folder / "align", "export" in run.accept
-    first_new, _ = _new_tokens(recipe, AutoTokenizer.from_pretrained(align, local_files_only=True))
+    first_new, _ = new_tokens(recipe, AutoTokenizer.from_pretrained(align, local_files_only=True))
     run.stage("export", made_from, lambda out: build_export(recipe, align, step, probe, out, accepted, first_new))
 
 
