@@ -40,7 +40,7 @@ def run_suite(subject: Subject, data: EvaluationData, out: Path, names: Sequence
         StorageError: a result cannot be written.
     """
     outcomes: dict[str, Outcome] = {}
-    with _locked(out), offline():
+    with locked(out), offline():
         bar = tqdm(names, desc=subject.name, unit="measure", disable=None)
         for name in bar:
             bar.set_postfix_str(name)
@@ -108,7 +108,13 @@ def _version(library: str) -> str:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
+    """Work in a folder, which is made, while no other evaluation does.
+
+    Raises:
+        BusyError: another one does.
+        StorageError: the folder cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / "eval.lock").open("a+")

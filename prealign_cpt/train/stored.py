@@ -10,6 +10,7 @@ would cast another dtype and pass over tensors nobody asks for. Any number of ra
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,9 @@ class _Planner(DefaultLoadPlanner):
 
 def _read(state: dict[str, Any], path: Path, part: str = "", no_dist: bool = False) -> None:
     try:
-        dcp.load(state, storage_reader=_Reader(path), planner=_Planner(part), no_dist=no_dist)
+        with warnings.catch_warnings():  # that nothing is distributed, for each tensor that is read alone
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(state, storage_reader=_Reader(path), planner=_Planner(part), no_dist=no_dist)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, PrealignError):

@@ -48,7 +48,6 @@ def test_what_is_not_there_is_told_in_one_line(run: Path, capsys: Any) -> None:
     assert told.count("\n") == 1
     assert main(["export", str(run / "align"), "--step", "3"]) == 66
     assert "no recipe.toml" in capsys.readouterr().err
-    assert main(["export", str(run), "--out", "x"]) == 78
     assert main(["export", str(run), "--step", "1", "--out", str(run / "export")]) == 74
     assert "exists already" in capsys.readouterr().err
     assert not list(run.glob(".tmp*")) and not (run / "export-step3").exists()
