@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from prealign_cpt.analysis.groups import drawn_anew, groups_of, put_back
 from prealign_cpt.analysis.kept import recipe_of
-from prealign_cpt.analysis.trajectory import data_of_run, subject_of
+from prealign_cpt.analysis.trajectory import data_of_run, markdown, subject_of
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
 from prealign_cpt.evaluate.measures import MEASURES
@@ -204,12 +204,7 @@ def alike_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def table(content: dict[str, Any]) -> str:
     """Both tables and the sentence, for a terminal."""
-    parts = [_markdown(rows(content)), content["reading"]]
+    parts = [markdown(rows(content)), content["reading"]]
     if alike := alike_rows(content):
-        parts += [f"CKA / ANC of {content['alike']['pairs']} {content['alike']['of']}:", _markdown(alike)]
+        parts += [f"CKA / ANC of {content['alike']['pairs']} {content['alike']['of']}:", markdown(alike)]
     return "\n\n".join([*parts, *(f"- absent: {key}: {reason}" for key, reason in content["absent"].items())])
-
-
-def _markdown(lines: list[tuple[str, ...]]) -> str:
-    head, *body = lines
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---", *("---:",) * (len(head) - 1)), *body))

@@ -205,23 +205,36 @@ def derived(steps: list[int], values: list[Any], lower: bool) -> dict[str, Any]:
     return found
 
 
+def rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Head and lines of the table: steps down and figures across, in brackets the layer that is best at that step;
+    below what follows from them."""
+    series = content["series"].values()
+    lines = [("step", *(one["title"] for one in series))]
+    for place, step in enumerate(content["steps"]):
+        lines.append((str(step), *(_cell(one, place) for one in series)))
+    for title, key in (
+        ("98 % of the best at step", "reached"),
+        ("best less last", "forgotten"),
+        ("the same, last layer", "forgotten_last_layer"),
+    ):
+        values = [one.get(key, "-") for one in series]
+        lines.append((title, *(f"{value:z.3f}" if isinstance(value, float) else str(value) for value in values)))
+    return lines
+
+
 def table(content: dict[str, Any]) -> str:
-    """Steps down and figures across, the best layer behind a figure that has layers; below what follows from them."""
-    series, steps = content["series"], content["steps"]
-    lines = [f"| step | {' | '.join(one['title'] for one in series.values())} |", f"|---:|{'---:|' * len(series)}"]
-    for place, step in enumerate(steps):
-        cells = [cell(one, place) for one in series.values()]
-        lines.append(f"| {step} | {' | '.join(cells)} |")
-    for title, key in (("98 % of the best at step", "reached"), ("best less last", "forgotten"),
-                       ("the same, last layer", "forgotten_last_layer")):  # fmt: skip
-        values = [one.get(key, "-") for one in series.values()]
-        lines.append(f"| {title} | {' | '.join(f'{v:z.3f}' if isinstance(v, float) else str(v) for v in values)} |")
-    lines += ["", *(f"- absent: {name}: {reason}" for name, reason in content["absent"].items())]
-    return "\n".join(lines).rstrip()
+    """The table for a terminal, and why figures are absent."""
+    absent = [f"- absent: {name}: {reason}" for name, reason in content["absent"].items()]
+    return "\n".join([markdown(rows(content)), *[""] * bool(absent), *absent])
 
 
-def cell(one: dict[str, Any], place: int) -> str:
-    """A figure of a step; in brackets the layer it is of."""
+def markdown(lines: list[tuple[str, ...]]) -> str:
+    """A table of a head and lines."""
+    head, *body = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---", *("---:",) * (len(head) - 1)), *body))
+
+
+def _cell(one: dict[str, Any], place: int) -> str:
     if "layers" not in one:
         return f"{one['values'][place]:.3f}"
     layer = one["layers"][place]
