@@ -33,7 +33,7 @@ from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, local_shard
 from prealign_cpt.run.errors import DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
-from prealign_cpt.run.folder import changes, say
+from prealign_cpt.run.folder import KEPT, changes, say
 from prealign_cpt.run.manifest import (
     atomic_write,
     extra_files,
@@ -47,9 +47,6 @@ from prealign_cpt.train.stored import stored_state
 
 SLOW = 15.0
 """Seconds that a save may take without a word: torchrun kills ranks 30 seconds after it asked them to stop."""
-
-KEPT = "kept"
-"""Folder of the milestones, in that of the checkpoints."""
 
 _NAME = re.compile(r"step-(\d{10})")
 _KILLED = f".tmp-step-{'[0-9]' * 10}-{'[0-9a-f]' * 8}"

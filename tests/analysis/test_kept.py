@@ -39,7 +39,9 @@ def test_a_milestone_and_the_last_step(run: Path, capsys: Any) -> None:
     card = (run / "export-step2" / "README.md").read_text()
     assert "2 of 6 steps" in card and "after step 0" in card and "after step 6" not in card
     assert AutoModelForCausalLM.from_pretrained(run / "export-step2").dtype == torch.bfloat16
-    assert not any(finding.damaged for finding in inspect(run))
+    findings = inspect(run)
+    assert not any(finding.damaged for finding in findings)
+    assert sum("milestone, step 2 of 1 rank(s)" in finding.text for finding in findings) == 1
 
 
 def test_what_is_not_there_is_told_in_one_line(run: Path, capsys: Any) -> None:
