@@ -187,6 +187,9 @@ def command_line(of_recipe: bool = False) -> Parser:
             add.add_argument(
                 "--share", type=share_of, help="K/N: pack every Nth shard of text from K on, beside others"
             )
+        if name == "export":
+            add.add_argument("--step", type=int, help="of RECIPE, or of a run folder in its place: this kept step")
+            add.add_argument("--out", type=Path, help="with --step: folder to write to; RUN/export-stepN")
         add.set_defaults(work=_stage)
 
     add = commands.add_parser("eval", help="measure models on local files; with RECIPE.toml, run it up to eval")
@@ -205,6 +208,15 @@ def command_line(of_recipe: bool = False) -> Parser:
     add.add_argument("--redo", action="store_true", help="set RUN/chat aside and make it anew")
     add.add_argument("--nproc", type=int, default=0, help="processes that train; 0: one for each GPU, one on a CPU")
     add.set_defaults(work=_chat)
+
+    for name, text, work in (
+        ("trajectory", "when was it learned? every kept step of a run, layer by layer", _trajectory),
+        ("layers", "where does it lie? groups of a trained model's layers put back, and what is lost", _layers),
+    ):
+        add = commands.add_parser(name, help=text)
+        add.add_argument("run", type=Path, metavar="RUN")
+        arguments_of_evaluation.add_amounts(add)
+        add.set_defaults(work=work)
 
     add = commands.add_parser("serve", help="serve an exported model with vLLM")
     arguments_of_serving.add_serve(add)
@@ -276,8 +288,20 @@ def _recipe_command(
 def _stage(options: argparse.Namespace) -> int:
     if options.command == "run":
         return _recipe_command(options, "eval", options.nproc)
+    if options.command == "export":
+        if options.step is not None:
+            return _export_step(options)
+        options.flags += ["--out", str(options.out)] if options.out else []  # the recipe's key
     share = options.share if options.command == "prepare" else None
     return _recipe_command(options, options.command, share=share)
+
+
+def _export_step(options: argparse.Namespace) -> int:
+    from prealign_cpt.analysis.kept import export_step, recipe_of
+
+    recipe = recipe_of(options.recipe, options.flags)
+    print(export_step(recipe, options.step, options.out, accept="export" in options.accept))
+    return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -293,6 +317,18 @@ def _chat(options: argparse.Namespace) -> None:
 
     flags = tuple(options.flags)
     chat(Command(options.run, flags, options.instruct, options.scale, options.redo, options.nproc))
+
+
+def _trajectory(options: argparse.Namespace) -> None:
+    from prealign_cpt.analysis.trajectory import trajectory
+
+    print(trajectory(options.run, arguments_of_evaluation.amounts(options)))
+
+
+def _layers(options: argparse.Namespace) -> None:
+    from prealign_cpt.analysis.layers import layers
+
+    print(layers(options.run, arguments_of_evaluation.amounts(options)))
 
 
 def _init(options: argparse.Namespace) -> None:

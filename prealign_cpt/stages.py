@@ -40,7 +40,10 @@ TEXTS = "texts"
 LISTS = "lists"
 """Stands for the word lists of sources."""
 
-FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
+FREE = (
+    *("eval_every", "save_every", "keep", "save_at", "log"),
+    *("micro_batch", "checkpoint_activations", "compile", "replicas"),
+)
 """Keys of the training section that do not decide the weights."""
 
 READS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.run.errors import DataError, RecipeError
-from prealign_cpt.run.folder import ASIDE, ORDER
+from prealign_cpt.run.folder import ASIDE, KEPT, ORDER
 from prealign_cpt.run.manifest import NAME, extra_files, folder_digest, verify
 
 
@@ -69,6 +69,8 @@ def _inspect(folder: Path, steps: list[Path]) -> Finding:
             notes.append(f"beside them, not read: {', '.join(extra[:3])}{' ...' if len(extra) > 3 else ''}")
         if folder in steps:
             notes.append(_checkpoint(folder, manifest["about"], newest=folder == steps[-1]))
+        if folder.parent.name == KEPT:
+            notes.append(f"milestone, {_checkpoint(folder, manifest['about'], newest=False)}")
         if folder.name == "export" and steps:
             notes.append(_export(manifest["about"], steps))
     except (DataError, OSError) as error:

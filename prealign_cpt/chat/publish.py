@@ -84,6 +84,7 @@ def publish(
     for one in measured["answers"]["chat"]:
         say(f"chat: {one['way']}: {one['question']!r} -> {one['answer']!r}")
     chat = "\n## As an assistant\n\n" + "\n".join(f"- {fact}" for fact in facts) + f"\n\n{shown}\n"
-    card = model_card(of_run(recipe.run), parity, recipe.run, resolve_base(recipe.base.model), chat)
+    run = of_run(recipe.run)
+    card = model_card(run, parity, recipe.run, resolve_base(recipe.base.model), run.train.steps, chat)
     atomic_write(out / "README.md", card)
     let_read(out)

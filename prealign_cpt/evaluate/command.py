@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prealign_cpt.evaluate.arguments import FILES, TEXTS
+from prealign_cpt.evaluate.arguments import FILES, TEXTS, amounts
 from prealign_cpt.evaluate.data import data_from, read_prompts
 from prealign_cpt.evaluate.measures import chosen
 from prealign_cpt.evaluate.subject import Subject
@@ -46,19 +46,17 @@ def run_eval(options: argparse.Namespace) -> int:
         )
         for i, path in enumerate(options.subjects)
     ]
-    flags = {name: value for name in FILES if (value := getattr(options, name)) is not None}
+    flags = amounts(options) | {name: value for name in FILES if (value := getattr(options, name)) is not None}
     for name in TEXTS:
         if paths := getattr(options, name):
             stems = unique(path.stem for path in paths)
             flags[name] = tuple(zip(stems if len(stems) > 1 else ["text"], paths, strict=True))
         if path := getattr(options, f"prompts_{name}"):
             flags[f"prompts_{name}"] = read_prompts(path)
-    for name in ("languages", "lm_eval_tasks", "mteb_tasks"):
+    for name in ("lm_eval_tasks", "mteb_tasks"):
         if text := getattr(options, name):
             flags[name] = tuple(part.strip() for part in text.split(","))
-    if "languages" in flags and len(flags["languages"]) != 2:
-        raise RecipeError(f"--languages {options.languages}: give two names, such as eng_Latn,deu_Latn")
-    for name in ("language", "code", "max_items", "max_bytes", "window_bytes", "seed"):
+    for name in ("language", "code", "window_bytes", "seed"):
         if (value := getattr(options, name)) is not None:
             flags[name] = value
     out = options.out or (run / "evaluation" if run and len(subjects) == 1 else Path("evaluation"))

@@ -252,10 +252,11 @@ def cosine_gap(cosine_NN: Tensor) -> Array:
 
 
 def cka(x_ND: Tensor, y_ND: Tensor) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414): ||X'Y||^2 / (||X'X|| ||Y'Y||) of the
-    centred vectors; 0 where one of them is constant."""
-    x_ND, y_ND = _centred(x_ND), _centred(y_ND)
-    k_NN, l_NN = x_ND @ x_ND.T, y_ND @ y_ND.T
+    """Linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414) with the unbiased estimate of HSIC
+    (Song et al. 2012, JMLR 13, equation 5; so in Nguyen et al. 2021, arXiv 2010.15327): HSIC(K, L) / sqrt(HSIC(K, K)
+    HSIC(L, L)), which is near 0 for unrelated vectors however few they are, and may be below. 0 where one of them is
+    constant."""
+    k_NN, l_NN = _doubly_centred(x_ND), _doubly_centred(y_ND)
     size = float(k_NN.norm() * l_NN.norm())
     return float((k_NN * l_NN).sum()) / size if size else 0.0
 
@@ -267,6 +268,17 @@ def anc(x_ND: Tensor, y_ND: Tensor) -> float:
     size_D = x_ND.norm(dim=0) * y_ND.norm(dim=0)
     correlation_D = (x_ND * y_ND).sum(dim=0).abs() / size_D.clamp(min=1e-300)
     return float(correlation_D.mean())
+
+
+def _doubly_centred(x_ND: Tensor) -> Tensor:
+    """The linear kernel without its diagonal, [N, N], so that rows and columns sum to 0 (Szekely & Rizzo 2014): the sum
+    of the products of two of them is N (N - 3) times the unbiased HSIC. N is 4 or more."""
+    x_ND = _centred(x_ND)
+    n = len(x_ND)
+    k_NN = (x_ND @ x_ND.T).fill_diagonal_(0.0)
+    sums_N = k_NN.sum(dim=0)
+    k_NN += sums_N.sum() / ((n - 1) * (n - 2)) - (sums_N[:, None] + sums_N[None, :]) / (n - 2)
+    return k_NN.fill_diagonal_(0.0)
 
 
 def _centred(x_ND: Tensor) -> Tensor:

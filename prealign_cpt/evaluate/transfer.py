@@ -36,7 +36,7 @@ HELDOUT = 5
 def measure(subject: Subject, data: EvaluationData) -> Result:
     """`acc_english` (held out), `acc_target`, `gap`, `relative` (acc_target / acc_english), `acc_shuffled` (the
     control: target texts after training on shuffled labels), `chance` (the most frequent label) and `layer`, chosen by
-    cross-validation on English.
+    cross-validation on English. `layer/N/acc_english`, `acc_target`: the same at each layer.
 
     Raises:
         NoDataError: no labelled texts.
@@ -61,29 +61,32 @@ def measure(subject: Subject, data: EvaluationData) -> Result:
     held, train = order[: len(english) // HELDOUT], order[len(english) // HELDOUT :]
     test = torch.arange(len(english), len(answers_N))
     layer = _best_layer(vectors_LND[:, train], answers_N[train])
-    features_ND = vectors_LND[layer]
 
-    def hits(answers_T: Tensor, check: Tensor) -> np.ndarray:
+    def hits(of_layer: int, answers_T: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Of English held out, and of the target."""
+        features_ND, check = vectors_LND[of_layer], torch.cat([held, test])
         right = classify(features_ND[train], answers_T, features_ND[check], len(labels)) == answers_N[check]
-        return np.asarray(right.numpy())
+        return right[: len(held)].numpy(), right[len(held) :].numpy()
 
+    by_layer = [hits(of_layer, answers_N[train]) for of_layer in range(len(vectors_LND))]
     shuffled = answers_N[train][torch.randperm(len(train), generator=generator)]
-    acc_english = share(
-        hits(answers_N[train], held), f"held out; logistic regression on layer {layer}, chosen on English"
-    )
-    acc_target = share(hits(answers_N[train], test), f"layer {layer}; trained on English alone")
+    acc_english = share(by_layer[layer][0], f"held out; logistic regression on layer {layer}, chosen on English")
+    acc_target = share(by_layer[layer][1], f"layer {layer}; trained on English alone")
     chance = float(answers_N[test].bincount().max()) / len(test)
     result: Result = {
         "acc_english": acc_english,
         "acc_target": acc_target,
         "gap": Figure(acc_english.value - acc_target.value, n=len(test), note="acc_english - acc_target"),
-        "acc_shuffled": share(hits(shuffled, test), "control: labels shuffled before training; near chance"),
+        "acc_shuffled": share(hits(layer, shuffled)[1], "control: labels shuffled before training; near chance"),
         "chance": Figure(chance, n=len(test), note="share of the most frequent label"),
         "layer": Figure(layer, note=f"of {len(vectors_LND) - 1}"),
     }
     if acc_english.value:
         relative = acc_target.value / acc_english.value
         result["relative"] = Figure(relative, n=len(test), note="acc_target / acc_english")
+    for number, found in enumerate(by_layer):
+        for name, hits_N in zip(("acc_english", "acc_target"), found, strict=True):
+            result[f"layer/{number}/{name}"] = Figure(float(hits_N.mean()), n=len(hits_N))
     return result
 
 

@@ -19,7 +19,7 @@ LICENCE_TEXTS = {"Apache License": "apache-2.0", "MIT License": "mit", "BSD 3-Cl
 """How a licence file begins, and the Hub's name for it."""
 
 
-def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: Path, chat: str = "") -> str:
+def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: Path, step: int, chat: str = "") -> str:
     """The text of README.md, with the metadata that the Hub reads in front.
 
     Args:
@@ -27,6 +27,7 @@ def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: P
         chat: what was done to the model afterwards so that it answers, and how well; Markdown.
         run: the run's folder; the figures of its stages that are done are told.
         base: folder of the base model, whose licence holds here too.
+        step: of training, after which the weights were taken.
     """
     spoken = dict.fromkeys(source.language or recipe.language for source in recipe.sources("target"))
     codes = [language_of(name).short or language_of(code=name).short for name in spoken]
@@ -44,7 +45,7 @@ def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: P
     )
     for key, value in licence(base).items():
         data[key] = value
-    facts = "\n".join(f"- {fact}" for fact in [*_done(recipe, run), *_to_know(recipe, parity, run)])
+    facts = "\n".join(f"- {fact}" for fact in [*_done(recipe, run, step), *_to_know(recipe, parity, run)])
     return f"""---
 {data.to_yaml()}
 ---
@@ -54,7 +55,7 @@ def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: P
 prealign_cpt {__version__}.
 
 {facts}
-{_figures(recipe, run)}{chat}
+{_figures(recipe, run, step)}{chat}
 ## Recipe
 
 ```toml
@@ -92,7 +93,7 @@ METHODS = {
 """What moved, by `train.method`."""
 
 
-def _done(recipe: Recipe, run: Path) -> list[str]:
+def _done(recipe: Recipe, run: Path, step: int) -> list[str]:
     """What this run did, stage by stage."""
     align, data, train = recipe.align, recipe.data, recipe.train
     facts = []
@@ -109,7 +110,8 @@ def _done(recipe: Recipe, run: Path) -> list[str]:
         told = ", ".join(name for name, weight in terms.items() if weight)
         facts.append(f"{align.steps} steps of alignment{': ' * bool(told)}{told}.")
     share = f", {data.english_share:.0%} of them English" if data.english_share else ""
-    facts.append(f"{train.steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
+    steps = f"{step} of {train.steps}" if step < train.steps else f"{step}"
+    facts.append(f"{steps} steps of {train.sequences} sequences of {data.sequence_length} tokens{share}.")
     if moved := METHODS.get(train.method):
         facts.append(f"{moved.format(rank=train.lora_rank)} were trained, and nothing else; they are merged here.")
     if recipe.codeswitch.ratio and data.english_share:
@@ -149,14 +151,15 @@ def _to_know(recipe: Recipe, parity: dict[str, Any] | None, run: Path) -> list[s
     ]
 
 
-def _figures(recipe: Recipe, run: Path) -> str:
-    """Bits per byte of validation text before training and after; empty if the run has no log of it."""
+def _figures(recipe: Recipe, run: Path, last: int) -> str:
+    """Bits per byte of validation text before training and at the last look up to a step; empty if the run has no log
+    of it."""
     rows = Log(run / "metrics.jsonl", active=False).rows() if (run / "metrics.jsonl").is_file() else []
-    scored = [(row["step"], row["valid"]) for row in rows if row.get("valid")]
+    scored = [(row["step"], row["valid"]) for row in rows if row.get("valid") and row["step"] <= last]
     if not scored:
         return ""
     lines = [f"| after step {step} | {valid['target_bpb']:.3f} | {valid['english_bpb']:.3f} |"
-             for step, valid in (scored[0], scored[-1])]  # fmt: skip
+             for step, valid in (scored[0], *scored[1:][-1:])]  # fmt: skip
     head = f"| bits per byte of held-out text | {recipe.language} | English |\n|---|---|---|"
     return "\n".join(["", head, *lines, ""])
 

@@ -32,6 +32,7 @@ from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.manifest import atomic_write
+from prealign_cpt.train.checkpoint import step_of
 from prealign_cpt.vocab.grow import MODEL
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -49,6 +50,7 @@ def build_export(
     out: Path,
     accept: bool = False,
     first_new: int | None = None,
+    rejected: Path | None = None,
 ) -> None:
     """Fill `out` with the model to serve, readable by whom the umask lets read.
 
@@ -58,10 +60,11 @@ def build_export(
         probe: what the trainer gave for held-out text.
         accept: publish the folder although its function is not the trainer's within rounding.
         first_new: id of the first new token; None where there are none.
+        rejected: where a folder is kept that does not compute what the trainer did; None: `RUN/export.rejected`.
 
     Raises:
         DataError: the folder does not hold the trained weights; nothing is exported.
-        NumericError: the reloaded folder does not compute what the trainer did; it is kept as `RUN/export.rejected`.
+        NumericError: the reloaded folder does not compute what the trainer did.
     """
     base = resolve_base(recipe.base.model)
     trained = Trained(recipe, without_weights(align), align, step_folder, first_new)
@@ -69,9 +72,9 @@ def build_export(
     write_folder(recipe, align, trained.read, tokenizer, base, out)
     comparison = gate.compare(recipe, out, probe)
     gate.write(out, comparison, accept)
-    atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base))
+    atomic_write(out / "README.md", model_card(recipe, comparison.figures, align.parent, base, step_of(step_folder)))
     let_read(out)
-    judge(comparison, out, recipe.run / "export.rejected", accept)
+    judge(comparison, out, rejected or recipe.run / "export.rejected", accept)
 
 
 def write_folder(

@@ -47,6 +47,8 @@ class Probe:
     """Negative log-likelihood per token of the first validation batch of each language."""
     device: str
     threads: int
+    rows: int | None = None
+    """So many of the batch's rows; None: all."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,10 @@ def compare(recipe: Recipe, folder: Path, probe: Probe) -> Comparison:
     try:
         if device.type == probe.device == "cpu":
             torch.set_num_threads(probe.threads)
-        reloaded = _nats(recipe, folder, model.to(device))
+        reloaded = _nats(recipe, folder, model.to(device), probe.rows)
     finally:
         torch.set_num_threads(threads)
-    exact = _nats(recipe, folder, model.to(exact_dtype))
+    exact = _nats(recipe, folder, model.to(exact_dtype), probe.rows)
     if {name: len(values) for name, values in reloaded.items()} != {n: len(v) for n, v in probe.nats.items()}:
         raise DataError(f"{folder}: its tokenizer does not cut the validation text as training did; export again")
     trained = torch.tensor([x for name in reloaded for x in probe.nats[name]], dtype=torch.float64)
@@ -155,14 +157,14 @@ def _compare(trained: Tensor, reloaded: Tensor, exact: Tensor, device: torch.dev
     )
 
 
-def _nats(recipe: Recipe, folder: Path, model: PreTrainedModel) -> dict[str, Tensor]:
+def _nats(recipe: Recipe, folder: Path, model: PreTrainedModel, rows: int | None) -> dict[str, Tensor]:
     """fp64, on the CPU, as the trainer's probe was taken."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     module = LanguageModelLoss(model)
     nats = {}
     with torch.no_grad():
         for language, batches in held_out(recipe, "valid", tokenizer).items():
-            batch = batches[0]
+            batch = batches[0].first(rows)
             nats[language] = module(*batch.tensors(model.device), each=True).double().cpu()
     return nats
 

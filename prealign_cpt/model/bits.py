@@ -8,7 +8,7 @@ start token. Windows are measured in bytes, so a tokenizer with longer tokens ge
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class Batch:
     def tensors(self, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
         """What `LanguageModelLoss.forward` takes, on a device."""
         return self.inputs.to(device), self.labels.to(device), self.positions.to(device)
+
+    def first(self, rows: int | None) -> "Batch":
+        """The first rows alone; `bytes` and `tokens` stay those of the whole."""
+        return replace(
+            self, inputs=self.inputs[:rows], labels=self.labels[:rows], positions=self.positions[:rows]
+        )  # fmt: skip
 
 
 def windows(documents: Iterable[str], window_bytes: int, max_bytes: int) -> list[str]:

@@ -271,9 +271,16 @@ class Train:
     """Steps between two checkpoints. "auto": a fifth of the steps, at most 500."""
     keep: int = number(2, least=2)
     """Newest checkpoints to keep."""
+    save_at: Literal["none", "log"] = "none"
+    """`log`: the weights after the steps 1, 2, 4, 8, ... are kept too, beside the checkpoints and for good, for
+    `prealign trajectory` and `prealign export RUN --step N`."""
     log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the figures of metrics.jsonl go beside it, each with the extra of its name: TensorBoard (in the run's
     train/tensorboard), Weights & Biases, Trackio."""
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether the weights after a step are kept; after the last one its checkpoint stays."""
+        return self.save_at == "log" and 0 < step < self.steps and step.bit_count() == 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ run folders, controls --collect----> Record     --table--> printed text, result.
 their weights         --rows-------> Rows       --+
 `prealign eval`       --evaluation-> Evaluation --+-page, measures, charts, page.html.j2, style.css-> index.html
 `prealign audit`      -------------> audit.json --+
+trajectory, layers    --learned--> charts, tables --+
                                      Record     --+
 """
 
@@ -47,7 +48,7 @@ def write_report(
     if evaluation is not None or (run / "evaluation").is_dir():
         exported = {name: path for name, path in folders.items() if path not in controls or (path / "export").is_dir()}
         measured = read_evaluation(evaluation or run / "evaluation", exported)
-    html = page(record, read_rows(run), measured, audit_of(run))
+    html = page(run, record, read_rows(run), measured, audit_of(run))
     folder = out or (Path("report") if others else run / "report")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ LANGUAGES = ("target", "english")
 
 MAY_DIFFER = (
     *("name", "out", "evaluate.before_training", "train.composition_lr", "train.steps", "train.eval_every"),
-    *("train.save_every", "train.keep", "vocab.", "align.", "codeswitch.", "lexicon.", "serve."),
+    *("train.save_every", "train.save_at", "train.keep", "vocab.", "align.", "codeswitch.", "lexicon.", "serve."),
 )
 """Beginnings of recipe keys in which a control may differ: they are what it is the control of, or follow from it.
 Whether it read as much text is asked of its log."""

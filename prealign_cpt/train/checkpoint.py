@@ -4,8 +4,9 @@ shards on the device --snapshot--> host memory        the step waits for this, a
                               |  a thread of `Saver`, while training goes on
 train/.tmp-step-…/  --write, hash--> vote of all ranks --> MANIFEST.json --rename--> verify, prune
 
-train/step-0000000100/   torch.distributed.checkpoint files + MANIFEST.json
-train/LATEST             name of the newest one, for people and scripts
+train/step-0000000100/        torch.distributed.checkpoint files + MANIFEST.json
+train/LATEST                  name of the newest one, for people and scripts
+train/kept/step-0000000008/   a milestone (`train.save_at`): weights alone, never removed; nothing resumes from it
 """
 
 import datetime
@@ -32,7 +33,7 @@ from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, local_shard
 from prealign_cpt.run.errors import DataError, PrealignError, RecipeError, StorageError
 from prealign_cpt.run.faults import fault
-from prealign_cpt.run.folder import changes, say
+from prealign_cpt.run.folder import KEPT, changes, say
 from prealign_cpt.run.manifest import (
     atomic_write,
     extra_files,
@@ -53,13 +54,18 @@ _KILLED = f".tmp-step-{'[0-9]' * 10}-{'[0-9a-f]' * 8}"
 
 
 def snapshot(
-    module: LanguageModelLoss, optimizer: torch.optim.Optimizer, host: dict[Any, torch.Tensor] | None = None
+    module: LanguageModelLoss,
+    optimizer: torch.optim.Optimizer | None,
+    host: dict[Any, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """A copy of this rank's shards in host memory, in the layout of the checkpoint.
 
     Args:
+        optimizer: None for the weights alone.
         host: tensors of an earlier copy, which are written over: asking the system for new memory takes longer than
             copying. It holds those of this copy afterwards.
+        dtype: what the tensors are rounded to; None: nothing.
     """
     old = dict(host or {})
     copies: dict[Any, torch.Tensor] = {} if host is None else host
@@ -69,7 +75,7 @@ def snapshot(
         # Tied weights are one tensor under two names; empty shards have no address, so the whole shape belongs to it.
         key = (local_shard(tensor).data_ptr(), tensor.shape, tensor.dtype)
         if key not in copies:
-            copies[key] = old[key] if key in old else tensor.detach().to("cpu", copy=True)
+            copies[key] = old[key] if key in old else tensor.detach().to("cpu", dtype, copy=True)
             if key in old:
                 local_shard(copies[key]).copy_(local_shard(tensor.detach()))
         return copies[key]
@@ -80,7 +86,8 @@ def snapshot(
 def write(
     folder: Path, step: int, state: dict[str, Any], about: dict[str, Any], world: World, group: Any = None
 ) -> Path:
-    """Publish a snapshot as `folder/step-…`; every rank calls this at the same step.
+    """Publish a snapshot as `folder/step-…`; every rank calls this at the same step. LATEST points to it if training
+    can go on from it.
 
     Args:
         about: for the manifest; `inputs` in it decides whether a later run may resume from here.
@@ -104,7 +111,8 @@ def write(
                 files.update(hashes)
             pending.close()
             fault("save.after_rename")
-            atomic_write(folder / "LATEST", target.name + "\n")
+            if "optimizer" in state:
+                atomic_write(folder / "LATEST", target.name + "\n")
             fault("save.end")
 
         world.on_rank_0(publish, group)
@@ -159,13 +167,11 @@ class Saver:
         Raises:
             StorageError: the save before this one failed, on some rank; all ranks raise.
         """
-        began = time.monotonic()
-        self._join()
-        state = snapshot(module, optimizer, self._host)
-        self._thread = threading.Thread(target=self._save, args=(step, state, about), name="save", daemon=True)
-        self._thread.start()
-        self._stalls.append(time.monotonic() - began)
-        return self._stalls[-1]
+        return self._start(self.folder, step, lambda: snapshot(module, optimizer, self._host), about)
+
+    def save_weights(self, step: int, module: LanguageModelLoss, dtype: torch.dtype, about: dict[str, Any]) -> float:
+        """The same for a milestone: the weights that move, rounded to what training computes with."""
+        return self._start(self.folder / KEPT, step, lambda: snapshot(module, None, dtype=dtype), about)
 
     @property
     def failed(self) -> bool:
@@ -203,6 +209,15 @@ class Saver:
         if self._thread is None or not self._thread.is_alive():
             dist.destroy_process_group(self._group)
 
+    def _start(self, folder: Path, step: int, taken: Callable[[], dict[str, Any]], about: dict[str, Any]) -> float:
+        began = time.monotonic()
+        self._join()
+        thread = threading.Thread(target=self._save, args=(folder, step, taken(), about), name="save", daemon=True)
+        self._thread = thread
+        thread.start()
+        self._stalls.append(time.monotonic() - began)
+        return self._stalls[-1]
+
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
@@ -210,10 +225,10 @@ class Saver:
         if self._error is not None:
             raise self._error
 
-    def _save(self, step: int, state: dict[str, Any], about: dict[str, Any]) -> None:
+    def _save(self, folder: Path, step: int, state: dict[str, Any], about: dict[str, Any]) -> None:
         try:
             began = time.monotonic()
-            path = write(self.folder, step, state, about, self.world, self._group)
+            path = write(folder, step, state, about, self.world, self._group)
             self._seconds.append(time.monotonic() - began)
             damaged = damage(path, self.world, self._group)  # before anything older goes
             self.world.on_rank_0(lambda: self._tidy(damaged, about["inputs"]), self._group)
@@ -229,7 +244,7 @@ class Saver:
         if damaged:
             raise StorageError(f"{damaged} -- it was written a moment ago, so check the disk")
         try:
-            prune(self.folder, self.keep, inputs)
+            prune(self.folder, self.keep, inputs)  # never what lies in `KEPT`
         except OSError as error:
             raise storage_error(self.folder, error) from error
 
@@ -264,6 +279,35 @@ def latest(
         once(_set_aside, path, fault_there)
 
 
+def milestones(folder: Path, inputs: dict[str, Any], accept: tuple[str, ...] = ()) -> set[int]:
+    """The steps whose milestones are there. One process calls this, before anything is trained.
+
+    Args:
+        folder: of the checkpoints.
+        accept: inputs that may differ.
+
+    Raises:
+        RecipeError: one was made from other inputs, which are named.
+        DataError: a manifest is damaged.
+    """
+    _newest(folder / KEPT)  # removes what a killed save left
+    paths = _checkpoints(folder / KEPT)
+    for path in paths:
+        _check_inputs(path, read_manifest(path), inputs, accept)
+    return {step_of(path) for path in paths}
+
+
+def kept(run: Path) -> dict[int, Path]:
+    """What there is of each step of a run, by steps: its checkpoint, else its milestone."""
+    folder = run / "train"
+    return dict(sorted((step_of(path), path) for path in [*_checkpoints(folder / KEPT), *_checkpoints(folder)]))
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint or milestone."""
+    return int(path.name.removeprefix("step-"))
+
+
 def _newest(folder: Path) -> Path | None:
     for left in folder.glob(_KILLED):
         shutil.rmtree(left)
@@ -292,17 +336,20 @@ def _set_aside(path: Path, why: str) -> None:
 
 def _take(path: Path, inputs: dict[str, Any], accept: tuple[str, ...]) -> None:
     manifest = read_manifest(path)
-    changed = changes(manifest["about"]["inputs"], inputs, accept)
-    if changed:
-        raise RecipeError(
-            f"{path}: was made from other inputs ({', '.join(changed)}); start again with --redo train, "
-            "or give the run another name"
-        )
+    _check_inputs(path, manifest, inputs, accept)
     for name in extra_files(path, manifest):
         say(f"train: {path / name}: no part of the checkpoint, not read")
     pointer = path.parent / "LATEST"
     if not pointer.is_file() or pointer.read_bytes() != f"{path.name}\n".encode():
         atomic_write(pointer, path.name + "\n")
+
+
+def _check_inputs(path: Path, manifest: dict[str, Any], inputs: dict[str, Any], accept: tuple[str, ...]) -> None:
+    if changed := changes(manifest["about"]["inputs"], inputs, accept):
+        raise RecipeError(
+            f"{path}: was made from other inputs ({', '.join(changed)}); start again with --redo train, "
+            "or give the run another name"
+        )
 
 
 def prune(folder: Path, keep: int, inputs: dict[str, Any]) -> None:
@@ -332,21 +379,31 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
 
 
-def check_space(folder: Path, module: LanguageModelLoss, optimizer: torch.optim.Optimizer, world: World) -> None:
-    """Look whether two checkpoints fit on the disk, before any work is done; every rank calls this.
+def check_space(
+    folder: Path,
+    module: LanguageModelLoss,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    num_milestones: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Look whether two checkpoints and the milestones to come fit on the disk, before any work is done; every rank
+    calls this.
+
+    Args:
+        dtype: of the milestones.
 
     Raises:
         StorageError: they do not.
     """
-    tensors = [
-        *(p for p in module.parameters() if p.requires_grad),
-        *(t for state in optimizer.state.values() for t in state.values()),
-    ]
-    local = [local_shard(t) for t in tensors if isinstance(t, torch.Tensor)]
-    needed = 2 * world.sum(sum(t.numel() * t.element_size() for t in local))
+    moving = [local_shard(p) for p in module.parameters() if p.requires_grad]
+    moments = [local_shard(t) for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+    needed = 2 * world.sum(sum(t.numel() * t.element_size() for t in moving + moments))
+    needed += num_milestones * dtype.itemsize * world.sum(sum(t.numel() for t in moving))
     free = shutil.disk_usage(folder).free
     if world.any(free < needed):
+        more = f" and {num_milestones} milestones" if num_milestones else ""
         raise StorageError(
-            f"{folder}: {free / 1e9:.2f} GB are free, and two checkpoints need {needed / 1e9:.2f} GB; free some space, "
-            "or choose another `out`"
+            f"{folder}: {free / 1e9:.2f} GB are free, and two checkpoints{more} need {needed / 1e9:.2f} GB; free some "
+            "space, or choose another `out`"
         )

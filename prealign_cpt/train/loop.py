@@ -25,11 +25,15 @@ from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import ACCEPTABLE, StageClock, changes, say
 from prealign_cpt.run.manifest import read_manifest
 from prealign_cpt.train import checkpoint, stored
+from prealign_cpt.train.adapters import COMPUTED
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import make_optimizer, rates
 from prealign_cpt.train.progress import Progress
 from prealign_cpt.train.step import SpikeGuard, train_step
 from prealign_cpt.train.trackers import Trackers
+
+PROBE_ROWS = 8
+"""Windows of each held-out text that a checkpoint keeps the nats of; the shortest ones stand first."""
 
 
 def train(
@@ -64,11 +68,13 @@ def train(
     """
     clock = StageClock()
     optimizer = make_optimizer(module, recipe, first_new, spellings)
-    checkpoint.check_space(folder, module, optimizer, world)
+    dtype, milestones = COMPUTED[recipe.precision], sum(map(recipe.is_milestone, range(recipe.steps)))
+    checkpoint.check_space(folder, module, optimizer, world, milestones, dtype)
     newest = checkpoint.latest(folder, inputs, accept, world)
     step = stored.load(newest, module, optimizer) if newest else 0
     before: dict[str, Any] = read_manifest(newest)["about"] if newest else {"inputs": inputs}
     check_accepted(before["inputs"], inputs, recipe, step)
+    kept = world.on_rank_0(lambda: checkpoint.milestones(folder, inputs, accept))
     guard = SpikeGuard(before.get("spikes"))
     if newest and world.rank == 0:
         say(f"train: continues after step {step}")
@@ -86,6 +92,10 @@ def train(
         if due:
             log.write(due | {"valid": scores})
         while step < recipe.steps:
+            # At the beginning of the next step, so that a run that was stopped here catches up on it.
+            if recipe.is_milestone(step) and step not in kept:
+                told = {"inputs": inputs, "dtype": recipe.precision, "probe": probe(module, valid, world, PROBE_ROWS)}
+                stall += saver.save_weights(step, module, dtype, told)
             fault("step")
             began = time.monotonic()
             if step == recipe.rows_steps:
@@ -115,7 +125,7 @@ def train(
             log.write(figures)
             if stop or step % recipe.save_every == 0 or step == recipe.steps:
                 about = {"inputs": inputs, "loss": done.loss, "grad_norm": done.norm, "spikes": guard.state()}
-                about |= {"healthy": not done.skipped, "due": due}
+                about |= {"healthy": not done.skipped, "due": due, "probe": probe(module, valid, world, PROBE_ROWS)}
                 stall = saver.save(step, module, optimizer, about)
             if stop and step < recipe.steps:
                 saver.wait()
@@ -125,12 +135,7 @@ def train(
                     f"{_why()} after step {step}, saved at step {step}; the same command continues"
                 )
     progress.close()
-    probe = {
-        "nats": {name: token_nats(module, batches[0], world) for name, batches in valid.items()},
-        "device": world.device.type,
-        "threads": torch.get_num_threads(),
-    }
-    return {**summarize(log, clock, world), "save": saver.figures(), "probe": probe}
+    return {**summarize(log, clock, world), "save": saver.figures(), "probe": probe(module, valid, world)}
 
 
 def _why() -> str:
@@ -190,6 +195,19 @@ def evaluate(module: LanguageModelLoss, valid: dict[str, list[Batch]], world: Wo
         result[f"{name}_bpb"] = round(total.bits_per_byte, 4)
     module.train()
     return result
+
+
+def probe(
+    module: LanguageModelLoss, valid: dict[str, list[Batch]], world: World, rows: int | None = None
+) -> dict[str, Any]:
+    """What an exported folder is compared with: the nats of every token of the first batch of each held-out text, or of
+    some rows of it, and how they were computed."""
+    return {
+        "nats": {name: token_nats(module, batches[0].first(rows), world) for name, batches in valid.items()},
+        "device": world.device.type,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
 
 
 @torch.no_grad()

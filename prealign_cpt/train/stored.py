@@ -10,6 +10,7 @@ would cast another dtype and pass over tensors nobody asks for. Any number of ra
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.run.errors import DataError, PrealignError
 from prealign_cpt.run.manifest import read_manifest
 from prealign_cpt.run.signals import StoppedError
+from prealign_cpt.train.adapters import COMPUTED
 
 _ALLOWED = {
     *(("torch.distributed.checkpoint.metadata", name) for name in (
@@ -68,25 +75,31 @@ class Weights:
 
     def __init__(self, path: Path, module: LanguageModelLoss) -> None:
         self.path = path
-        self._expected = {f"model.{name}": tensor for name, tensor in _moving(module, module.state_dict()).items()}
+        dtype = COMPUTED[read_manifest(path)["about"].get("dtype", "fp32")]
+        self._expected = {
+            f"model.{name}": tensor.to(dtype) for name, tensor in _moving(module, module.state_dict()).items()
+        }
         try:
             _check_tensors(read_metadata(path), self._expected, "model.")
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor of the Hugging Face model, by its name there, as it was trained: fp32, on the CPU."""
+        """A tensor of the Hugging Face model, by its name there, as it was trained: fp32, on the CPU. A milestone's has
+        been rounded to what training computed with."""
         key = f"model.model.{name}"
         tensor = torch.empty_like(self._expected[key], device="cpu")
         _read({key: tensor}, self.path, part=key, no_dist=True)
-        return tensor
+        return tensor.float()
 
 
-def stored_state(module: LanguageModelLoss, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def stored_state(module: LanguageModelLoss, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """What a checkpoint holds, by part and name; the tensors are those of module and optimizer.
 
     Frozen weights are not in it: they are still those that training began with.
     """
+    if optimizer is None:
+        return {"model": _moving(module, get_model_state_dict(module))}
     model_state, optimizer_state = get_state_dict(module, optimizer)
     return {"model": _moving(module, model_state), "optimizer": optimizer_state}
 
@@ -156,7 +169,9 @@ class _Planner(DefaultLoadPlanner):
 
 def _read(state: dict[str, Any], path: Path, part: str = "", no_dist: bool = False) -> None:
     try:
-        dcp.load(state, storage_reader=_Reader(path), planner=_Planner(part), no_dist=no_dist)
+        with warnings.catch_warnings():  # that nothing is distributed, for each tensor that is read alone
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(state, storage_reader=_Reader(path), planner=_Planner(part), no_dist=no_dist)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, PrealignError):

@@ -17,8 +17,8 @@ SENTENCES = [(a, b) for one, other in zip(ENGLISH, TARGET, strict=True)
              for a, b in zip(one.split(". "), other.split(". "), strict=False)]  # fmt: skip
 
 
-def vectors(n: int = 200, d: int = 64) -> torch.Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+def vectors(n: int = 200, d: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
 def test_mexa_word_by_word():
@@ -56,6 +56,27 @@ def test_a_shared_direction_is_no_alignment():
     similar = cosines(x, y)
     assert float(similar.diagonal().mean()) > 0.99
     assert mexa(similar).mean() < 0.1 and abs(cosine_gap(similar).mean()) < 0.01
+
+
+@pytest.mark.parametrize("n", [10, 30, 200])
+def test_cka_of_unrelated_vectors_is_near_zero(n: int):
+    """The biased estimate is 0.9 for ten vectors of 64 numbers. Ten draws, as one of few vectors is noise."""
+    values = [cka(vectors(n, seed=seed), vectors(n, seed=100 + seed)) for seed in range(10)]
+    assert abs(np.mean(values)) < 0.05 and max(map(abs, values)) < 0.4
+
+
+def test_cka_against_the_formula():
+    """Song et al. 2012, equation 5, term by term; shifted vectors are the same."""
+
+    def hsic(k, l):  # noqa: E741
+        n, one = len(k), torch.ones(len(k), dtype=torch.double)
+        k, l = k - k.diag().diag(), l - l.diag().diag()  # noqa: E741
+        sums = one @ k @ one * (one @ l @ one) / ((n - 1) * (n - 2))
+        return ((k @ l).trace() + sums - 2 / (n - 2) * (one @ k @ l @ one)) / (n * (n - 3))
+
+    x, y = vectors(12).double(), vectors(12, seed=7).double() + vectors(12).double()
+    k, l = x @ x.T, y @ y.T  # noqa: E741
+    assert cka(x + 9, y - 4) == pytest.approx(float(hsic(k, l) / (hsic(k, k) * hsic(l, l)).sqrt()))
 
 
 def test_rotation():

@@ -15,7 +15,7 @@ from prealign_cpt.model.world import World, process_group
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.manifest import new_folder
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.adapters import prepare
+from prealign_cpt.train.adapters import COMPUTED, prepare
 from prealign_cpt.train.loop import token_nats
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
@@ -30,7 +30,7 @@ def world() -> Iterator[World]:
 def trained(
     recipe: Recipe, align: Path, world: World, precision: Any = "fp32", first_new: int | None = None
 ) -> tuple[Path, Probe]:
-    """A checkpoint of changed weights beside `align`, and the trainer's own figures for it."""
+    """A checkpoint of changed weights beside `align`, a milestone too, and the trainer's own figures for them."""
     tokenizer = AutoTokenizer.from_pretrained(align, local_files_only=True)
     module = sharded(
         align, world, precision, prepare=partial(prepare, recipe=recipe.train, first_new=first_new, seed=recipe.seed)
@@ -44,14 +44,22 @@ def trained(
     folder.mkdir()
     state = checkpoint.snapshot(module, make_optimizer(module, recipe.train, first_new))
     step = checkpoint.write(folder, 6, state, {"inputs": {}}, world)
+    rounded = checkpoint.snapshot(module, None, dtype=COMPUTED[precision])
+    checkpoint.write(folder / checkpoint.KEPT, 6, rounded, {"inputs": {}, "dtype": precision}, world)
     nats = {name: token_nats(module, b[0], world) for name, b in held_out(recipe, "valid", tokenizer).items()}
     return step, Probe(nats, "cpu", torch.get_num_threads())
 
 
 def export(
-    recipe: Recipe, align: Path, step: Path, probe: Probe, accept: bool = False, first_new: int | None = None
+    recipe: Recipe,
+    align: Path,
+    step: Path,
+    probe: Probe,
+    accept: bool = False,
+    first_new: int | None = None,
+    name: str = "export",
 ) -> Path:
-    target = align.parent / "export"
+    target = align.parent / name
     with new_folder(target, {}) as out:
         build_export(recipe, align, step, probe, out, accept, first_new)
     return target

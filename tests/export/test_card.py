@@ -16,7 +16,7 @@ CONTROL = ["--align.init", "subword", "--align.steps", "0", "--codeswitch.ratio"
 
 
 def _card(recipe: Recipe, run: Path, base: Path) -> tuple[ModelCard, str]:
-    card = ModelCard(model_card(recipe, PARITY, run, base))
+    card = ModelCard(model_card(recipe, PARITY, run, base, recipe.train.steps))
     return card, card.text.split("## Recipe")[0]
 
 

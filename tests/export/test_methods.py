@@ -48,6 +48,24 @@ def test_the_merged_folder_passes_the_gate(
         assert torch.equal(model.state_dict()[name][:FIRST_NEW], expected[name][:FIRST_NEW])
 
 
+@pytest.mark.parametrize("method", ["full", *METHODS])
+def test_a_milestone_gives_the_folder_that_the_checkpoint_gives(
+    recipe_file: Path, align: Path, world: World, method: str
+) -> None:
+    """Its weights are rounded before they are merged, as training rounds them."""
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    recipe = load_recipe(recipe_file, ["--train.method", method, "--train.precision", "bf16"])
+    step, probe = trained(recipe, align, world, "bf16", FIRST_NEW)
+    milestone = step.parent / "kept" / step.name
+    size, full_size = (sum(p.stat().st_size for p in folder.glob("*.distcp")) for folder in (milestone, step))
+    assert size < full_size / 2
+    for folder, name in ((step, "export"), (milestone, "of_milestone")):
+        export(recipe, align, folder, probe, first_new=FIRST_NEW, name=name)
+    same = [(align.parent / name / "model.safetensors").read_bytes() for name in ("export", "of_milestone")]
+    assert same[0] == same[1]
+
+
 def test_adapters_that_are_left_out_are_noticed(
     recipe_file: Path, align: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
