@@ -50,8 +50,11 @@ SHAPES: dict[str, dict[str, Any]] = {
              "num_attention_heads": 9, "num_key_value_heads": 3},
     "1b": {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
            "num_attention_heads": 32, "num_key_value_heads": 8},
+    "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
 }  # fmt: skip
-"""Llama models with random weights and tied heads: a small one, SmolLM2-135M's shape and Llama-3.2-1B's."""
+"""Llama models with random weights, tied but for the last: a small one, the shapes of SmolLM2-135M, Llama-3.2-1B and
+Llama-3.1-8B."""
 
 
 def main() -> None:
@@ -92,8 +95,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_model(name: str, folder: Path) -> Path:
-    """The folder of a base model, or a new one with random weights."""
+def make_model(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """The folder of a base model, or a new one with random weights, made on the GPU where there is one."""
     if name not in SHAPES:
         from prealign_cpt.model.base import resolve_base
 
@@ -101,8 +104,12 @@ def make_model(name: str, folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[name], tie_word_embeddings=True, max_position_embeddings=8192)
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    config = LlamaConfig(**{"tie_word_embeddings": True, "max_position_embeddings": 8192} | SHAPES[name])
+    torch.set_default_dtype(dtype)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder / "model")
     return folder / "model"
 
 
@@ -181,7 +188,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             measure(mixture, "rows", "data", parts, clock)
             measure(module, "forward", "forward", parts, clock)
             measure(torch.Tensor, "backward", "backward", parts, clock)
-            measure(loop.nn.utils, "clip_grad_norm_", "clip", parts, clock)
+            measure(torch.nn.utils, "clip_grad_norm_", "clip", parts, clock)
             measure(optimizer, "step", "optimizer", parts, clock)
         for step in range(steps):
             loop.train_step(module, optimizer, mixture, step, recipe, START, world, guard)
