@@ -93,7 +93,7 @@ def case(options: argparse.Namespace, folder: Path, method: str, recomputed: str
     how = Setting(
         method="full" if method == "full8bit" else method,  # type: ignore[arg-type]
         optimizer="adamw8bit" if method == "full8bit" else "adamw", shards=ranks,
-        tokens=options.micro_batch * options.length, recomputed=recomputed,  # type: ignore[arg-type]
+        offload=options.offload, tokens=options.micro_batch * options.length, recomputed=recomputed,  # type: ignore[arg-type]
         width=2 if options.precision == "bf16" else 4, on_cpu=not options.cuda, new_rows=NEW,
     )  # fmt: skip
     parts = peak(shape_of(folder), how)
@@ -108,7 +108,9 @@ def case(options: argparse.Namespace, folder: Path, method: str, recomputed: str
         return result | {"error": errors[0][:300] if errors else "no word"}
     found_by_rank = [json.loads(output.strip().splitlines()[-1]) for output, _ in told]
     measured = [one.pop("measured_mb") for one in found_by_rank]
-    return result | {"measured_mb": measured, "ratio": round(max(measured) / result["formula_mb"], 3)} | found_by_rank[0]
+    return (
+        result | {"measured_mb": measured, "ratio": round(max(measured) / result["formula_mb"], 3)} | found_by_rank[0]
+    )
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with process_group(device, timeout_minutes=5) as world, Resident(sample=not options.cuda) as resident:
         module = sharded(
             folder, world, recipe.precision, recomputed,
-            prepare=partial(prepare, recipe=recipe, first_new=first_new, seed=1),
+            prepare=partial(prepare, recipe=recipe, first_new=first_new, seed=1), offload=options.offload,
         )  # fmt: skip
         optimizer = make_optimizer(module, recipe, first_new)
         for step in range(recipe.steps):
@@ -158,8 +160,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 class Resident:
     """The most memory that this process got beyond what it had, read a thousand times a second.
 
-    Every large tensor is then a mapping of its own (MALLOC_MMAP_THRESHOLD_) that is given back when it is released, also by
-    gloo's threads, whose releases torch's profiler does not see.
+    Every large tensor is then a mapping of its own (MALLOC_MMAP_THRESHOLD_) that is given back when it is released, also
+    by gloo's threads, whose releases torch's profiler does not see.
     """
 
     def __init__(self, sample: bool) -> None:

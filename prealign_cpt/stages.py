@@ -37,7 +37,10 @@ class Reads:
 TEXTS = "texts"
 """Stands for the files of all sources of text; held-out texts that are named are read where they lie."""
 
-FREE = ("eval_every", "save_every", "keep", "micro_batch", "checkpoint_activations", "compile", "replicas", "log")
+FREE = (
+    *("eval_every", "save_every", "keep", "log"),
+    *("micro_batch", "checkpoint_activations", "offload", "compile", "replicas"),
+)
 """Keys of the training section that do not decide the weights."""
 
 READS = {

@@ -70,7 +70,9 @@ def trained(folder: Path, world: World, steps: int, optimizer_name: str) -> dict
 
     module, optimizer = start()
     losses = [step(module, optimizer, number) for number in range(steps - 1)]
-    path = checkpoint.write(folder / optimizer_name, steps - 1, checkpoint.snapshot(module, optimizer), {"inputs": {}}, world)
+    path = checkpoint.write(
+        folder / optimizer_name, steps - 1, checkpoint.snapshot(module, optimizer), {"inputs": {}}, world
+    )
     losses.append(step(module, optimizer, steps - 1))
     expected = copy.deepcopy([local_shard(p).detach().cpu() for p in module.parameters()])
     size = sum(local_shard(t).nbytes for state in optimizer.state.values() for t in state.values())

@@ -52,7 +52,9 @@ def written(folder: Path, device: str) -> Path:
         "evaluate.window_bytes": 64,
     }  # fmt: skip
     keys |= {f"text.{name}": [f"{name}.txt"] for name in ("target", "english")}
-    keys |= {f"text.{kind}_{name}": f"{kind}_{name}.txt" for kind in ("valid", "test") for name in ("target", "english")}
+    keys |= {
+        f"text.{kind}_{name}": f"{kind}_{name}.txt" for kind in ("valid", "test") for name in ("target", "english")
+    }
     path = folder / "gate.toml"
     path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()), encoding="utf-8")
     return path

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -54,6 +54,7 @@ def sharded(
     compiled: bool = False,
     replicas: int = 1,
     prepare: Callable[[PreTrainedModel], None] = lambda _: None,
+    offload: bool = False,
 ) -> LanguageModelLoss:
     """The model of a Hugging Face folder, sharded over the ranks, ready to train.
 
@@ -65,6 +66,7 @@ def sharded(
         compiled: compile each block at its first call.
         replicas: copies of the sharded model; 1 shards it over all ranks.
         prepare: what is done to the model before it is sharded (adapters.py).
+        offload: keep this rank's shards, and what the optimizer makes of them, in host memory.
 
     Raises:
         DataError: the folder's tensors are not those of the model.
@@ -84,9 +86,9 @@ def sharded(
         recompute(block, checkpoint_activations)
         if compiled:
             compile_block(block)
-        shard(block, precision, mesh)
-    shard(module, precision, mesh)
-    _fill(module, folder, world.device)
+        shard(block, precision, mesh, offload)
+    shard(module, precision, mesh, offload)
+    _fill(module, folder, world.device, offload)
     module.train()
     return module
 
@@ -103,7 +105,9 @@ def _mesh(world: World, replicas: int) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None) -> None:
+def shard(
+    module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None, offload: bool = False
+) -> None:
     """Apply FSDP2 to a module whose parts are sharded already; gradients become plain sums over ranks.
 
     Args:
@@ -114,7 +118,10 @@ def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMes
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     # To gather and round weights a second time, for the backward pass, costs a CPU more than to keep them.
     on_cpu = mesh is not None and mesh.device_type == "cpu"
-    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False if on_cpu else None)
+    kept = CPUOffloadPolicy(pin_memory=not on_cpu) if offload else OffloadPolicy()
+    fully_shard(
+        module, mesh=mesh, mp_policy=policy, reshard_after_forward=False if on_cpu else None, offload_policy=kept
+    )
     assert isinstance(module, FSDPModule)
     # The loss is divided by the global number of targets; a mean over ranks would weigh ranks, not tokens.
     # Gloo cannot scale while it reduces, so the sum is forced and the factor is one.
@@ -141,8 +148,11 @@ def _without_weights() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None:
+def _fill(module: LanguageModelLoss, folder: Path, device: torch.device, offload: bool) -> None:
     """Give a sharded module its memory, and each shard its rows of a folder's tensors.
+
+    Args:
+        device: of the buffers, and of the shards unless they are to stay in host memory.
 
     Raises:
         DataError: the tensors are not those of the model.
@@ -155,7 +165,7 @@ def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None
         name: stored_rows(module.model, name.removeprefix("model.")) for alike in names.values() for name in alike
     }
     starts = adapters.starts(module.model)
-    module.to_empty(device=device)
+    module.to_empty(device="cpu" if offload else device)
     for first, *others in names.values():  # to_empty gives each name a tensor of its own
         for name in others:
             owner, _, leaf = name.rpartition(".")
@@ -177,9 +187,10 @@ def _fill(module: LanguageModelLoss, folder: Path, device: torch.device) -> None
             if len(local):
                 local.copy_(tensors.rows(place.name, place.first + first_of_rank, len(local)))
         left -= {f"{name}.weight" for name, linear in adapters.adapted(module.model).items() if linear.in_4bit}
-        for name, buffer in module.named_buffers():
-            stored = name.removeprefix("model.")
-            buffer.copy_(tensors.read(stored) if stored in left else buffers[name])
+        for name in buffers:
+            stored, (owner, _, leaf) = name.removeprefix("model."), name.rpartition(".")
+            value = tensors.read(stored) if stored in left else buffers[name]
+            module.get_submodule(owner)._buffers[leaf] = value.to(device, buffers[name].dtype)
             left.discard(stored)
     if left:
         raise _foreign(folder, min(left), "not expected")
