@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/attention.py            needs a GPU
 
-One JSON object: how far losses (nats, mean and largest) and gradients (norm of the difference over the norm) of the flash
-kernel and of the masked form lie from the masked form in fp32. Both are rounding in bf16 if the two distances are alike.
+One JSON object: how far losses (nats, mean and largest) and gradients (norm of the difference over the norm) of the
+flash kernel and of the masked form lie from the masked form in fp32. Both are rounding in bf16 if the two are alike.
 """
 
 import json

@@ -32,11 +32,9 @@ def main() -> None:
     options = parser.parse_args()
     packages = options.out / "packages"
     shutil.rmtree(options.out, ignore_errors=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", "3.12",
-         "--implementation", "cp", *(f"--platform={name}" for name in PLATFORMS), "--target", str(packages), *PACKAGES],
-        check=True,
-    )  # fmt: skip
+    target = ["--python-version", "3.12", "--implementation", "cp", *(f"--platform={name}" for name in PLATFORMS)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--no-compile"]
+    subprocess.run([*command, *target, "--target", str(packages), *PACKAGES], check=True)
     for library in (packages / "bitsandbytes").glob("libbitsandbytes_*.so"):
         if not library.stem.endswith(("cpu", "cuda130")):
             library.unlink()

@@ -47,8 +47,9 @@ def main() -> None:
         found = {name: trained(folder, world, options.steps, name) for name in ("adamw", "adamw8bit")}
         losses = [float(np.mean(found[name]["losses"][-5:])) for name in found]
         peaks = [found[name]["state_bytes"] for name in found]
-        print(json.dumps({"what": "adamw8bit", "losses": losses, "first": found["adamw"]["losses"][0],
-                          "bytes_of_moments": peaks, "alike": abs(losses[0] - losses[1]) < 0.05}), flush=True)  # fmt: skip
+        told = {"losses": losses, "first": found["adamw"]["losses"][0], "bytes_of_moments": peaks}
+        told["alike"] = abs(losses[0] - losses[1]) < 0.05
+        print(json.dumps({"what": "adamw8bit"} | told), flush=True)
         print(json.dumps({"what": "resumed", "equal": found["adamw8bit"]["resumed"]}), flush=True)
     print(json.dumps({"what": "nf4"} | four_bits(device)), flush=True)
 
@@ -94,7 +95,8 @@ def four_bits(device: torch.device) -> dict[str, Any]:
         found.append([t.cpu() for t in (packed.flatten(), state.absmax, dequantize_4bit(packed, state).flatten())])
     (codes, scales, values), (codes_there, scales_there, values_there) = found
     return {
-        "equal_codes": float((codes == codes_there).float().mean()), "equal_scales": bool(torch.equal(scales, scales_there)),
+        "equal_codes": float((codes == codes_there).float().mean()),
+        "equal_scales": bool(torch.equal(scales, scales_there)),
         "equal_values": float((values == values_there).float().mean()),
         "largest_difference": float((values.float() - values_there.float()).abs().max()), "device": device.type,
     }  # fmt: skip

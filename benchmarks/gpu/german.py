@@ -51,7 +51,8 @@ def written(out: Path, device: str, steps: int) -> Path:
             AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(out / "base.new")
         (out / "base.new").rename(base)
     keys = {
-        "name": "german", "language": "German", "out": str(out / "runs"), "device": device, "base.model": str(base.resolve()),
+        "name": "german", "language": "German", "out": str(out / "runs"), "device": device,
+        "base.model": str(base.resolve()),
         "lexicon.path": str(text / "en-de.tsv"), "vocab.size": 8000, "align.max_english_increase": 5.0,
         "data.sequence_length": 2048, "train.steps": steps, "train.sequences": 32, "train.micro_batch": 16,
         "train.lr": 1e-3, "train.compile": device == "cuda", "train.eval_every": 200, "train.save_every": 200,

@@ -2,9 +2,9 @@
 
     python benchmarks/gpu/part.py FOLDER NAME SECONDS COMMAND ...
 
-results.jsonl gets one line for each JSON object that the command printed as a line of its own, {"part": NAME, ...}, and one
-at the end: {"part": NAME, "exit_code", "seconds", "last": its last line}, exit code 124 if the time was up. This command
-itself always succeeds, so that the parts behind it run.
+results.jsonl gets one line for each JSON object that the command printed as a line of its own, {"part": NAME, ...}, and
+one at the end: {"part": NAME, "exit_code", "seconds", "last": its last line}, exit code 124 if the time was up. This
+command itself always succeeds, so that the parts behind it run.
 """
 
 import json
