@@ -1,8 +1,8 @@
 """The export gate across devices: trained on one, checked on both: `python benchmarks/gpu/gate.py [--device cuda]`.
 
 A small model in bf16 goes through every stage up to the export, whose own gate compares on the trainer's device. Then
-the folder is compared again on the CPU. Two JSON objects: the figures of `parity.json` for each; "faults" is empty if it
-passes.
+the folder is compared again on the CPU. Two JSON objects: the figures of `parity.json` for each; "faults" is empty if
+it passes.
 """
 
 import argparse
