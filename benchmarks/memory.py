@@ -9,7 +9,7 @@ each rank the most bytes of tensors are taken from the loading on: on CUDA the a
 the process got from the system beyond what it had before. The formula is `peak` of
 prealign_cpt/advise/memory.py. New tokens are the last 1,024 of the vocabulary.
 
-One JSON object a case: {"model", "method", "optimizer", "activations", "ranks", "tokens" (of a micro-batch), "formula_mb",
+One JSON object a case: {"model", "method", "activations", "ranks", "tokens" (of a micro-batch), "formula_mb",
 "measured_mb" (of each rank), "ratio" (largest measured / formula), "error"}, on CUDA also "reserved_mb" (taken from the
 driver) and "tokens_per_second" of the last step. `--card` caps the allocator at so many GB.
 """
@@ -160,8 +160,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 class Resident:
     """The most memory that this process got beyond what it had, read a thousand times a second.
 
-    Every large tensor is then a mapping of its own (MALLOC_MMAP_THRESHOLD_) that is given back when it is released, also
-    by gloo's threads, whose releases torch's profiler does not see.
+    Every large tensor is then a mapping of its own (MALLOC_MMAP_THRESHOLD_) that is given back when it is released,
+    also by gloo's threads, whose releases torch's profiler does not see.
     """
 
     def __init__(self, sample: bool) -> None:
