@@ -1,7 +1,7 @@
 """Every stage up to the export on carried German text: `python benchmarks/gpu/german.py --device cuda --out FOLDER`.
 
 The base is `carried/base`: its own weights where they lie there, else random ones of its shape, which have learned
-nothing; then tokens per second, the curve's course and the gate count, not what is learned. Stopped by SIGTERM it saves,
+nothing; then speed, the curve's course and the gate count, not what is learned. Stopped by SIGTERM it saves,
 and the same command goes on. One JSON object: what the training says of itself, and the gate's figures.
 """
 
