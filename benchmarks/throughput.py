@@ -41,7 +41,7 @@ if "--cuda" not in sys.argv:
 import numpy as np
 import torch
 
-VARIANTS = ("ours", "trainer", "collator")
+ARMS = ("ours", "trainer", "collator", "shares")
 START = 0
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
@@ -50,8 +50,11 @@ SHAPES: dict[str, dict[str, Any]] = {
              "num_attention_heads": 9, "num_key_value_heads": 3},
     "1b": {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
            "num_attention_heads": 32, "num_key_value_heads": 8},
+    "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
 }  # fmt: skip
-"""Llama models with random weights and tied heads: a small one, SmolLM2-135M's shape and Llama-3.2-1B's."""
+"""Llama models with random weights, tied but for the last: a small one, the shapes of SmolLM2-135M, Llama-3.2-1B and
+Llama-3.1-8B."""
 
 
 def main() -> None:
@@ -63,14 +66,15 @@ def main() -> None:
         folder = Path(place)
         model = make_model(options.model, folder)
         make_rows(folder / "rows", model, options)
-        found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in (*VARIANTS, "shares")}
+        found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in options.arms}
         for turn in range(options.turns):
-            for variant in VARIANTS:
-                found[variant].append(child(variant, model, folder))
-                figures = found[variant][-1]
+            for variant in [arm for arm in options.arms if arm != "shares"]:
+                figures = child(variant, model, folder)
                 print(f"turn {turn + 1}, {variant}: {figures['tokens_per_second']:,.1f} tokens/s, "
                       f"{figures['peak_mb']:,.0f} MB", flush=True)  # fmt: skip
-        found["shares"].append(child("shares", model, folder))
+                found[variant].append(figures)
+        if "shares" in options.arms:
+            found["shares"].append(child("shares", model, folder))
     print(json.dumps(summary(found, options)))
 
 
@@ -87,13 +91,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpoint-activations", choices=["none", "selective", "full"], default="none")
-    parser.add_argument("--variant", choices=[*VARIANTS, "shares"], help=argparse.SUPPRESS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--variant", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def make_model(name: str, folder: Path) -> Path:
-    """The folder of a base model, or a new one with random weights."""
+def make_model(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """The folder of a base model, or a new one with random weights, made on the GPU where there is one."""
     if name not in SHAPES:
         from prealign_cpt.model.base import resolve_base
 
@@ -101,8 +106,12 @@ def make_model(name: str, folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[name], tie_word_embeddings=True, max_position_embeddings=8192)
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    config = LlamaConfig(**{"tie_word_embeddings": True, "max_position_embeddings": 8192} | SHAPES[name])
+    torch.set_default_dtype(dtype)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder / "model")
     return folder / "model"
 
 
@@ -181,19 +190,19 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             measure(mixture, "rows", "data", parts, clock)
             measure(module, "forward", "forward", parts, clock)
             measure(torch.Tensor, "backward", "backward", parts, clock)
-            measure(loop.nn.utils, "clip_grad_norm_", "clip", parts, clock)
+            measure(torch.nn.utils, "clip_grad_norm_", "clip", parts, clock)
             measure(optimizer, "step", "optimizer", parts, clock)
         for step in range(steps):
             loop.train_step(module, optimizer, mixture, step, recipe, START, world, guard)
             clock.tick()
-        figures = clock.figures() | {"model": describe(module.model, options)}
+        figures = clock.figures()
+        figures |= {"model": describe(module.model, options), "peak_flops": peak_flops(options)}
         if options.variant != "shares":
             return figures
         total = sum(figures["seconds"])
         figures["shares"] = {
             name: sum(times[len(times) * options.warmup // steps :]) / total for name, times in parts.items()
         }
-        figures["peak_flops"] = peak_flops(options)
         began = time.monotonic()
         checkpoint.snapshot(module, optimizer)
         figures["checkpoint_stall_seconds"] = time.monotonic() - began
@@ -303,8 +312,9 @@ def peak_flops(options: argparse.Namespace) -> float:
 
 def summary(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:
     """Medians over the turns, ratios of each turn's variants, and the shares of our step."""
-    parts, result = found["shares"][0], {}
-    for variant in VARIANTS:
+    parts, result = found["ours"][0], {}
+    arms = [arm for arm in options.arms if arm != "shares"]
+    for variant in arms:
         rates = [turn["tokens_per_second"] for turn in found[variant]]
         rate = statistics.median(rates)
         result[variant] = {
@@ -314,22 +324,24 @@ def summary(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace)
         }  # fmt: skip
     named: dict[str, Any] = {
         f"{key}_of_{variant}": [round(a[key] / b[key], 3) for a, b in zip(found["ours"], found[variant], strict=True)]
-        for variant in VARIANTS[1:]
+        for variant in arms[1:]
         for key in ("tokens_per_second", "peak_mb")
     }
-    shares = {name: round(share, 4) for name, share in parts["shares"].items()}
-    shares["rest"] = round(1 - sum(parts["shares"].values()), 4)
-    step = statistics.median(parts["seconds"])
-    return result | {
+    result |= {
         "ratios": {key: {"median": statistics.median(values), "turns": values} for key, values in named.items()},
-        "shares": shares,
-        "checkpoint": {"stall_seconds": round(parts["checkpoint_stall_seconds"], 3),
-                       "seconds": round(parts["checkpoint_seconds"], 3),
-                       "stall_of_100_steps": round(parts["checkpoint_stall_seconds"] / (100 * step), 5)},
         "model": parts["model"], "peak_tflops": round(parts["peak_flops"] / 1e12, 3),
         "settings": {key: value for key, value in vars(options).items() if key not in ("variant", "folder")},
         "device": torch.cuda.get_device_name() if options.cuda else "cpu", "torch": torch.__version__,
     }  # fmt: skip
+    for timed in found.get("shares", []):
+        shares = {name: round(share, 4) for name, share in timed["shares"].items()}
+        stall, step = timed["checkpoint_stall_seconds"], statistics.median(timed["seconds"])
+        result["shares"] = shares | {"rest": round(1 - sum(timed["shares"].values()), 4)}
+        result["checkpoint"] = {
+            "stall_seconds": round(stall, 3), "seconds": round(timed["checkpoint_seconds"], 3),
+            "stall_of_100_steps": round(stall / (100 * step), 5),
+        }  # fmt: skip
+    return result
 
 
 if __name__ == "__main__":

@@ -50,11 +50,15 @@ MIDDLE = """
 `prealign init` chooses by the same function, and the start of a run on a GPU warns by it.
 
 - *Measured*: method full, in fp32 and bf16, with and without recomputed activations: bytes of tensors as torch's
-  allocator counts them. On one rank they are within a tenth of the formula, on two gloo ranks mostly too, by chance up
-  to a fifth from it, as a buffer lives longer or not (tests/advise/test_memory.py, a Llama of 4 M parameters). The
-  difference between CPU and GPU, that a block's weights are gathered for its turn only, is reasoned.
+  allocator counts them, within a tenth of the formula on one rank (tests/advise/test_memory.py, a Llama of 4 M
+  parameters). At 135 M parameters, as the system counts them, 20 MB of libraries among them: 1.06 of the formula on one
+  rank, 1.04 (nothing recomputed) and 1.00 (blocks recomputed) on two gloo ranks, 1.12 and 1.03 on four
+  (benchmarks/memory.py, 2026-11-28, figures in benchmarks/results/memory.jsonl; gloo's copy of what it reduces was
+  added to the formula after them). The difference between CPU and GPU, that a block's weights are gathered for its turn
+  only, is reasoned.
 - *Reasoned*: 8-bit moments (2 bytes and 8 / 256 a parameter of the body), and the other methods: their counts are those
-  of the same parts, with 2 bytes (nf4: 0.56) for what stands still and 16 for what moves.
+  of the same parts, with 2 bytes (nf4: 0.56, whole on every GPU) for what stands still and 16 for what moves;
+  `train.offload`, which takes all of these but nf4 off the GPU.
 
 ## Everything else that grows
 

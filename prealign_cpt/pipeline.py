@@ -292,7 +292,7 @@ def train_from(
     """
     from transformers import AutoTokenizer
 
-    from prealign_cpt.advise.memory import shape_of, too_large
+    from prealign_cpt.advise.memory import chosen_activations, shape_of, too_large
     from prealign_cpt.model.bits import held_out
     from prealign_cpt.model.tokens import start_token_id
     from prealign_cpt.train.adapters import prepare
@@ -305,12 +305,17 @@ def train_from(
     valid = held_out(recipe, "valid", tokenizer)
     if world.rank == 0:
         say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
-        if warning := too_large(shape_of(source), settings, recipe.data.sequence_length, world):
-            say(f"train: {warning}")
+    shape, length, recomputed = shape_of(source), recipe.data.sequence_length, settings.checkpoint_activations
+    if recomputed == "auto":
+        recomputed = _from_rank_0(chosen_activations(shape, settings, length, world))
+        if world.rank == 0:
+            say(f"train: checkpoint_activations: {recomputed}")
+    if world.rank == 0 and (warning := too_large(shape, settings, recomputed, length, world)):
+        say(f"train: {warning}")
     first_new, spellings = new_tokens(recipe, tokenizer)
     module = sharded(
-        source, world, settings.precision, settings.checkpoint_activations, settings.compile, settings.replicas,
-        partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed),
+        source, world, settings.precision, recomputed, settings.compile, settings.replicas,
+        partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed), settings.offload,
     )  # fmt: skip
     module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
     composed = spellings if spellings and settings.composition_lr else None

@@ -42,7 +42,7 @@ LISTS = "lists"
 
 FREE = (
     *("eval_every", "save_every", "keep", "save_at", "log"),
-    *("micro_batch", "checkpoint_activations", "compile", "replicas"),
+    *("micro_batch", "checkpoint_activations", "offload", "compile", "replicas"),
 )
 """Keys of the training section that do not decide the weights."""
 

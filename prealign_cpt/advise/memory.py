@@ -20,6 +20,7 @@ from prealign_cpt.model.world import World
 from prealign_cpt.recipe.schema import Train
 
 Method = Literal["full", "lora", "qlora", "rows"]
+Recomputed = Literal["none", "selective", "full"]
 
 RESERVE = 1.5e9
 """Bytes that a device loses to context, kernels' workspaces and fragments."""
@@ -64,12 +65,14 @@ class Setting:
     """Ranks that share out one model: all, or those of a replica."""
     tokens: int = 4096
     """Of a micro-batch: rows times row length."""
-    recomputed: Literal["none", "selective", "full"] = "full"
+    recomputed: Recomputed = "full"
     """As `train.checkpoint_activations`."""
     width: int = 2
     """Bytes of a number in the forward pass: 2 in bf16, 4 in fp32."""
     on_cpu: bool = False
-    """Weights stay gathered between the forward and the backward pass there."""
+    """Weights stay gathered between the forward and the backward pass there, and gloo copies what it reduces."""
+    offload: bool = False
+    """What a rank keeps stays in host memory, but for weights in 4 bits."""
     lora_rank: int = 16
     new_rows: int = 16_384
     """New tokens, whose rows move in every method."""
@@ -83,8 +86,11 @@ def peak(shape: Shape, how: Setting) -> dict[str, float]:
     pass of the last block, and the gradients of the tables, which are reduced at the end.
     """
     kept, moving = _kept(shape, how)
-    block = shape.body / shape.layers
-    whole = shape.parameters if how.on_cpu else shape.tables + 2 * block
+    # Weights in 4 bits are never gathered; one matrix at a time is read out, and a second is its sum with the adapters.
+    body = 0.0 if how.method == "qlora" else shape.body
+    block = body / shape.layers
+    whole = shape.tables + (body if how.on_cpu else 2 * block)
+    whole += 2 * shape.hidden * shape.inner * (how.method in ("lora", "qlora"))
     tokens = min(how.tokens, CHUNK)
     # In bf16: logits, an fp32 copy that becomes the slope, and the slope rounded. In fp32 all are one.
     logits = tokens * shape.vocabulary * (8 if how.width == 2 else 4)
@@ -96,7 +102,10 @@ def peak(shape: Shape, how: Setting) -> dict[str, float]:
         "blocks": activations + _reduced(block_moves, how) + how.width * shape.head * (how.method == "full"),
         "tables": _reduced(tables_move, how),
     }
-    found = {**kept, "gathered": how.width * whole, "passing": max(beside.values())}
+    gathered = how.width * whole
+    if how.offload:  # shards come to the device in fp32
+        gathered += 4 * (shape.tables + 2 * block) / how.shards
+    found = {**kept, "gathered": gathered, "passing": max(beside.values())}
     return found | {"all": sum(found.values())}
 
 
@@ -106,15 +115,20 @@ def _kept(shape: Shape, how: Setting) -> tuple[dict[str, float], float]:
         n = shape.parameters / how.shards
         eight_bit = how.optimizer == "adamw8bit"
         moments = 8 * n if not eight_bit else (shape.body * (2 + 8 / 256) + 8 * shape.tables) / how.shards
-        return {"weights": 4 * n, "gradients": 4 * n, "moments": moments}, shape.parameters
+        kept = {"weights": 4 * n, "gradients": 4 * n, "moments": moments}
+        return dict.fromkeys(kept, 0.0) if how.offload else kept, shape.parameters
     rows = min(shape.tables, how.new_rows * shape.hidden * round(shape.tables / shape.head))
     adapters = 0.0
     if how.method != "rows":  # two matrices beside each of the seven of a block
         ends = 4 * shape.hidden + 2 * (shape.hidden + shape.keys) + 3 * (shape.hidden + shape.inner)
         adapters = float(how.lora_rank * shape.layers * ends)
-    frozen = 2 * shape.tables + (NF4 if how.method == "qlora" else 2) * shape.body
+    in_4bit = NF4 * shape.body * (how.method == "qlora")  # whole on every rank
+    frozen = how.width * (shape.tables + shape.body * (how.method != "qlora")) / how.shards
     moving = (rows + adapters) / how.shards
-    return {"weights": frozen / how.shards + 4 * moving, "gradients": 4 * moving, "moments": 8 * moving}, adapters
+    kept = {"weights": frozen + 4 * moving, "gradients": 4 * moving, "moments": 8 * moving}
+    if how.offload:
+        kept = dict.fromkeys(kept, 0.0)
+    return kept | {"weights": kept["weights"] + in_4bit}, adapters
 
 
 def _activations(shape: Shape, how: Setting) -> float:
@@ -130,7 +144,9 @@ def _activations(shape: Shape, how: Setting) -> float:
 
 def _reduced(parameters: float, how: Setting) -> float:
     """Bytes while a group's gradients are scattered: as autograd gives them, laid out in fp32, and this rank's sum."""
-    return parameters * (4 if how.shards == 1 else how.width + 4 + 4 / how.shards)
+    if how.shards == 1:
+        return parameters * 4
+    return parameters * (how.width + 4 + 4 / how.shards + 4 * how.on_cpu)
 
 
 def shape_of(base: Path) -> Shape:
@@ -209,10 +225,21 @@ def fits(shape: Shape, here: Machine) -> tuple[dict[str, str], str]:
     )
 
 
-def too_large(shape: Shape, recipe: Train, length: int, world: World) -> str:
+def chosen_activations(shape: Shape, recipe: Train, length: int, world: World) -> Recomputed:
+    """What "auto" stands for: the least recomputation with which a step fits into a GPU's free memory; "full" if none.
+
+    Args:
+        length: tokens of a row.
+    """
+    tries: tuple[Recomputed, ...] = ("none", "selective")
+    return next((mode for mode in tries if not too_large(shape, recipe, mode, length, world)), "full")
+
+
+def too_large(shape: Shape, recipe: Train, recomputed: Recomputed, length: int, world: World) -> str:
     """A warning if training on a GPU is about to take more than it has free; "" otherwise.
 
     Args:
+        recomputed: stands for `recipe.checkpoint_activations`, which may be "auto".
         length: tokens of a row.
     """
     if world.device.type != "cuda":
@@ -221,9 +248,10 @@ def too_large(shape: Shape, recipe: Train, length: int, world: World) -> str:
         method=recipe.method,
         optimizer=recipe.optimizer,
         lora_rank=recipe.lora_rank,
+        offload=recipe.offload,
         shards=world.size // recipe.replicas,
         tokens=recipe.micro_batch * length,
-        recomputed=recipe.checkpoint_activations,
+        recomputed=recomputed,
         width=2 if recipe.precision == "bf16" else 4,
     )
     needed, free = peak(shape, how)["all"] + RESERVE, torch.cuda.mem_get_info(world.device)[0]
@@ -231,8 +259,8 @@ def too_large(shape: Shape, recipe: Train, length: int, world: World) -> str:
         return ""
     return (
         f"warning: it needs about {needed / 1e9:.0f} GB, the card has {free / 1e9:.0f} GB free; try "
-        'train.checkpoint_activations = "full", a smaller train.micro_batch, train.optimizer = "adamw8bit", more cards '
-        'or train.method = "qlora"'
+        'train.checkpoint_activations = "full", a smaller train.micro_batch, train.optimizer = "adamw8bit", '
+        'train.offload = true, more cards or train.method = "qlora"'
     )
 
 

@@ -45,6 +45,7 @@ def fill(
     device: torch.device,
     given: Mapping[str, Tensor] | None = None,
     left_out: Collection[str] = (),
+    offload: bool = False,
 ) -> None:
     """Give a model its memory, and each of its shards its rows of a folder's tensors.
 
@@ -52,6 +53,7 @@ def fill(
         module: what was sharded last, around the model or in it; the model itself if nothing was.
         given: values of parameters that the folder does not hold, by name.
         left_out: names of tensors in the folder that no parameter takes.
+        offload: keep the parameters in host memory; `device` is then that of the buffers.
 
     Raises:
         DataError: the tensors are not those of the model.
@@ -62,7 +64,7 @@ def fill(
         names[id(parameter)].append(name)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     places = {name: stored_rows(model, name) for alike in names.values() for name in alike}
-    module.to_empty(device=device)
+    module.to_empty(device="cpu" if offload else device)
     for first, *others in names.values():  # to_empty gives each name a tensor of its own
         for name in others:
             owner, _, leaf = name.rpartition(".")
@@ -84,8 +86,10 @@ def fill(
             if len(local):
                 local.copy_(tensors.rows(place.name, place.first + first_of_rank, len(local)))
         left -= set(left_out)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(tensors.read(name) if name in left else buffers[name])
+        for name, before in buffers.items():
+            owner, _, leaf = name.rpartition(".")
+            value = tensors.read(name) if name in left else before
+            model.get_submodule(owner)._buffers[leaf] = value.to(device, before.dtype)
             left.discard(name)
     if left:
         raise _foreign(folder, min(left), "not expected")

@@ -174,8 +174,8 @@ def first_failure(error: BaseException, world: World) -> BaseException:
         if world.store.check([_CAUSE]):
             return RankError(*json.loads(world.store.get(_CAUSE)))
         silent = [rank for rank in range(world.size) if not world.store.check([f"left {rank}"])]
-    except RuntimeError:  # the launcher, which holds the store, is gone
-        return error
+    except RuntimeError:  # the launcher or rank 0, which holds the store, is gone
+        silent = [0] if broken else []
     if stopped or not silent:
         return error
     first_line = str(error).strip().partition("\n")[0]

@@ -257,9 +257,12 @@ class Train:
     32 bits."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """What is computed in; weights and moments are kept in 32 bits."""
-    checkpoint_activations: Literal["none", "selective", "full"] = "none"
+    checkpoint_activations: Literal["none", "selective", "full", "auto"] = "none"
     """What the backward pass computes again: nothing; all but the results of matrix products and attention; whole
-    blocks."""
+    blocks; "auto": the least of these with which a step fits into the GPU's free memory, and on a CPU nothing."""
+    offload: bool = False
+    """Keep weights, gradients and moments in host memory and update them there; a GPU then holds what a step works on.
+    It costs time at every step; on a CPU it changes nothing."""
     compile: bool = False
     """Compile each block with torch.compile; needs a C++ compiler on CPU and Triton on CUDA."""
     replicas: int = number(1, least=1)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -51,6 +51,7 @@ def sharded(
     compiled: bool = False,
     replicas: int = 1,
     prepare: Callable[[PreTrainedModel], None] = lambda _: None,
+    offload: bool = False,
 ) -> LanguageModelLoss:
     """The model of a Hugging Face folder, sharded over the ranks, ready to train.
 
@@ -62,6 +63,7 @@ def sharded(
         compiled: compile each block at its first call.
         replicas: copies of the sharded model; 1 shards it over all ranks.
         prepare: what is done to the model before it is sharded (adapters.py).
+        offload: keep this rank's shards, and what the optimizer makes of them, in host memory.
 
     Raises:
         DataError: the folder's tensors are not those of the model.
@@ -81,10 +83,10 @@ def sharded(
         recompute(block, checkpoint_activations)
         if compiled:
             compile_block(block)
-        shard(block, precision, mesh)
-    shard(module, precision, mesh)
+        shard(block, precision, mesh, offload)
+    shard(module, precision, mesh, offload)
     in_4bit = {f"{name}.weight" for name, linear in adapters.adapted(model).items() if linear.in_4bit}
-    fill(module, model, folder, world.device, adapters.starts(model), in_4bit)
+    fill(module, model, folder, world.device, adapters.starts(model), in_4bit, offload)
     module.train()
     return module
 
@@ -101,7 +103,9 @@ def _mesh(world: World, replicas: int) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None) -> None:
+def shard(
+    module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMesh | None = None, offload: bool = False
+) -> None:
     """Apply FSDP2 to a module whose parts are sharded already; gradients become plain sums over ranks.
 
     Args:
@@ -112,7 +116,10 @@ def shard(module: nn.Module, precision: Literal["bf16", "fp32"], mesh: DeviceMes
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     # To gather and round weights a second time, for the backward pass, costs a CPU more than to keep them.
     on_cpu = mesh is not None and mesh.device_type == "cpu"
-    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False if on_cpu else None)
+    kept = CPUOffloadPolicy(pin_memory=not on_cpu) if offload else OffloadPolicy()
+    fully_shard(
+        module, mesh=mesh, mp_policy=policy, reshard_after_forward=False if on_cpu else None, offload_policy=kept
+    )
     assert isinstance(module, FSDPModule)
     # The loss is divided by the global number of targets; a mean over ranks would weigh ranks, not tokens.
     # Gloo cannot scale while it reduces, so the sum is forced and the factor is one.

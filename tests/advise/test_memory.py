@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prealign_cpt.advise.memory import Machine, Setting, Shape, fits, peak, shape_of, too_large
+from prealign_cpt.advise.memory import Machine, Setting, Shape, chosen_activations, fits, peak, shape_of, too_large
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.recipe.schema import Train
 from tests.conftest import make_model, run_ranks
@@ -69,9 +69,34 @@ def test_less_moves_and_less_is_kept_from_method_to_method() -> None:
 
 def test_the_start_of_training_warns_on_a_card_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (24 * 10**9, 24 * 10**9))
-    recipe = Train(steps=1, sequences=4, eval_every=1, save_every=1, checkpoint_activations="full")
+    recipe = Train(steps=1, sequences=4, eval_every=1, save_every=1)
     for kind, size, warns in (("cuda", 1, True), ("cuda", 64, False), ("cpu", 1, False)):
         world: Any = SimpleNamespace(device=torch.device(kind), size=size)
-        told = too_large(LLAMA_8B, recipe, 1024, world)
+        told = too_large(LLAMA_8B, recipe, "full", 1024, world)
         assert bool(told) == warns, told
         assert not warns or "the card has 24 GB free" in told
+
+
+def test_auto_recomputes_as_little_as_the_card_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Train(steps=1, sequences=4, eval_every=1, save_every=1, checkpoint_activations="auto")
+    found = []
+    for size in (24, 34, 80):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, size=size: (size * 10**9, size * 10**9))
+        world: Any = SimpleNamespace(device=torch.device("cuda"), size=1)
+        found.append(chosen_activations(LLAMA_1B, recipe, 2048, world))
+    assert found == ["full", "selective", "none"]
+    on_cpu: Any = SimpleNamespace(device=torch.device("cpu"), size=1)
+    assert chosen_activations(LLAMA_8B, recipe, 2048, on_cpu) == "none"
+
+
+def test_offloading_leaves_what_a_step_works_on_and_weights_in_4_bits() -> None:
+    there, away = (peak(LLAMA_8B, Setting(shards=8, offload=offload)) for offload in (False, True))
+    assert away["weights"] == away["gradients"] == away["moments"] == 0
+    assert away["passing"] == there["passing"] and away["all"] < there["all"] / 2
+    in_4_bits = peak(LLAMA_8B, Setting(method="qlora", offload=True))["weights"]
+    assert in_4_bits == pytest.approx(LLAMA_8B.body * (0.5 + 4 / 64))
+
+
+def test_weights_in_4_bits_are_whole_on_every_rank() -> None:
+    alone, shared = (peak(LLAMA_8B, Setting(method="qlora", shards=shards))["weights"] for shards in (1, 64))
+    assert shared > LLAMA_8B.body * 0.5 and alone - shared < 2.2 * LLAMA_8B.tables + 1e9

@@ -58,7 +58,7 @@ text.parallel_target text.source text.target
 text.test_english text.test_target text.valid_english text.valid_target train.checkpoint_activations train.clip
 train.compile train.composition_lr train.decay train.embeddings_lr train.eval_every train.keep train.log
 train.lora_alpha train.lora_rank train.lr
-train.method train.micro_batch train.optimizer
+train.method train.micro_batch train.offload train.optimizer
 train.precision train.replicas train.rows_lr train.rows_steps train.save_at train.save_every train.schedule
 train.sequences
 train.steps train.warmup train.weight_decay vocab.kind vocab.pretokenizer vocab.size vocab.tokenizer

@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fewer sequences than ranks": {"tied": True, "sequences": 1, "micro_batch": 2},
     "recomputed": {"tied": False, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "full"},
     "in part": {"tied": True, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "selective"},
+    "offloaded": {"tied": True, "sequences": 7, "micro_batch": 1, "offload": True},
 }
 COMPILED = {"tied": True, "sequences": 4, "micro_batch": 2, "checkpoint_activations": "selective", "compiled": True}
 WIDE = {name: CASES[name] for name in ("tied", "untied", "accumulated", "fewer sequences than ranks")}
@@ -88,7 +89,7 @@ def _train_sharded(folder: Path, case: dict[str, Any], world: Any) -> dict[str, 
     """Two updates; what they gave, as whole arrays."""
     recipe, text = _recipe(case), mixture(folder)
     name = "tied" if case["tied"] else "untied"
-    keys = ("checkpoint_activations", "compiled", "replicas")
+    keys = ("checkpoint_activations", "compiled", "replicas", "offload")
     module = sharded(folder / name, world, "fp32", **{key: case[key] for key in keys if key in case})
     found_mesh = module.model.lm_head.weight.device_mesh.shape
     runs = []
