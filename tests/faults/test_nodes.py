@@ -80,7 +80,10 @@ class Nodes:
         return self.output.read_text()
 
     def ends(self) -> list[int]:
-        return [agent.wait(timeout=150) for agent in self.agents]
+        try:
+            return [agent.wait(timeout=150) for agent in self.agents]
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.said()) from None
 
 
 @pytest.fixture
