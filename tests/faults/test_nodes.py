@@ -70,6 +70,14 @@ class Nodes:
             os.kill(pid, signal.SIGKILL)
         agent.wait()
 
+    def remove(self) -> None:
+        """What is left of them."""
+        while self.agents:
+            if self.agents[-1].poll() is None:
+                self.lose(-1)
+            else:
+                self.agents.pop()
+
     def until(self, true: Callable[[], bool], seconds: float = 150) -> None:
         end = time.monotonic() + seconds
         while not true():
@@ -95,11 +103,7 @@ def launched(recipe_file: Path) -> Iterator[list[Nodes]]:
     started: list[Nodes] = []
     yield started
     for nodes in started:
-        while nodes.agents:
-            if nodes.agents[-1].poll() is None:
-                nodes.lose(-1)
-            else:
-                nodes.agents.pop()
+        nodes.remove()
 
 
 def _straight(rank: int, size: int, recipe: Path, flags: tuple[str, ...]) -> Path:
@@ -132,8 +136,7 @@ def test_a_node_that_is_lost_and_replaced_changes_nothing(recipe_file: Path, lau
     try:
         ended = nodes.ends()
     except AssertionError:  # in one of eight trials the agents did not find each other; then people start all anew
-        while nodes.agents:
-            nodes.lose(-1)
+        nodes.remove()
         nodes = _started(recipe_file, launched, "4", *flags)
         ended = nodes.ends()
     assert ended == [0, 0, 0, 0], nodes.said()
