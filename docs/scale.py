@@ -122,8 +122,8 @@ def _growing() -> list[Row]:
         ),
         row("function check of an export", "one process", "4 P", lambda s, _: 4 * s.parameters, "reasoned"),
         row(
-            "alignment of new rows", "each GPU", "2 (body / N + tables + 5 blocks)",
-            lambda s, n: 2 * (s.body / n + s.tables + 5 * s.body / s.layers),
+            "alignment of new rows", "each GPU", "2 (body / N + tables + 10 blocks)",
+            lambda s, n: 2 * (s.body / n + s.tables + 10 * s.body / s.layers),
             "measured, 2 and 4 ranks (tests/align/test_spread.py)",
         ),
         row("first rows, calibration, scoring", "one process", "2 P", lambda s, _: 2 * s.parameters, "reasoned"),
