@@ -55,6 +55,6 @@ def test_no_rank_holds_the_whole_model(tmp_path: Path, size: int) -> None:
             torch.testing.assert_close(torch.tensor(other), one)
         torch.testing.assert_close(torch.tensor(back), gradient)
     # Its part, the tables, the block that computes, the next one that is gathered, and what they are gathered in: 5 to
-    # 7 blocks in most trials, up to 10 where a thread of gloo holds some of it longer; the whole body without resharding.
+    # 7 blocks in most trials, up to 10 if gloo holds some longer; without resharding it is the whole body.
     held = min(held for held, _ in ranks)
     assert body / size + tables + body / LAYERS < held < body / size + tables + 11 * body / LAYERS
