@@ -297,7 +297,8 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _export_step(options: argparse.Namespace) -> int:
-    from prealign_cpt.analysis.kept import export_step, recipe_of
+    from prealign_cpt.analysis.kept import export_step
+    from prealign_cpt.recipe.file import recipe_of
 
     recipe = recipe_of(options.recipe, options.flags)
     print(export_step(recipe, options.step, options.out, accept="export" in options.accept))

@@ -22,7 +22,7 @@ from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import launch, signals
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
-from prealign_cpt.run.folder import ORDER, Run, changes, say
+from prealign_cpt.run.folder import ORDER, Run, changes, ended, say
 from prealign_cpt.run.manifest import NAME as MANIFEST
 from prealign_cpt.run.manifest import atomic_write, read_manifest, verify
 from prealign_cpt.stages import READS, inputs, of_recipe, with_dependents
@@ -91,7 +91,7 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
             raise RecipeError('train.method: "qlora" needs bitsandbytes: pip install "prealign-cpt[bnb]"')
     redo = with_dependents(command.redo) if command.redo else []
     run = Run(recipe.run, command.reuse, command.accept) if rank == 0 else None
-    try:
+    with ended(run):
         if run is not None and redo:
             stages = [stage for part in parts for stage in PARTS[part] if stage not in command.skip]
             _check_redo(run, recipe, stages, redo)
@@ -103,15 +103,6 @@ def run_parts(recipe: Recipe, command: Command, until: str = "eval", num_process
             _make_here(run, recipe, command, parts, ranks)
         if run is not None:
             run.describe(as_toml(anywhere(recipe)))
-            run.end()
-    except BaseException as error:
-        if run is not None:
-            signals.ignore()
-            run.end(error)
-        raise
-    finally:
-        if run is not None:
-            run.close()
 
 
 def _check_redo(run: Run, recipe: Recipe, stages: list[str], redo: list[str]) -> None:

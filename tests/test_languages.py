@@ -71,3 +71,9 @@ def test_what_belongs_to_no_target_text_is_refused(two: Path, capsys: pytest.Cap
     )
     assert main(["prepare", str(two), "--name", "other"]) == 66
     assert "text.two.lexicon" in capsys.readouterr().err
+
+
+def test_an_audit_takes_each_language_for_the_run_s_own(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", str(two), "--workers", "1"]) == 0
+    found = json.loads((load_recipe(two, auto=True).run / "audit/audit.json").read_text(encoding="utf-8"))
+    assert found["judged"]["target"]["codes"] == ["de", "nl"]

@@ -3,35 +3,19 @@
 RUN/recipe.toml + align/ + train/{step-…, kept/step-…} --export, with its gates--> RUN/export-stepN/
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.pipeline import new_tokens
-from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.digests import Digests
-from prealign_cpt.run.errors import MissingInputError, RecipeError
+from prealign_cpt.run.errors import RecipeError
 from prealign_cpt.run.folder import ACCEPTABLE, changes
 from prealign_cpt.run.manifest import new_folder, verify
 from prealign_cpt.stages import READS, inputs
 from prealign_cpt.train.checkpoint import kept
-
-
-def recipe_of(path: Path, flags: list[str] | None = None) -> Recipe:
-    """The recipe of a run folder, which may have been moved; or of a recipe's file.
-
-    Raises:
-        MissingInputError: the folder is no run's, or nothing of it is done.
-    """
-    if not path.is_dir():
-        return load_recipe(path, flags)
-    if not (path / "recipe.toml").is_file():
-        raise MissingInputError(f"{path}: no recipe.toml in it; name the folder of a run, or its recipe")
-    run = path.resolve()
-    return replace(load_recipe(path / "recipe.toml", flags), out=str(run.parent), name=run.name)
 
 
 def export_step(recipe: Recipe, step: int, target: Path | None = None, accept: bool = False) -> Path:

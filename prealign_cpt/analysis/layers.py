@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from prealign_cpt.analysis.groups import drawn_anew, groups_of, put_back
-from prealign_cpt.analysis.kept import recipe_of
 from prealign_cpt.analysis.trajectory import data_of_run, markdown, subject_of
 from prealign_cpt.evaluate.data import EvaluationData, NoDataError
 from prealign_cpt.evaluate.figures import Absent, Figure, Result
@@ -24,6 +23,7 @@ from prealign_cpt.evaluate.measures import MEASURES
 from prealign_cpt.evaluate.sentences import LEAST, anc, cka, different, sentence_vectors
 from prealign_cpt.evaluate.subject import Subject, offline
 from prealign_cpt.pipeline import new_tokens
+from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import MissingInputError
 from prealign_cpt.run.folder import alone, say

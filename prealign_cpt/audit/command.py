@@ -10,7 +10,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -31,7 +30,7 @@ from prealign_cpt.evaluate.exposure import AUDIT, FORMAT
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.prepare import split_lexicon, task_folder
-from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.recipe.schema import HELD_OUT_SETS, SIDES, Recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, StorageError
@@ -70,9 +69,7 @@ def audit(given: Path, tests: Iterable[Path] = (), clean: Path | None = None, wo
         raise MissingInputError(f"{given}: no run that has its text; name one, or a recipe")
     if clean and clean.exists():
         raise StorageError(f"{clean}: is there already; name a folder that is to be made")
-    recipe = load_recipe(given / "recipe.toml" if of_run else given, auto=True)
-    if of_run:
-        recipe = replace(recipe, out=str(given.resolve().parent), name=given.resolve().name)
+    recipe = recipe_of(given, auto=True)
     found, held_out = _entries(recipe, of_run), _held_out(recipe, of_run)
     sides, judged = _sides(recipe, held_out, found)
     questions = recipe.evaluate.transfer_test
@@ -157,23 +154,23 @@ def _lines(path: Path) -> list[str]:
 
 def _sides(recipe: Recipe, held_out: HeldOut, found: Found) -> tuple[dict[str, Side], dict[str, Any]]:
     """What each kind of text should be in, and how well that is told."""
-    code = language_of(recipe.language).short or recipe.language.lower()
-    own = {"english": ("en",), "target": (code,)}
+    spoken = [language_of(name).short or name.lower() for name in recipe.languages]
+    own = {"english": ("en",), "target": tuple(dict.fromkeys(spoken))}
     texts = {side: [text for (of, _), some in held_out.items() if of == side for text in some] for side in SIDES}
     training = {side: (entry.documents() for kind, entry in found.values() if kind == side) for side in SIDES}
     sample = {side: texts[side] or list(islice(chain.from_iterable(training[side]), SAMPLE)) for side in SIDES}
     english = scripts_of(sample["english"]) or ("Latin",)
     target = scripts_of(sample["target"], beside=english[0])
     sides = {
-        "english": Side(own["english"], english, code, target),
+        "english": Side(own["english"], english, spoken[0], target),
         "target": Side(own["target"], target, "en", english),
     }
     judged = {}
     for side in SIDES:
         sides[side], judged[side] = checked(sides[side], texts[side])
-        judged[side] |= {"code": own[side][0], "scripts": sides[side].scripts}
+        judged[side] |= {"codes": own[side], "scripts": sides[side].scripts}
     both = all(side.identified for side in sides.values())
-    sides["parallel"] = Side((code, "en"), tuple({*english, *target}), identified=both)
+    sides["parallel"] = Side((*own["target"], "en"), tuple({*english, *target}), identified=both)
     return sides, judged
 
 

@@ -91,14 +91,13 @@ def gathered(
 def exposure(report: Mapping[str, Any]) -> dict[str, str]:
     """What stands beside every figure that is called zero-shot, by name."""
     language, judged = report["language"], report["judged"]
-    code = judged["target"]["code"]
     result = {}
-    for kind, other, name in (
-        ("english", code, f"{language} in the English text"),
-        ("target", "en", f"English in the {language} text"),
+    for kind, others, name in (
+        ("english", judged["target"]["codes"], f"{language} in the English text"),
+        ("target", ["en"], f"English in the {language} text"),
     ):
         texts = [text for text in report["texts"].values() if text["kind"] == kind]
-        counts = [text["languages"].get(other, {"lines": 0, "tokens": 0}) for text in texts]
+        counts = [text["languages"][other] for text in texts for other in others if other in text["languages"]]
         lines, tokens = (sum(count[key] for count in counts) for key in ("lines", "tokens"))
         of_all = share(tokens, sum(text["tokens"] for text in texts))
         result[name] = f"{tokens:,} tokens ({of_all}), {lines:,} lines"

@@ -76,7 +76,8 @@ def _identifier(one: tuple[str, Report]) -> str:
     """How far the languages of a side can be trusted."""
     side, found = one
     if not found["asked"]:
-        return f"{side}: py3langid cannot tell {found['code']}; only lines in another script are called foreign"
+        codes = " and ".join(found["codes"])
+        return f"{side}: py3langid cannot tell {codes}; only lines in another script are called foreign"
     if not found["lines"]:
         return f"{side}: py3langid, not checked: no held-out text"
     taken = "".join(f", {label} {count:,}" for label, count in list(found["taken_for"].items())[:3])

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from prealign_cpt.chat.instructions import Messages
 from prealign_cpt.chat.measure import QUESTIONS, Questions
-from prealign_cpt.chat.publish import end_turns, of_run, publish, template_of
+from prealign_cpt.chat.publish import end_turns, publish, template_of
 from prealign_cpt.chat.render import Renderer
 from prealign_cpt.chat.residual import Residual, check_tokens
 from prealign_cpt.chat.tune import conversations, tune
@@ -22,9 +22,11 @@ from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.export.folder import write_folder
 from prealign_cpt.model.base import resolve_base
 from prealign_cpt.pipeline import new_tokens
+from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.run import launch, signals
-from prealign_cpt.run.folder import Run, say
+from prealign_cpt.run import launch
+from prealign_cpt.run.errors import MissingInputError
+from prealign_cpt.run.folder import Run, ended, say
 from prealign_cpt.run.manifest import folder_digest
 
 
@@ -50,10 +52,12 @@ def chat(command: Command) -> None:
         DataError: an instruction file is wrong, or the instruct model is not one of this base.
         NumericError: the folder does not compute what was trained; it is kept as `RUN/chat.rejected`.
     """
-    recipe = of_run(command.run, command.flags)
+    if not (command.run / "export").is_dir():
+        raise MissingInputError(f"{command.run}: no run with an export; name the folder of a finished run, runs/NAME")
+    recipe = recipe_of(command.run, list(command.flags))
     num_processes = command.num_processes or torch.cuda.device_count()
     run = Run(recipe.run) if os.environ.get("RANK", "0") == "0" else None
-    try:
+    with ended(run):
         if run is not None and command.redo:
             run.set_aside(["chat"])
         if command.instruct:
@@ -63,16 +67,6 @@ def chat(command: Command) -> None:
             launch.start(["chat", str(command.run), *command.flags], num_processes, run.child_environment())
         else:
             tune(run, recipe)
-        if run is not None:
-            run.end()
-    except BaseException as error:
-        if run is not None:
-            signals.ignore()
-            run.end(error)
-        raise
-    finally:
-        if run is not None:
-            run.close()
 
 
 def _add_residual(run: Run, recipe: Recipe, command: Command) -> None:

@@ -3,7 +3,6 @@
 folder of a model that answers, the models before it --measure--> chat.json, README.md, a table and five answers printed
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,11 @@ from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.export.card import model_card
 from prealign_cpt.export.folder import let_read
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import MissingInputError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
-
-
-def of_run(folder: Path, flags: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of a finished run, wherever the folder lies now.
-
-    Raises:
-        MissingInputError: no such run, or one without an export.
-    """
-    if not (folder / "recipe.toml").is_file() or not (folder / "export").is_dir():
-        raise MissingInputError(f"{folder}: no run with an export; name the folder of a finished run, runs/NAME")
-    recipe = load_recipe(folder / "recipe.toml", list(flags))
-    return dataclasses.replace(recipe, out=str(folder.resolve().parent), name=folder.resolve().name)
 
 
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -84,7 +71,7 @@ def publish(
     for one in measured["answers"]["chat"]:
         say(f"chat: {one['way']}: {one['question']!r} -> {one['answer']!r}")
     chat = "\n## As an assistant\n\n" + "\n".join(f"- {fact}" for fact in facts) + f"\n\n{shown}\n"
-    run = of_run(recipe.run)
+    run = recipe_of(recipe.run)
     card = model_card(run, parity, recipe.run, resolve_base(recipe.base.model), run.train.steps, chat)
     atomic_write(out / "README.md", card)
     let_read(out)

@@ -17,7 +17,7 @@ from prealign_cpt.run.manifest import read_manifest
 AUDIT = "audit/audit.json"
 """In a run folder, whether its recipe was audited or the run."""
 
-FORMAT = 1
+FORMAT = 2
 
 TEXT, PAIRS = "training text", "held-out pairs side by side"
 """Names of what is shown: where there is no audit; and beside word retrieval alone."""

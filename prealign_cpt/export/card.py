@@ -29,8 +29,7 @@ def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: P
         base: folder of the base model, whose licence holds here too.
         step: of training, after which the weights were taken.
     """
-    spoken = dict.fromkeys(source.language or recipe.language for source in recipe.sources("target"))
-    codes = [language_of(name).short or language_of(code=name).short for name in spoken]
+    codes = [language_of(name).short or language_of(code=name).short for name in recipe.languages]
     data = ModelCardData(
         language=["en", *(code for code in codes if language_of(code=code).name)],
         library_name="transformers",

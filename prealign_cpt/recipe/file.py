@@ -52,6 +52,20 @@ def load_recipe(path: Path, flags: list[str] | None = None, auto: bool = False) 
     return recipe
 
 
+def recipe_of(path: Path, flags: list[str] | None = None, auto: bool = False) -> Recipe:
+    """The recipe of a run folder, which may have been moved; or of a recipe's file. Otherwise as `load_recipe`.
+
+    Raises:
+        MissingInputError: the folder is no run's, or nothing of it is done.
+    """
+    if not path.is_dir():
+        return load_recipe(path, flags, auto)
+    if not (path / "recipe.toml").is_file():
+        raise MissingInputError(f"{path}: no recipe.toml in it; name the folder of a run, or its recipe")
+    run = path.resolve()
+    return dataclasses.replace(load_recipe(path / "recipe.toml", flags, auto), out=str(run.parent), name=run.name)
+
+
 def left_open(recipe: Recipe) -> list[str]:
     """Keys whose value is to be chosen before the run: those that are "auto", and `base.start_token` and `text.english`
     if they are empty."""

@@ -406,6 +406,11 @@ class Recipe:
         found = [Source(name=side, **{side: plain})] if plain else []
         return found + [one for one in self.text.source if (side == "target") == bool(one.target)]
 
+    @property
+    def languages(self) -> list[str]:
+        """The new languages: those that sources of target text name, and `language` where one names none."""
+        return list(dict.fromkeys(source.language or self.language for source in self.sources("target")))
+
     def word_lists(self) -> list[tuple[str, str, str]]:
         """Name of the source, path as the recipe has it, and language of every word list; `lexicon.path` is the first,
         and called after `text.target`."""

@@ -230,6 +230,24 @@ class Run:
 
 
 @contextmanager
+def ended(run: Run | None) -> Iterator[None]:
+    """Work in a run; then `run_state.json` says how it ended, and the folder is free again. On ranks that have none
+    nothing is said."""
+    try:
+        yield
+        if run is not None:
+            run.end()
+    except BaseException as error:
+        if run is not None:
+            signals.ignore()
+            run.end(error)
+        raise
+    finally:
+        if run is not None:
+            run.close()
+
+
+@contextmanager
 def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
     """Make a folder, if it is not there, in which no other process does the same work meanwhile.
 

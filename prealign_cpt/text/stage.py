@@ -326,8 +326,7 @@ def _look(recipe: Recipe, side: str, report: dict[str, Any], out: Path) -> dict[
     """What languages and scripts a text is in, by a sample."""
     looked_at = list(_sample(out, report, recipe.weights(side), SAMPLE_BYTES, recipe.text.column))
     sample = list(islice(looked_at, 0, None, max(1, len(looked_at) // SAMPLE)))
-    spoken = {source.language or recipe.language for source in recipe.sources(side)}
-    codes = ["en"] if side == "english" else sorted({language_of(name).short for name in spoken})
+    codes = ["en"] if side == "english" else sorted({language_of(name).short for name in recipe.languages})
     identify = Identifier()
     found = Counter(identify(document[:1000]) for document in sample)
     known = set(codes) <= set(identify.languages)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from prealign_cpt.analysis.kept import recipe_of
 from prealign_cpt.analysis.trajectory import derived
 from prealign_cpt.cli import main
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.load import blocks, load_whole
 from prealign_cpt.model.world import World, process_group
+from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.run.manifest import read_manifest
 from prealign_cpt.train import checkpoint
 from prealign_cpt.train.loop import PROBE_ROWS, probe

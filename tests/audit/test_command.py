@@ -271,7 +271,7 @@ AUDIT = {
     "texts": {"english": {"kind": "english", "documents": 3, "bytes": 90, "tokens": 50, "worst": [{
         "language": "de", "place": "a.txt: document 2", "line": "<b>Ja</b>", "tokens": 5}],
         "languages": {"en": {"lines": 9, "tokens": 45}, "de": {"lines": 1, "tokens": 5}}}},
-    "judged": {"english": {"asked": False, "code": "en"}}, "pairs": {"places": []}, "sets": {},
+    "judged": {"english": {"asked": False, "codes": ["en"]}}, "pairs": {"places": []}, "sets": {},
 }  # fmt: skip
 
 
