@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prealign_cpt.audit import command
 from prealign_cpt.audit.command import audit
 from prealign_cpt.cli import main
-from prealign_cpt.evaluate.exposure import PAIRS, TEXT, exposure
+from prealign_cpt.evaluate.exposure import FORMAT, PAIRS, TEXT, exposure
 from prealign_cpt.evaluate.figures import Figure, Outcome
 from prealign_cpt.evaluate.table import table
 from prealign_cpt.model.tokens import encode_text
@@ -267,7 +267,7 @@ def test_what_is_refused(tmp_path: Path, base_folder: Path):
 
 
 AUDIT = {
-    "format": 1, "text": {}, "exposure": {"German in the English text": "5 tokens (0.1 %), 1 lines", PAIRS: "2 of 9"},
+    "format": FORMAT, "text": {}, "exposure": {"German in the English text": "5 tokens (0.1 %), 1 lines", PAIRS: "2 of 9"},
     "texts": {"english": {"kind": "english", "documents": 3, "bytes": 90, "tokens": 50, "worst": [{
         "language": "de", "place": "a.txt: document 2", "line": "<b>Ja</b>", "tokens": 5}],
         "languages": {"en": {"lines": 9, "tokens": 45}, "de": {"lines": 1, "tokens": 5}}}},
