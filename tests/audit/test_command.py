@@ -267,7 +267,8 @@ def test_what_is_refused(tmp_path: Path, base_folder: Path):
 
 
 AUDIT = {
-    "format": FORMAT, "text": {}, "exposure": {"German in the English text": "5 tokens (0.1 %), 1 lines", PAIRS: "2 of 9"},
+    "format": FORMAT, "text": {},
+    "exposure": {"German in the English text": "5 tokens (0.1 %), 1 lines", PAIRS: "2 of 9"},
     "texts": {"english": {"kind": "english", "documents": 3, "bytes": 90, "tokens": 50, "worst": [{
         "language": "de", "place": "a.txt: document 2", "line": "<b>Ja</b>", "tokens": 5}],
         "languages": {"en": {"lines": 9, "tokens": 45}, "de": {"lines": 1, "tokens": 5}}}},
