@@ -11,6 +11,9 @@ which the validation text decides nothing but the gate. Documents longer than 20
 stretch is a single book. Where there is less text than the stretches of all seeds they overlap; race.about.json says
 how many bytes there are.
 
+With `--text-bytes` the stretch is longer than what the base reads of it: text is not the limit then, compute is, and a
+variant that reads more of it at equal compute need not read it again. Vocabulary and lists see the whole stretch.
+
 A second call goes on where the first was stopped, and makes nothing twice. Flags that are not known here go to
 `prealign compare`: `--only base,subword`, or recipe keys.
 """
@@ -51,6 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=f"of {', '.join(LANGUAGES)}; all by default")
     parser.add_argument("--bytes", type=int, help="of training text; by default the variants file's")
+    parser.add_argument("--text-bytes", type=int, help="of the stretch; by default as much as --bytes")
     parser.add_argument("--seeds", help="with commas between them; by default the variants file's")
     parser.add_argument("--variants", type=Path, default=HERE / "race" / "variants.toml")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "race.jsonl")
@@ -71,11 +75,12 @@ def race(language: str, seed: int, target_bytes: int, options: argparse.Namespac
     """One language and seed; the exit code of `prealign compare`."""
     path = HERE / "race" / f"{language}.toml"
     recipe = load_recipe(path, [])
-    name = f"{recipe.name}-{target_bytes}"
+    text_bytes = options.text_bytes or target_bytes
+    name = f"{recipe.name}-{target_bytes}" + (f"-of-{text_bytes}" if text_bytes != target_bytes else "")
     folder = recipe.run.parent.absolute() / "text"
-    target = folder / f"{language}-{target_bytes}-s{seed}.txt"
+    target = folder / f"{language}-{text_bytes}-s{seed}.txt"
     english = folder / f"english-{ENGLISH_BYTES}.txt"
-    available = write_stretch(target, recipe.paths(recipe.text.target), target_bytes, seed)
+    available = write_stretch(target, recipe.paths(recipe.text.target), text_bytes, seed)
     write_stretch(english, recipe.paths(recipe.text.english), ENGLISH_BYTES, 0)
     command = ["compare", str(path), "--variants", str(options.variants)]
     command += ["--seeds", str(seed), "--target-bytes", str(target_bytes), "--out", str(options.out), f"--name={name}"]
@@ -84,7 +89,7 @@ def race(language: str, seed: int, target_bytes: int, options: argparse.Namespac
     started, before = datetime.now(UTC), _content(options.out)
     code = prealign(command)
     if _content(options.out) != before:
-        text = {"sha256": sha256(target), "bytes": target_bytes, "available_bytes": available}
+        text = {"sha256": sha256(target), "bytes": text_bytes, "available_bytes": available}
         tell_about(options.out.with_suffix(".about.json"), f"{name}-s{seed}", started, text, command)
     return code
 

@@ -174,13 +174,15 @@ class Machine:
     devices: int
     bytes: float
     """Free memory of one device."""
+    host: float = 0.0
+    """Free RAM beside GPUs."""
 
 
 def machine() -> Machine:
     """This machine: its GPUs, or its free RAM."""
     if torch.cuda.is_available():
         free = min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
-        return Machine("GPU", torch.cuda.device_count(), float(free))
+        return Machine("GPU", torch.cuda.device_count(), float(free), free_ram())
     return Machine("CPU", 1, free_ram())
 
 
@@ -194,10 +196,11 @@ def free_ram() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def fits(shape: Shape, here: Machine) -> tuple[dict[str, str], str]:
+def fits(shape: Shape, here: Machine) -> tuple[dict[str, Any], str]:
     """Recipe keys with which training fits into a machine, and a line that says what it takes.
 
-    All devices share the model (FSDP); activations are those of one row of 4,096 tokens.
+    All devices share the model (FSDP); activations are those of one row of 4,096 tokens. The first that fits is taken,
+    so what costs the least time stands first: recomputation, 8-bit moments, host memory.
     """
     told = f"{shape.parameters / 1e6:,.0f} M parameters; "
     place = f"{here.bytes / 1e9:.1f} GB free on each of {here.devices} {here.kind}(s)"
@@ -206,18 +209,23 @@ def fits(shape: Shape, here: Machine) -> tuple[dict[str, str], str]:
         setting = Setting(shards=here.devices, on_cpu=here.kind == "CPU", **how)
         return peak(shape, setting)["all"] + RESERVE
 
-    tries: list[dict[str, str]] = [{}, {"checkpoint_activations": "full"}]
-    tries.append({"optimizer": "adamw8bit", "checkpoint_activations": "full"})
+    recomputed: dict[str, Any] = {"checkpoint_activations": "full"}
+    tries = [{}, recomputed, {"optimizer": "adamw8bit", **recomputed}]
+    if MOVING * shape.parameters + RESERVE <= here.host:
+        tries.append({"offload": True, **recomputed})
     for keys in tries:
-        optimizer = keys.get("optimizer", "adamw")
-        size = need(optimizer=optimizer, recomputed=keys.get("checkpoint_activations", "none"))
+        optimizer, offload = keys.get("optimizer", "adamw"), keys.get("offload", False)
+        size = need(optimizer=optimizer, offload=offload, recomputed=keys.get("checkpoint_activations", "none"))
         if size <= here.bytes:
             told += f"full training with {optimizer} takes about {size / 1e9:.1f} GB of {place}"
+            if offload:
+                told += f", and {MOVING * shape.parameters / 1e9:.0f} of {here.host / 1e9:.0f} GB of RAM (offloaded)"
             return {f"train.{key}": value for key, value in keys.items()}, told
     smaller = need(method="qlora")
     remedy = (
         f'try train.method = "qlora", about {smaller / 1e9:.0f} GB' if smaller <= here.bytes else "take a smaller base"
     )
+    size = need(optimizer="adamw8bit", recomputed="full")
     return (
         {"train.optimizer": "adamw8bit", "train.checkpoint_activations": "full"},
         f"{told}warning: full training does not fit: it needs {size / 1e9:.0f} GB with 8-bit moments, {place}; "

@@ -9,10 +9,13 @@ rate and its own count of updates. A rate of 0 leaves a slice and its moments bi
 Besides, the new rows of the embedding move together, by a map from the old tokens that spell theirs: composition.py.
 
 Under "adamw8bit" the body's matrices keep their moments in 8 bits, by bitsandbytes' kernels (arXiv 2110.02861,
-section 2). Its own optimizers do not know sharded tensors (bitsandbytes issue 1633); here its update runs on the local
-part. It quantizes blocks of 256 consecutive numbers, each with its largest absolute value. Only matrices whose rows are
-whole blocks have such moments: shards are cut between rows, so no block is ever cut, the scales are a matrix
-[rows, columns / 256] that is sharded like the parameter, and a checkpoint is exact at any number of ranks.
+section 2); here the update runs on the local part, as bitsandbytes' own optimizers refuse sharded tensors (0.50.2:
+"mixed torch.Tensor and DTensor"; issue 1633). torchao's (0.18) takes them, and a checkpoint of it opens on one rank;
+but it updates whole parameters alone, so it would be a second optimizer beside this one, and it compiles its update,
+for 12 to 38 s on a CPU. bitsandbytes quantizes blocks of 256 consecutive numbers, each with its largest absolute
+value. Only matrices whose rows are whole blocks have such moments: shards are cut between rows, so no block is ever
+cut, the scales are a matrix [rows, columns / 256] that is sharded like the parameter, and a checkpoint is exact at
+any number of ranks.
 
 Shapes: V rows, D hidden size.
 """

@@ -61,6 +61,14 @@ def test_what_fits() -> None:
     assert "does not fit" in told and 'try train.method = "qlora"' in told
 
 
+def test_host_memory_is_taken_where_nothing_else_fits_and_there_is_enough_of_it() -> None:
+    keys, told = fits(LLAMA_8B, Machine("GPU", 1, 24e9, host=256e9))
+    assert keys == {"train.offload": True, "train.checkpoint_activations": "full"}
+    assert "128 of 256 GB of RAM" in told and "warning" not in told
+    assert "train.offload" not in fits(LLAMA_8B, Machine("GPU", 1, 24e9, host=100e9))[0]
+    assert "train.offload" not in fits(LLAMA_1B, Machine("GPU", 1, 20e9, host=256e9))[0]  # 8-bit moments are faster
+
+
 def test_less_moves_and_less_is_kept_from_method_to_method() -> None:
     sizes = [peak(LLAMA_8B, Setting(method=method))["all"] for method in ("full", "lora", "qlora")]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 16 * LLAMA_8B.parameters
