@@ -56,7 +56,7 @@ def main() -> None:
     valid, text = states(held_out, 10**9, 10**9), whole.first(CALIBRATED)
     print(f"{len(pieces)} new tokens; validation text: {valid.bytes} bytes, {len(valid.hidden_ND)} tokens", flush=True)
     counts = counts_of(tokenizer, target)
-    wanted = expected(text, head, pieces, counts[old:], counts_of(old_tokenizer, target), int(counts.sum()))
+    wanted = expected(text, head, pieces, counts)
     rows = first_piece_mixture(pieces, FIRST_PIECE).times(head)
     told = rows + discriminants(whole, pieces)
     variants = {

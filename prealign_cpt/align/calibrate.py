@@ -1,17 +1,17 @@
-"""How often a new token is expected: output rows shifted until target text expects it as often as its first piece leads
-to it, and English text no more than before.
+"""How often a new token is expected: output rows shifted until target text expects it as often as it stands there and
+its first piece leads to it, and English text no more than before.
 
-    target text, both tokenizations ─► share k_m of the first piece's occurrences that are this token
-    base model ─► mean probability of the first piece p_f ─► wanted: k_m p_f
+    target text in new tokens ─► frequency f_m; share k_m of the places where its first piece begins a token
+    base model ─► mean probability of the first piece p_f ─► wanted: sqrt(f_m k_m p_f)
     states of target and English text ─► their means mu_t, mu_e, covariance C
     output row += a u + b v,   u, v = (C + ridge)^-1 mu_t, (C + ridge)^-1 mu_e
 
-A static row tells what a token means and not how frequent it is. The text's own frequencies would be learned by heart
-where there is little of it, so the base says how often the first piece is expected and the text only what it leads to.
-Hidden states of a text have a large common part, so a step along it acts as a bias. Those of two languages are nearly
-parallel; the whitened means tell them apart, as the directions of a linear discriminant do (Fisher 1936). a and b are
-solved for each row, in rounds: a step moves the logarithm of a mean probability by about as many nats as the mean
-logit. The method is this project's own.
+A static row tells what a token means and not how frequent it is. The text's own frequencies alone would be learned by
+heart where there is little of it, so the base is asked too how often the first piece is expected. Hidden states of a
+text have a large common part, so a step along it acts as a bias. Those of two languages are nearly parallel; the
+whitened means tell them apart, as the directions of a linear discriminant do (Fisher 1936). a and b are solved for
+each row, in rounds: a step moves the logarithm of a mean probability by about as many nats as the mean logit. The
+method is this project's own.
 
 Shapes: N places, D hidden size, M new tokens.
 """
@@ -92,7 +92,7 @@ def calibrate(
     old = num_ids(base_tokenizer)
     if not strength or num_ids(tokenizer) == old:
         return {"target_bytes": 0, "tokens_forward": 0}
-    counts, first_counts = (counts_of(t, target) for t in (tokenizer, base_tokenizer))
+    counts = counts_of(tokenizer, target)
     weight, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     whole, other = (
         read_states(model, base_tokenizer, tokenizer, documents, places, CALIBRATED, start_id, seed)
@@ -101,7 +101,7 @@ def calibrate(
     text = whole.first(CALIBRATED)
     before_MD = weight[old:].detach().float().clone()
     rows_MD = before_MD if weight is table else before_MD + discriminants(whole, pieces)
-    wanted_M = expected(text, weight[:old].detach().float(), pieces, counts[old:], first_counts, int(counts.sum()))
+    wanted_M = expected(text, weight[:old].detach().float(), pieces, counts)
     after_MD = before_MD + strength * (shifted(rows_MD, wanted_M, text, other) - before_MD)
     weight[old:] = after_MD.to(weight)
     mass, english_mass = (
@@ -115,29 +115,30 @@ def calibrate(
     }
 
 
-def expected(
-    target: States,
-    old_VD: Tensor,
-    pieces: Sequence[Sequence[int]],
-    counts_M: Tensor,
-    first_counts_V: Tensor,
-    tokens: int,
-) -> Tensor:
+def expected(target: States, old_VD: Tensor, pieces: Sequence[Sequence[int]], counts: Tensor) -> Tensor:
     """Logarithm of the mean probability that each new token should have on target states, fp32 [M].
+
+    The geometric mean of two estimates: how often the token stands in the text, which little text says badly; and how
+    often the base expects its first piece, times the token's share of the places where that piece begins a token. Those
+    places are counted in the new tokenization, as the states are of them: a letter that begins a token stands inside of
+    others far more often. Where the base knows the language the second is better, where it does not the first
+    (benchmarks/output_rows.py).
 
     Args:
         old_VD: fp32, the old tokens' output rows.
-        counts_M: how often each new token stands in the text.
-        first_counts_V: how often each old one does in the old tokenization.
-        tokens: of the text in the new tokenization; a token without pieces is expected by its frequency among them.
+        counts: int64 [V + M], how often each token stands in the text in the new tokenization; a token without pieces
+            is expected by its frequency alone.
     """
-    discounted_M = (counts_M - DISCOUNT).clamp(min=LEAST_COUNT)
-    wanted_M = (discounted_M / tokens).log().to(old_VD)
+    old = len(old_VD)
+    discounted_M = (counts[old:] - DISCOUNT).clamp(min=LEAST_COUNT)
+    wanted_M = (discounted_M / counts.sum()).log().to(old_VD)
     spelled = [m for m, ids in enumerate(pieces) if ids]
     if spelled:
         first = torch.tensor([pieces[m][0] for m in spelled])
-        share = (discounted_M[spelled] / (first_counts_V[first] + UNSEEN)).clamp(max=LARGEST_SHARE)
-        wanted_M[spelled] = target.log_mean(old_VD[first], among_them=False) + share.log().to(old_VD)
+        begun_V = counts[:old].index_add(0, first, counts[old:][spelled])
+        share = (discounted_M[spelled] / (begun_V[first] + UNSEEN)).clamp(max=LARGEST_SHARE)
+        led_to = target.log_mean(old_VD[first], among_them=False) + share.log().to(old_VD)
+        wanted_M[spelled] = (wanted_M[spelled] + led_to) / 2
     return wanted_M
 
 

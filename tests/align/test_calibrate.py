@@ -122,16 +122,17 @@ def test_strength_is_a_share_of_the_shift_and_calls_agree(ring: Ring):
     assert torch.equal(shifts[1], shifts[2])
 
 
-def test_a_new_token_is_expected_as_often_as_its_first_piece_leads_to_it():
+def test_a_new_token_is_expected_as_often_as_it_stands_there_and_its_first_piece_leads_to_it():
     old = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
     hidden = torch.randn(200, 6, generator=torch.Generator().manual_seed(4))
     target = States(hidden, (hidden @ old.T).logsumexp(dim=1))
-    counts, first_counts = torch.tensor([10, 0, 7, 3]), torch.tensor([0, 18, 0, 4, 0])
-    found = expected(target, old, [[1, 2], [1, 0], [3, 3], []], counts, first_counts, 100).exp()
+    counts = torch.tensor([40, 8, 3, 1, 0, 10, 0, 70, 3])  # of 5 old tokens and 4 new ones, in the new tokenization
+    found = expected(target, old, [[1, 2], [1, 0], [3, 3], []], counts).exp()
     first = (hidden @ old.T).softmax(dim=1).mean(dim=0)
-    shares = torch.tensor([9.5 / 20, 0.3 / 20, 0.95])  # discounted, never 0, never all of the first piece
-    torch.testing.assert_close(found[:3], shares * first[[1, 1, 3]])
-    assert found[3] == pytest.approx(0.025), "without pieces by its frequency"
+    shares = torch.tensor([9.5 / 20, 0.3 / 20, 0.95])  # discounted, never 0, never all of the places that begin so
+    frequencies = torch.tensor([9.5, 0.3, 69.5]) / 135
+    torch.testing.assert_close(found[:3], (frequencies * shares * first[[1, 1, 3]]).sqrt())
+    assert found[3] == pytest.approx(2.5 / 135), "without pieces by its frequency"
 
 
 def test_states_stand_where_tokens_of_both_tokenizations_begin(ring: Ring):
