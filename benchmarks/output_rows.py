@@ -59,13 +59,18 @@ def main() -> None:
     wanted = expected(text, head, pieces, counts)
     rows = first_piece_mixture(pieces, FIRST_PIECE).times(head)
     told = rows + discriminants(whole, pieces)
+    frequencies = expected(text, head, [[] for _ in pieces], counts)
     variants = {
         "first piece and mean": rows,
         "calibrated": shifted(rows, wanted, text, other),
         "discriminants, calibrated": shifted(told, wanted, text, other),
+        "discriminants, calibrated by frequencies alone": shifted(told, frequencies, text, other),
+        "discriminants, calibrated by first pieces alone": shifted(told, 2 * wanted - frequencies, text, other),
     }
+    share = (valid.next_new_N != NOTHING).double().mean().item()
+    print(f"new tokens stand at {share:.3f} of the places", flush=True)
     for name, values in variants.items():
-        print(f"{name}: {bits(valid, head, values):.4f}", flush=True)
+        print(f"{name}: {bits(valid, head, values):.4f}, new tokens expected {valid.mass(values):.3f}", flush=True)
 
 
 def bits(states: States, head_VD: torch.Tensor, rows_MD: torch.Tensor) -> float:

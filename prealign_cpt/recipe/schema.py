@@ -152,8 +152,8 @@ class Align:
     """Share of the lexicon's mean in a row whose token is a listed word, for init "subword+lexicon"."""
     calibrate: float = number(1.0, least=0.0, most=1.0)
     """How far the output rows are shifted: towards what tells their places apart, and so that target text expects each
-    new token as often as its first piece leads to it, and English text hardly; 0: not at all. The base model reads
-    16,384 tokens of target training text for it, and 3,000 of English."""
+    new token as often as it stands there and its first piece leads to it, and English text hardly; 0: not at all. The
+    base model reads 16,384 tokens of target training text for it, and 3,000 of English."""
     steps: int = number(100, least=0)
     """Steps of the training stage behind the static start; 0 leaves it out."""
     lr: float = number(1e-3, above=0.0)
