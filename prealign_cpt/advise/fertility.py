@@ -31,6 +31,8 @@ class Fertility:
     """Median of how often a new token stands in the training text, once over."""
     words: bool = False
     """Whether the new tokens are whole words."""
+    characters: int = 0
+    """Of the held-out text."""
 
 
 def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
@@ -39,7 +41,8 @@ def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
     before = sum(map(len, encode_plain(load_tokenizer(base), held_out)))
     sample = list(training_sample(recipe, "target", COUNTED_BYTES))
     scale = text_report(recipe, "target")["bytes"] / sum(len(document.encode()) for document in sample)
-    found = [Fertility(0, before, 1.0, 0.0)]
+    characters = sum(map(len, held_out))
+    found = [Fertility(0, before, 1.0, 0.0, characters=characters)]
     for size in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             texts = [training_sample(recipe, side, most) for side, most in SAMPLE_BYTES.items()]
@@ -51,7 +54,7 @@ def fertilities(recipe: Recipe, base: Path) -> list[Fertility]:
         after = sum(map(len, encode_plain(grown, held_out)))
         counts = Counter(i for ids in encode_plain(grown, sample) for i in ids)
         seen = median(scale * counts[token.id] for token in growth.tokens)
-        found.append(Fertility(len(growth.tokens), after, after / before, seen, growth.words))
+        found.append(Fertility(len(growth.tokens), after, after / before, seen, growth.words, characters))
         if len(growth.tokens) < size:
             break
     return found

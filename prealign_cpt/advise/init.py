@@ -36,6 +36,10 @@ HALF_SAVED = 0.5
 """A share of the tokens behind which whole words were ahead of the base's own tokens on little text too, from start to
 end: in Hindi (benchmarks/results/race.md) and Bengali. Not in Japanese, whose new tokens are no words."""
 
+LETTERS, FAST_ROWS = 1.2, 5
+"""Characters a token of the base below which it reads letter by letter; how many times the body's rate new rows then
+learn at, since what they are made from says little. Measured in Hindi (benchmarks/results/race.md)."""
+
 FEW_SAVED = 0.1
 """A share of the tokens that is hardly worth new rows."""
 
@@ -115,9 +119,16 @@ def _written(recipe: Recipe, base: Path, code: str, source: str) -> str:
     found = fertilities(recipe, base)
     size, reason = proposed(found, text_report(recipe, "target")["bytes"])
     keys, memory = fits(shape_of(base), machine())
-    for line in (*told, f"vocab.size = {toml(size)}: {reason}", memory):
-        say(f"init: {line}")
     chosen = recipe.train
+    rate, why = rows_rate(found[0], size, chosen.lr)
+    rows = f"rows_lr = {rate}  # {why}\n" if rate else ""
+    for line in (
+        *told,
+        f"vocab.size = {toml(size)}: {reason}",
+        memory,
+        *([f"train.rows_lr = {rate}: {why}"] * bool(rate)),
+    ):
+        say(f"init: {line}")
     train = {"steps": chosen.steps, "sequences": chosen.sequences, "eval_every": chosen.eval_every}
     train |= {"save_every": chosen.save_every}
     extra = {key.removeprefix("train."): value for key, value in keys.items()}
@@ -151,7 +162,7 @@ sequence_length = {recipe.data.sequence_length}
 english_share = {recipe.data.english_share}  # of the sequences: what keeps the base's English
 
 [train]  # {memory}
-{_section({**train, **extra})}"""
+{_section({**train, **extra})}{rows}"""
 
 
 _NO_LEXICON = """
@@ -179,6 +190,18 @@ def proposed(found: list[Fertility], num_bytes: int) -> tuple[int | str, str]:
         f'"auto": short trials decide before the run; {largest.new_tokens:,} would save {saved:.0%} of the tokens, and '
         "0 is among them"
     )
+
+
+def rows_rate(base: Fertility, size: int | str, lr: float) -> tuple[float, str]:
+    """The rate of the new rows and why, 0 where they learn at the body's.
+
+    Args:
+        base: of the base's own tokens.
+    """
+    characters = base.characters / max(1, base.tokens)
+    if size == 0 or characters >= LETTERS:
+        return 0.0, ""
+    return FAST_ROWS * lr, f"the base reads {characters:.2f} characters a token, so new rows have the most to learn"
 
 
 def _table(found: list[Fertility]) -> str:

@@ -235,7 +235,8 @@ class Train:
     embeddings_lr: float = number(0.0, least=0.0)
     """Highest learning rate of the old tokens' rows, in the embedding and the head; 0: the same as `lr`."""
     rows_lr: float = number(0.0, least=0.0)
-    """Learning rate of the new tokens' rows; 0: the same as `lr`."""
+    """Learning rate of the new tokens' rows; 0: the same as `lr`. Five times `lr` is better where the base reads letter
+    by letter, as in Hindi."""
     composition_lr: float = number(1e-3, least=0.0)
     """Learning rate of the map by which new input rows move together, from the old tokens that spell theirs; 0: no map.
     It rises and falls with that of the new rows."""

@@ -8,7 +8,7 @@ import pytest
 
 from prealign_cpt.advise.choices import choose
 from prealign_cpt.advise.fertility import Fertility
-from prealign_cpt.advise.init import init, proposed
+from prealign_cpt.advise.init import init, proposed, rows_rate
 from prealign_cpt.cli import main
 from prealign_cpt.recipe.file import left_open, load_recipe
 from prealign_cpt.run.errors import RecipeError, StorageError
@@ -73,6 +73,13 @@ def test_what_init_has_made_is_taken_over(corpus: Path, base_folder: Path, capsy
 def test_the_number_of_new_tokens_that_is_proposed(sizes: list[Any], num_bytes: int, size: int | str):
     found = [Fertility(0, 1000, 1.0, 0.0)] + [Fertility(n, 0, share, seen, words) for n, share, seen, words in sizes]
     assert proposed(found, num_bytes)[0] == size
+
+
+def test_new_rows_learn_faster_where_the_base_reads_letter_by_letter():
+    letters, words = (Fertility(0, 1000, 1.0, 0.0, characters=n) for n in (1050, 2700))
+    rate, why = rows_rate(letters, 800, 2e-4)
+    assert rate == pytest.approx(1e-3) and "1.05 characters a token" in why
+    assert rows_rate(words, 800, 2e-4)[0] == rows_rate(letters, 0, 2e-4)[0] == 0
 
 
 def test_parallel_text_becomes_a_source(corpus: Path, base_folder: Path, capfd: pytest.CaptureFixture[str]):
