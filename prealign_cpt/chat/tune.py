@@ -36,7 +36,7 @@ from prealign_cpt.run.folder import Run, say
 from prealign_cpt.run.manifest import atomic_write, verify
 from prealign_cpt.stages import inputs
 from prealign_cpt.text.languages import language_of
-from prealign_cpt.text.sources import line_pairs
+from prealign_cpt.text.parallel import line_pairs
 from prealign_cpt.text.stage import entries_of
 
 HELD_OUT, LEAST_KEPT = 16, 10
@@ -103,10 +103,12 @@ def _pairs(recipe: Recipe) -> list[tuple[str, str]]:
     text = recipe.text
     found: list[tuple[str, str]] = []
     if text.parallel_target:
-        found += line_pairs([recipe.path(text.parallel_english)], [recipe.path(text.parallel_target)])
+        found += line_pairs(recipe.path(text.parallel_english), recipe.path(text.parallel_target))
     for source in text.source:
         if source.target and source.english:
-            found += [pair for entry in entries_of(recipe, source) for pair in line_pairs(entry.files, entry.others)]
+            for entry in entries_of(recipe, source):
+                for english, target in zip(entry.files, entry.others, strict=True):
+                    found += line_pairs(english, target)
     return found
 
 

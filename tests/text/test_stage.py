@@ -199,7 +199,7 @@ def test_a_source_that_cannot_be_is_named(recipe_path: Path, old: str, new: str,
 def test_parallel_text_of_unequal_length_is_refused(recipe_path: Path):
     with (recipe_path.parent / "a.en").open("a") as file:
         file.write("one more\n")
-    with pytest.raises(DataError, match=r"a\.sw: ends before line 61 of its translation"):
+    with pytest.raises(DataError, match=r"a\.sw: ends before line 61 of .*a\.en"):
         built(recipe_path)
 
 
