@@ -9,7 +9,8 @@ import pytest
 
 from docs import scale
 from docs.keys import PAGE, page
-from prealign_cpt.cli import command_line, main, run_recipe
+from prealign_cpt.cli import main, run_recipe
+from prealign_cpt.command_line import command_line
 from prealign_cpt.recipe.describe import help_text, sections
 from prealign_cpt.recipe.file import keys
 
