@@ -94,6 +94,7 @@ def test_held_out_text_begins_with_all_sources_and_stands_apart_by_source(recipe
     assert not (text / "english.test.news.jsonl").exists(), "a single source is the whole side"
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize("workers", [2, 8])
 def test_workers_decide_nothing_and_a_second_start_takes_what_is_done(
     recipe_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +110,7 @@ def test_workers_decide_nothing_and_a_second_start_takes_what_is_done(
     assert len({text[:10] for text in sample if text in WEB}) > 50, "of every shard, not of the first alone"
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_weights_decide_what_is_read(
     recipe_path: Path, base_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
