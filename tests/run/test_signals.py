@@ -38,7 +38,7 @@ def test_outside_of_training_a_signal_raises_where_the_program_is() -> None:
 
 
 def _asked(after: float, number: int = signal.SIGTERM) -> int:
-    """Ask a forked process twice, with a pause; how it ended: 0 if it went on."""
+    """Ask a forked process twice, with a pause; its id. It ends with 0 if it goes on."""
     child = os.fork()
     if child == 0:
         signals.install()
@@ -48,17 +48,21 @@ def _asked(after: float, number: int = signal.SIGTERM) -> int:
             time.sleep(after)
             os.kill(os.getpid(), number)
             os._exit(0)
+    return child
+
+
+def _ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("number", signals.NUMBERS, ids=lambda number: number.name)
-def test_inside_of_it_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
-    assert _asked(signals.ECHO + 0.1, number) == -number
+def test_inside_of_it_the_first_signal_asks_and_the_second_ends() -> None:
+    children = {number: _asked(signals.ECHO + 0.1, number) for number in signals.NUMBERS}
+    assert {number: _ended(child) for number, child in children.items()} == {n: -n for n in signals.NUMBERS}
 
 
 def test_a_second_signal_at_once_is_an_echo_of_the_first() -> None:
     """Slurm signals all processes of a step, and torchrun hands on what it got: a rank may get it twice."""
-    assert _asked(after=0.0) == 0
+    assert _ended(_asked(after=0.0)) == 0
 
 
 def test_when_everything_is_saved_no_signal_disturbs() -> None:
@@ -121,8 +125,7 @@ def test_a_stop_in_the_last_step_keeps_the_later_stages_from_starting(
     assert _state(run) == {"status": "finished", "exit_code": 0}
 
 
-@pytest.mark.parametrize(("rank", "survives"), [("", True), ("0", False)])
-def test_only_ranks_follow_their_parent_into_death(tmp_path: Path, rank: str, survives: bool) -> None:
+def test_only_ranks_follow_their_parent_into_death(tmp_path: Path) -> None:
     """A rank must not outlive torchrun; but `nohup prealign demo &` must outlive the shell that started it."""
     code = (
         "import os, sys, time; from pathlib import Path; from prealign_cpt.run import signals; signals.install();"
@@ -130,9 +133,11 @@ def test_only_ranks_follow_their_parent_into_death(tmp_path: Path, rank: str, su
     )
     environment = {k: v for k, v in os.environ.items() if k != "RANK"} | {"PYTHONPATH": str(REPOSITORY)}
     script = '"$0" -c "$1" "$2" & until [ -e "$2/ready" ]; do sleep 0.05; done'
-    subprocess.run(
-        ["sh", "-c", script, sys.executable, code, str(tmp_path)],
-        env=environment | ({"RANK": rank} if rank else {}), check=True, timeout=30, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    for name, rank in (("command", {}), ("rank", {"RANK": "0"})):
+        (tmp_path / name).mkdir()
+        subprocess.run(
+            ["sh", "-c", script, sys.executable, code, str(tmp_path / name)],
+            env=environment | rank, check=True, timeout=30, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     time.sleep(2)
-    assert (tmp_path / "survived").exists() is survives
+    assert [(tmp_path / name / "survived").exists() for name in ("command", "rank")] == [True, False]
