@@ -15,20 +15,13 @@ from prealign_cpt.report.document import reading
 
 
 def learned(run: Path) -> dict[str, Any] | Absent:
-    """Bits per byte by step, and a map of steps and layers of each figure that has layers.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Bits per byte by step, and a map of steps and layers of each figure that has layers; a file that is there but
+    damaged raises `DataError`."""
     return _found(run, "trajectory", _trajectory)
 
 
 def carried(run: Path) -> dict[str, Any] | Absent:
-    """What groups of layers are worth, and how alike layers are.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """What groups of layers are worth, and how alike layers are, likewise."""
     return _found(run, "layers", _layers)
 
 

@@ -1,12 +1,9 @@
-"""How far a served model's values may be from those of its folder: what rounding moves them, measured on this model.
-
-    served values  --within the tolerance of-->  the folder's   else, as far from the exact ones as
-    ROUNDING_FACTOR (on average MEAN_FACTOR) times what the server's type moves the folder's own values
+"""How far a served model's values may be from those of its folder: a tolerance, or what rounding does to this model.
 
 A few activations of some models are thousands of times larger than the rest, and two correct programs then differ by
-far more than the last digit (SmolLM2 in fp32: 1e-4). So no limit is fixed: the same model is computed once more in a
-type that counts as exact. Norms and angles of a double model stay fp32, so the rounding is underestimated: hence the
-factors.
+far more than the last digit (SmolLM2 in fp32: 1e-4). So where the tolerance does not hold, the same model is
+computed once more in a type that counts as exact. Norms and angles of a double model stay fp32, so the rounding is
+underestimated: hence the factors.
 
 Shapes: T tokens, V rows of the vocabulary, D width of the model.
 """

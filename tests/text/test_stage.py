@@ -20,8 +20,9 @@ from prealign_cpt.run.errors import DataError, RecipeError
 from prealign_cpt.run.manifest import folder_digest, hashed
 from prealign_cpt.text import stage
 from prealign_cpt.text.reader import read_documents
-from prealign_cpt.text.stage import build_text, held_out_documents, training_documents, training_sample
+from prealign_cpt.text.stage import build_text, held_out_documents, training_sample
 from tests.conftest import PAIRS, START
+from tests.text.test_split import training_documents
 
 WEB = [f"Nyumba {i} kubwa iko karibu na mto {i * 7}, na mbwa wawili {i} wanalala pale." for i in range(1200)]
 BOOKS = [
