@@ -22,8 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prealign_cpt.model.world import choose_device, process_group
 from prealign_cpt.recipe.schema import Train
 from prealign_cpt.train import checkpoint
-from prealign_cpt.train.checkpoint import Saver
 from prealign_cpt.train.optim import make_optimizer
+from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import sharded
 
 

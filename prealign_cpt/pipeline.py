@@ -12,26 +12,23 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prealign_cpt.recipe.file import anywhere, as_dict, as_toml
+from prealign_cpt.recipe.file import anywhere, as_toml
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.run import launch, signals
+from prealign_cpt.run import launch
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import MissingInputError, RecipeError
-from prealign_cpt.run.folder import ORDER, Run, changes, ended, say
+from prealign_cpt.run.folder import ORDER, Run, ended
 from prealign_cpt.run.manifest import NAME as MANIFEST
-from prealign_cpt.run.manifest import atomic_write, read_manifest, verify
+from prealign_cpt.run.manifest import read_manifest, verify
 from prealign_cpt.stages import READS, inputs, of_recipe, with_dependents
 from prealign_cpt.train.trackers import check_installed
+from prealign_cpt.training import on_ranks, train_from
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from prealign_cpt.data.mixture import Sequences
     from prealign_cpt.model.world import World
 
 PARTS = {
@@ -199,48 +196,13 @@ def _on_ranks(
     on_ranks(recipe, prepared, work)
 
 
-def on_ranks(recipe: Recipe, prepared: Callable[[], None], work: Callable[["World"], None]) -> None:
-    """Work that all ranks do together, after rank 0 alone has prepared it.
-
-    Raises:
-        RecipeError: another rank has another recipe.
-        what the work raises; of several errors the one that the others follow from.
-    """
-    from prealign_cpt.model.world import choose_device, first_failure, process_group
-
-    with process_group(choose_device(recipe.device), before=prepared) as world:
-        try:
-            _agree(recipe, world)
-            work(world)
-        except BaseException as error:
-            signals.ignore()  # torchrun signals the ranks that are left when one has ended
-            cause = first_failure(error, world)
-            if cause is not error:
-                raise cause from error
-            raise
-
-
-def _agree(recipe: Recipe, world: "World") -> None:
-    """Compare the recipe with that of rank 0, whose file may be another on another node.
-
-    Raises:
-        RecipeError: they differ; the keys are named.
-    """
-    text = json.dumps(as_dict(recipe))
-    if world.rank == 0:
-        world.store.set("recipe", text)
-    elif (first := world.store.get("recipe").decode()) != text:
-        told = ", ".join(changes(json.loads(first), json.loads(text)))
-        raise RecipeError(f"the recipe here is not that of rank 0 ({told}); give every node the same file and flags")
-
-
 def _align(run: Run | None, recipe: Recipe, world: "World") -> None:
     """The alignment stage, on every rank."""
     from prealign_cpt.align.build import build_align
     from prealign_cpt.lexicon.pairs import read_pairs
 
     made_from = _inputs("align", recipe, run.digests) if run else {}
-    if _from_rank_0(run is not None and run.has("align", made_from)):
+    if world.on_rank_0(lambda: run is not None and run.has("align", made_from)):
         return
     init, pairs = recipe.run / "init", read_pairs(recipe.run / "lexicon" / "clean.tsv")
     if run is not None:
@@ -253,85 +215,20 @@ def _train(run: Run | None, recipe: Recipe, world: "World", accept: tuple[str, .
     """Continual pretraining, on every rank; skipped if it is finished."""
     from prealign_cpt.data.build import read_mixture
 
-    if _from_rank_0(run is not None and is_done(run, recipe, "train")):
+    if world.on_rank_0(lambda: run is not None and is_done(run, recipe, "train")):
         return
     if run is not None:
         run.start()
-    made_from = _from_rank_0(_inputs("train", recipe, run.digests) if run else {})
+    made_from = world.on_rank_0(lambda: _inputs("train", recipe, run.digests) if run else {})
     mixture = read_mixture(recipe, recipe.run / "data")
     train_from(recipe.run / "align", mixture, recipe, made_from, recipe.run / "train", world, accept)
-
-
-def train_from(
-    source: Path,
-    mixture: "Sequences",
-    recipe: Recipe,
-    made_from: dict[str, Any],
-    folder: Path,
-    world: "World",
-    accept: tuple[str, ...] = (),
-) -> None:
-    """Train the model of a folder as `recipe.train` says, on every rank, and write `summary.json` when it is done.
-
-    Args:
-        source: the model's.
-        made_from: what decides the result; a checkpoint that says otherwise is refused.
-        folder: for the checkpoints; metrics go to the file beside it.
-
-    Raises:
-        as `train`.
-    """
-    from transformers import AutoTokenizer
-
-    from prealign_cpt.advise.memory import chosen_activations, shape_of, too_large
-    from prealign_cpt.model.bits import held_out
-    from prealign_cpt.model.tokens import start_token_id
-    from prealign_cpt.train.adapters import prepare
-    from prealign_cpt.train.loop import train
-    from prealign_cpt.train.shard import sharded
-
-    settings = recipe.train
-    folder.mkdir(exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    valid = held_out(recipe, "valid", tokenizer)
-    if world.rank == 0:
-        say(f"train: {settings.steps} steps on {world.size} rank(s), {world.device.type}, {settings.precision}")
-    shape, length, recomputed = shape_of(source), recipe.data.sequence_length, settings.checkpoint_activations
-    if recomputed == "auto":
-        recomputed = _from_rank_0(chosen_activations(shape, settings, length, world))
-        if world.rank == 0:
-            say(f"train: checkpoint_activations: {recomputed}")
-    if world.rank == 0 and (warning := too_large(shape, settings, recomputed, length, world)):
-        say(f"train: {warning}")
-    first_new, spellings = new_tokens(recipe, tokenizer)
-    module = sharded(
-        source, world, settings.precision, recomputed, settings.compile, settings.replicas,
-        partial(prepare, recipe=settings, first_new=first_new, seed=recipe.seed), settings.offload,
-    )  # fmt: skip
-    module.soft_weight = recipe.codeswitch.soft_weight if recipe.codeswitch.labels == "soft" else 0.0
-    composed = spellings if spellings and settings.composition_lr else None
-    result = train(
-        module, mixture, valid, settings, start_token_id(tokenizer, recipe), folder, made_from, world, first_new,
-        composed, accept,
-    )  # fmt: skip
-    if world.rank == 0:
-        atomic_write(folder / "summary.json", json.dumps({**result, "inputs": made_from}, indent=1))
-        say(f"train: done, {result['tokens']} tokens at {result['tokens_per_second']:,.0f} tokens/s")
-
-
-def new_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, list[list[int]]]:
-    """Id of the first new token, None where there are none; and the old ids that spell each."""
-    from prealign_cpt.align.initialize import PIECES
-    from prealign_cpt.model.tokens import num_ids
-
-    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
-    return num_ids(tokenizer) - len(spellings) if spellings else None, spellings
 
 
 def _export(run: Run, recipe: Recipe) -> None:
     from transformers import AutoTokenizer
 
     from prealign_cpt.export import Probe, build_export
+    from prealign_cpt.model.tokens import new_tokens
     from prealign_cpt.train.checkpoint import latest
 
     summary = _summary(recipe)
@@ -408,12 +305,3 @@ def _summary(recipe: Recipe) -> dict[str, Any] | None:
     """What the finished training says of itself; None before."""
     path = recipe.run / "train" / "summary.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _from_rank_0(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
-    import torch.distributed as dist
-
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]

@@ -7,6 +7,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prealign_cpt.recipe.schema import Recipe
-from prealign_cpt.run import signals
+from prealign_cpt.run import signals, tasks
 from prealign_cpt.text.stage import build_text
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -95,6 +96,13 @@ def _own_signals() -> Iterator[None]:
     signals._requested, signals._deferred = None, False
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that read text are forked like the ranks, not started anew; tests/run/test_tasks.py has such."""
+    own = SimpleNamespace(get_context=lambda _: RANKS, active_children=multiprocessing.active_children)
+    monkeypatch.setattr(tasks, "multiprocessing", own)
 
 
 @pytest.fixture(scope="session")

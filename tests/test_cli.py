@@ -3,9 +3,8 @@
 import json
 import os
 import re
+import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from prealign_cpt.cli import guarded, main, run_recipe
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.run.folder import ORDER, Run
+from tests.faults.ranks import start
 
 
 @pytest.fixture
@@ -214,12 +214,10 @@ def test_a_file_in_place_of_the_run_folder(recipe_file: Path, command: Any) -> N
     assert code == 74 and len(lines) == 1, lines
 
 
-LIMITED = """
-import resource, sys
-from prealign_cpt.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
-"""
+def _limited(rank: int, size: int, told: Path, limit: int, line: list[str]) -> int:
+    os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    return main(line)
 
 
 @pytest.mark.slow
@@ -241,12 +239,13 @@ def test_a_full_disk_is_storage_s_fault(
         assert command("prepare" if stage == "align" else "align", recipe_file)[0] == 0
     elif "text" in kept:  # py3langid unpacks its model into a temporary file, which is larger
         assert command("prepare", recipe_file, "--skip", "lexicon,vocab,data,init")[0] == 0
-    limited = [sys.executable, "-c", LIMITED, str(size), stage, str(recipe_file)]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 74, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("prealign: ")]
-    assert len(lines) == 1 and ("File too large" in lines[0] or "saving failed" in lines[0]), done.stderr
-    assert "Traceback" not in done.stderr
+    told = recipe_file.parent / "told"
+    (ended,) = start(1, _limited, told, size, [stage, str(recipe_file)], seconds=200)
+    error = told.read_text()
+    assert ended.value == 74, (ended, error)
+    lines = [line for line in error.splitlines() if line.startswith("prealign: ")]
+    assert len(lines) == 1 and ("File too large" in lines[0] or "saving failed" in lines[0]), error
+    assert "Traceback" not in error
     assert [name for name in _left(recipe_file) if name != "train"] == kept
     assert not list((recipe_file.parent / "runs").rglob(".tmp-*"))
     assert not list((recipe_file.parent / "runs").rglob("step-*"))

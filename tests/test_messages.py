@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from prealign_cpt.cli import command_line
+from prealign_cpt.command_line import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = set(command_line()._subparsers._group_actions[0].choices)

@@ -26,14 +26,14 @@ from prealign_cpt.model.bits import Score, batches, score_windows, windows
 from prealign_cpt.model.load import grow_rows, load_whole, reading_device, untie_head
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.tensors import stored_dtypes
-from prealign_cpt.model.tokens import num_ids, start_token_id, token_texts
+from prealign_cpt.model.tokens import PIECES, num_ids, start_token_id, token_texts
 from prealign_cpt.recipe.schema import Align, Recipe
 from prealign_cpt.run.errors import NumericError
 from prealign_cpt.run.folder import say
 from prealign_cpt.run.manifest import atomic_write
 from prealign_cpt.text.stage import held_out_documents, training_sample
 
-BASE_TOKENIZER, PIECES = "base_tokenizer", "pieces.json"
+BASE_TOKENIZER = "base_tokenizer"
 
 TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja")
 """Copied as they are, the model's configuration included: by it transformers chooses the tokenizer's class."""

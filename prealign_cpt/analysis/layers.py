@@ -22,7 +22,7 @@ from prealign_cpt.evaluate.figures import Absent, Figure, Result
 from prealign_cpt.evaluate.measures import MEASURES
 from prealign_cpt.evaluate.sentences import LEAST, anc, cka, different, sentence_vectors
 from prealign_cpt.evaluate.subject import Subject, offline
-from prealign_cpt.pipeline import new_tokens
+from prealign_cpt.model.tokens import new_tokens
 from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import MissingInputError

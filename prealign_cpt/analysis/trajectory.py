@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from prealign_cpt.analysis.kept import export_step
 from prealign_cpt.evaluate.data import EvaluationData, data_from
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.evaluate.suite import run_suite
+from prealign_cpt.export.kept import export_step
 from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError, MissingInputError

@@ -14,14 +14,13 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from prealign_cpt.chat.instructions import Messages
 from prealign_cpt.chat.measure import QUESTIONS, Questions
-from prealign_cpt.chat.publish import end_turns, publish, template_of
+from prealign_cpt.chat.publish import end_turns, measured, publish, template_of
 from prealign_cpt.chat.render import Renderer
 from prealign_cpt.chat.residual import Residual, check_tokens
 from prealign_cpt.chat.tune import conversations, tune
-from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.export.folder import write_folder
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.pipeline import new_tokens
+from prealign_cpt.model.tokens import new_tokens
 from prealign_cpt.recipe.file import recipe_of
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run import launch
@@ -108,8 +107,8 @@ def _fill_sum(recipe: Recipe, base: Path, instruct: Path, command: Command, out:
     settings = recipe.chat
     asked_for = settings.instructions or settings.instructions_target
     questions = conversations(recipe)[1] if asked_for else Questions(QUESTIONS, ())
-    models = {"instruct": Subject(instruct, device=recipe.device, start_token=recipe.base.start_token)}
-    publish(recipe, models, "instruct", template, questions, facts, {"template_ids_unchanged": same}, out, None)
+    figures = measured(recipe, out, ("instruct", instruct), template, questions)
+    publish(recipe, out, {"template_ids_unchanged": same} | figures, facts, None)
 
 
 def _generation(folder: Path) -> GenerationConfig:

@@ -1,6 +1,7 @@
 """What both ways of `prealign chat` have in common: the run's recipe, its tokenizer, and the folder's figures and card.
 
-folder of a model that answers, the models before it --measure--> chat.json, README.md, a table and five answers printed
+folder that answers, RUN/export, a reference --measured--> figures
+folder, figures, facts --publish--> chat.json, README.md; a table and five answers printed
 """
 
 import json
@@ -46,29 +47,38 @@ def template_of(recipe: Recipe) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def publish(
-    recipe: Recipe,
-    models: dict[str, Subject],
-    reference: str,
-    template: Any,
-    questions: Questions,
-    facts: list[str],
-    about: dict[str, Any],
-    out: Path,
-    parity: dict[str, Any] | None,
-) -> None:
-    """Write `chat.json` and the card into the folder `out`, and print the table and five answers."""
-    start = recipe.base.start_token
-    models |= {
-        "export": Subject(recipe.run / "export", device=recipe.device, start_token=start),
-        "chat": Subject(out, device=recipe.device, start_token=start),
+def measured(
+    recipe: Recipe, out: Path, reference: tuple[str, Path], template: Any, questions: Questions
+) -> dict[str, Any]:
+    """Figures, as `measure` gives them, of the folder `out`, of the run's export and of a reference.
+
+    Args:
+        reference: its name and folder.
+        template: chat template of models that have none.
+    """
+    name, folder = reference
+    folders = {name: folder, "export": recipe.run / "export", "chat": out}
+    models = {
+        one: Subject(path, device=recipe.device, start_token=recipe.base.start_token) for one, path in folders.items()
     }
-    measured = measure(recipe, models, reference, template, questions)
-    atomic_write(out / "chat.json", json.dumps(about | measured, indent=1, ensure_ascii=False) + "\n")
-    shown = table(measured)
+    return measure(recipe, models, name, template, questions)
+
+
+def publish(
+    recipe: Recipe, out: Path, figures: dict[str, Any], facts: list[str], parity: dict[str, Any] | None
+) -> None:
+    """Write `chat.json` and the card into the folder `out`, and print the table and five answers.
+
+    Args:
+        figures: those of `measured` and what else `chat.json` is to have.
+        facts: for the card, how the model was made.
+        parity: figures of the comparison with the trained model, if there was one.
+    """
+    atomic_write(out / "chat.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    shown = table(figures)
     for line in shown.split("\n"):
         say(f"chat: {line}")
-    for one in measured["answers"]["chat"]:
+    for one in figures["answers"]["chat"]:
         say(f"chat: {one['way']}: {one['question']!r} -> {one['answer']!r}")
     chat = "\n## As an assistant\n\n" + "\n".join(f"- {fact}" for fact in facts) + f"\n\n{shown}\n"
     run = recipe_of(recipe.run)

@@ -18,17 +18,15 @@ import numpy as np
 from prealign_cpt.chat.crossing import Conversations
 from prealign_cpt.chat.instructions import Messages, read_items
 from prealign_cpt.chat.measure import QUESTIONS, Questions
-from prealign_cpt.chat.publish import end_turns, publish, tokenizer_of
+from prealign_cpt.chat.publish import end_turns, measured, publish, tokenizer_of
 from prealign_cpt.chat.render import Renderer
 from prealign_cpt.chat.rows import Rows, write_rows
-from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.export import Probe, gate
 from prealign_cpt.export.folder import judge, without_weights, write_folder
 from prealign_cpt.export.trained import Trained
 from prealign_cpt.model.base import resolve_base
-from prealign_cpt.model.tokens import start_token_id
+from prealign_cpt.model.tokens import new_tokens, start_token_id
 from prealign_cpt.model.world import World
-from prealign_cpt.pipeline import new_tokens, on_ranks, train_from
 from prealign_cpt.prepare import TASKS, task_folder
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import RecipeError
@@ -36,8 +34,9 @@ from prealign_cpt.run.folder import Run, say
 from prealign_cpt.run.manifest import atomic_write, verify
 from prealign_cpt.stages import inputs
 from prealign_cpt.text.languages import language_of
-from prealign_cpt.text.sources import line_pairs
+from prealign_cpt.text.parallel import line_pairs
 from prealign_cpt.text.stage import entries_of
+from prealign_cpt.training import on_ranks, train_from
 
 HELD_OUT, LEAST_KEPT = 16, 10
 """Instructions that are asked and never trained on; and of so many one at most is taken."""
@@ -103,10 +102,12 @@ def _pairs(recipe: Recipe) -> list[tuple[str, str]]:
     text = recipe.text
     found: list[tuple[str, str]] = []
     if text.parallel_target:
-        found += line_pairs([recipe.path(text.parallel_english)], [recipe.path(text.parallel_target)])
+        found += line_pairs(recipe.path(text.parallel_english), recipe.path(text.parallel_target))
     for source in text.source:
         if source.target and source.english:
-            found += [pair for entry in entries_of(recipe, source) for pair in line_pairs(entry.files, entry.others)]
+            for entry in entries_of(recipe, source):
+                for english, target in zip(entry.files, entry.others, strict=True):
+                    found += line_pairs(english, target)
     return found
 
 
@@ -166,7 +167,5 @@ def _fill_tuned(recipe: Recipe, scratch: Path, out: Path) -> None:
         "(AFP, arXiv 2311.08089).",
     ]
     shutil.copyfile(scratch / "metrics.jsonl", out / "metrics.jsonl")
-    models = {"base": Subject(base, device=recipe.device, start_token=recipe.base.start_token)}
-    publish(
-        recipe, models, "base", template, conversations(recipe)[1], facts, {"rows": counts}, out, comparison.figures
-    )
+    figures = {"rows": counts} | measured(recipe, out, ("base", base), template, conversations(recipe)[1])
+    publish(recipe, out, figures, facts, comparison.figures)

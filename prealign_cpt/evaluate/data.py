@@ -11,11 +11,11 @@ import dataclasses
 import hashlib
 import json
 import random
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from prealign_cpt.lexicon.pairs import Pair, read_pairs
 from prealign_cpt.model.bits import windows
@@ -23,6 +23,7 @@ from prealign_cpt.recipe.schema import HELD_OUT_SETS, Recipe
 from prealign_cpt.run.errors import DataError, MissingInputError, RecipeError
 from prealign_cpt.run.manifest import sha256
 from prealign_cpt.text.lines import read_lines
+from prealign_cpt.text.parallel import parallel_lines
 from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.stage import held_out_by_source
 
@@ -243,15 +244,11 @@ def read_parallel(path: Path, languages: tuple[str, str] | None) -> list[tuple[s
         MissingInputError: no such file.
     """
     if languages and path.is_dir():
-        english, target = (_sentences(_language_file(path, name)) for name in languages)
-        if len(english) != len(target):
-            raise DataError(
-                f"{path}: {languages[0]} has {len(english)} lines, {languages[1]} {len(target)}; "
-                "parallel files have as many lines"
-            )
-        pairs = list(zip(english, target, strict=True))
+        pairs = _of_two_files(*(_language_file(path, name) for name in languages))
     else:
-        pairs = [(_clean(one), _clean(other)) for one, other in _columns(path, ("english", "target"))]
+        pairs = [
+            (normalize("NFC", one), normalize("NFC", other)) for one, other in _columns(path, ("english", "target"))
+        ]
     if not pairs:
         raise DataError(f"{path}: no sentence pair in it; expected `english TAB target` lines")
     return pairs
@@ -345,17 +342,14 @@ def _language_file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _sentences(path: Path) -> list[str]:
+def _of_two_files(english: Path, target: Path) -> list[tuple[str, str]]:
     found = []
-    for number, line in read_lines(path):
-        if not line.strip():
-            raise DataError(f"{path}:{number}: a blank line; parallel files have a sentence in every line")
-        found.append(_clean(line))
+    for number, one, other in parallel_lines(english, target):
+        if not (one and other):
+            blank = target if one else english
+            raise DataError(f"{blank}:{number}: a blank line; parallel files have a sentence in every line")
+        found.append((one, other))
     return found
-
-
-def _clean(text: str) -> str:
-    return unicodedata.normalize("NFC", text.strip())
 
 
 def _paths(value: Any) -> list[Path]:

@@ -15,13 +15,14 @@ from itertools import takewhile
 
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.model.load import load_whole
 from prealign_cpt.run import signals
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
+from prealign_cpt.serving.agreement import Values, agreement, logprobs
 from prealign_cpt.serving.client import identify
 
 TEXT = "The old house stands near the river, and the water is cold."
@@ -29,10 +30,7 @@ LAST_ROWS = 3
 """Ids from the end of the vocabulary, where an extension puts its new tokens, come after the text."""
 
 TOLERANCE = 1e-2
-"""Nats for one token, for a server in fp32."""
-
-ROUNDING_FACTOR = 4
-"""A server in bf16 may differ by so many times what bf16 changes in the local model."""
+"""Nats for one token, for a server in fp32; of one in bf16 the rounding is measured."""
 
 BATCH = 16
 """Prompts that are continued together."""
@@ -63,31 +61,22 @@ def check_served(subject: Subject) -> Served:
     name, _, length = identify(subject.url, subject.folder, key=subject.key or None)
     ids = canary_ids(subject)
     (scored,) = client.many_logprobs(subject.url, name, [ids], key=subject.key or None)
-    difference = _largest(scored, logprobs_of(subject.model, ids))
-    if difference > TOLERANCE:
-        bound = max(TOLERANCE, ROUNDING_FACTOR * _rounding(subject, ids))
-        if difference > bound:
-            raise DataError(
-                f"{subject.url}: log-probabilities differ from {subject.folder}'s by {difference:.3g} nats; "
-                f"{bound:.3g} is what bf16 explains: the server holds another model, or moves its values by one token; "
-                "serve this folder with `prealign serve`"
-            )
-    return Served(name, length, difference)
+    local = [logprobs(subject.model, ids)]
+    served = [torch.tensor(scored, dtype=torch.float64)]
+    found = agreement(served, local, lambda: _in_both_types(subject, ids, local), TOLERANCE)
+    if not found.holds:
+        raise DataError(
+            f"{subject.url}: log-probabilities differ from {subject.folder}'s by {found.excess:.3g} nats, on average "
+            f"by {found.mean:.3g}; {found.bound:.3g} and {found.mean_bound:.3g} are what bf16 explains: the server "
+            "holds another model, or moves its values by one token; serve this folder with `prealign serve`"
+        )
+    return Served(name, length, found.difference)
 
 
 def canary_ids(subject: Subject) -> list[int]:
     """Start token, a sentence, and the last rows of the vocabulary."""
     rows = subject.model.get_input_embeddings().weight.shape[0]
     return [subject.start_token_id, *subject.encode([TEXT])[0], *range(max(0, rows - LAST_ROWS), rows)]
-
-
-@torch.no_grad()
-def logprobs_of(model: PreTrainedModel, ids: list[int]) -> list[float]:
-    """Log-probability of each id but the first under a local model, fp32."""
-    row = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
-    logits = model(input_ids=row, use_cache=False).logits[0, :-1].float()
-    values: list[float] = logits.log_softmax(dim=-1).gather(1, row[0, 1:, None])[:, 0].tolist()
-    return values
 
 
 def write(
@@ -187,12 +176,9 @@ def write_here(
     return texts
 
 
-def _rounding(subject: Subject, ids: list[int]) -> float:
-    """How far bf16 moves this model's values: the largest difference between it and fp32."""
-    other = torch.bfloat16 if subject.dtype == torch.float32 else torch.float32
-    model = load_whole(subject.folder, other).to(subject.device).eval()
-    return _largest(logprobs_of(subject.model, ids), logprobs_of(model, ids))
-
-
-def _largest(left: list[float], right: list[float]) -> float:
-    return max(abs(one - other) for one, other in zip(left, right, strict=True))
+def _in_both_types(subject: Subject, ids: list[int], local: Values) -> tuple[Values, Values]:
+    """The local model's values in bf16, in which many servers compute, and in fp32."""
+    exact = subject.dtype == torch.float32
+    model = load_whole(subject.folder, torch.bfloat16 if exact else torch.float32).to(subject.device).eval()
+    other = [logprobs(model, ids)]
+    return (other, local) if exact else (local, other)

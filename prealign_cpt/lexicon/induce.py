@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from prealign_cpt.lexicon.clean import clean
-from prealign_cpt.lexicon.pairs import Pair, Row, write_pairs
+from prealign_cpt.lexicon.pairs import Row, write_pairs
 from prealign_cpt.lexicon.stage import describe, refuse_existing
 from prealign_cpt.lexicon.truecase import WORD, usual_spellings
 from prealign_cpt.run.errors import DataError, MissingInputError
-from prealign_cpt.text.lines import read_lines
+from prealign_cpt.text.parallel import line_pairs
 
 MAX_WORDS = 200
 """Sentence pairs with a longer side are left out: paragraphs align badly and take quadratic time."""
@@ -49,14 +49,14 @@ def induce(english: Path, target: Path, out_file: Path, least: float = 0.1) -> d
     """
     refuse_existing(out_file)
     require_aligner()
-    sentences = read_parallel(english, target)
-    sides = [[WORD.findall(getattr(pair, side)) for pair in sentences] for side in ("source", "target")]
+    sentences = list(line_pairs(english, target))
+    sides = [[WORD.findall(pair[side]) for pair in sentences] for side in (0, 1)]
     kept = [n for n in range(len(sentences)) if all(0 < len(side[n]) <= MAX_WORDS for side in sides)]
     if not kept:
         raise DataError(f"{english}, {target}: no pair of sentences of 1 to {MAX_WORDS} words; is it parallel text?")
     words_e, words_t = ([[word.lower() for word in side[n]] for n in kept] for side in sides)
     chances = probabilities(words_e, words_t, align(words_e, words_t))
-    spelled_e, spelled_t = (usual_spellings(getattr(sentences[n], side) for n in kept) for side in ("source", "target"))
+    spelled_e, spelled_t = (usual_spellings(sentences[n][side] for n in kept) for side in (0, 1))
     rows = [
         Row(number, spelled_e[source], spelled_t[word], "", round(chance, 4))
         for number, ((source, word), chance) in enumerate(ordered(chances), start=1)
@@ -80,25 +80,6 @@ def induce(english: Path, target: Path, out_file: Path, least: float = 0.1) -> d
         "dropped": dict(Counter(drop.reason for drop in dropped)),
         **describe(pairs),
     }
-
-
-def read_parallel(english: Path, target: Path) -> list[Pair]:
-    """Sentence pairs from two files, line n beside line n; pairs with a blank side are left out.
-
-    Raises:
-        MissingInputError: a file is not there.
-        DataError: the files have different numbers of lines, hold no pair, or are not UTF-8.
-    """
-    sides = [[" ".join(line.split()) for _, line in read_lines(path)] for path in (english, target)]
-    if len(sides[0]) != len(sides[1]):
-        raise DataError(
-            f"{english} has {len(sides[0])} lines and {target} has {len(sides[1])}; line n of one must translate line "
-            "n of the other"
-        )
-    pairs = [Pair(source, translation) for source, translation in zip(*sides, strict=True) if source and translation]
-    if not pairs:
-        raise DataError(f"{english}, {target}: no pair of sentences in them")
-    return pairs
 
 
 def require_aligner() -> None:

@@ -1,11 +1,15 @@
 """Tokens: which begin and end a document, alike in training, evaluation, export and serving; ids of plain text."""
 
+import json
 import re
 
 from transformers import PreTrainedTokenizerBase
 
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import RecipeError
+
+PIECES = "pieces.json"
+"""In a run's folder `init`: for each new token, in the order of their ids, the old ids that spell it."""
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -40,6 +44,12 @@ def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     """The highest id and one, which is more than `len` of a tokenizer whose ids have holes; tokens that are added to
     it stand from there on."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+
+def new_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, list[list[int]]]:
+    """Id of a run's first new token, None where there are none; and the old ids that spell each."""
+    spellings = json.loads((recipe.run / "init" / PIECES).read_text(encoding="utf-8"))
+    return num_ids(tokenizer) - len(spellings) if spellings else None, spellings
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -12,8 +12,6 @@ generate
     sampling           no id without a token, even hot
 embed
     embeddings         agree with transformers' mean of the last hidden states, in their order
-
-Shapes: T tokens, V rows of the vocabulary, D width of the model.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ import torch
 
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
+from prealign_cpt.serving.agreement import agreement, distance, gap, logprobs, mean_vector
 from prealign_cpt.serving.folder import check_servable
 
 COMMON = ("shapes", "round trip", "identity")
@@ -46,15 +45,11 @@ NUM_SYNTHETIC = 64
 
 NUM_SAMPLES, SAMPLE_LENGTH = 8, 48
 
-ROUNDING_FACTOR = 8
-"""How much further than transformers in the same type the worst served value may be from the exact one. A single value
-of a very unlikely token is off by much on both sides (5 times in a Bengali model in fp32); the mean says more."""
-
-MEAN_FACTOR = 4
-"""The same for the mean over all values."""
-
 TYPES = {"fp32": (torch.float32, torch.float64), "bf16": (torch.bfloat16, torch.float32)}
 """The type that a server computes in, and the one that counts as exact beside it."""
+
+FIGURES = ("rounding", "excess", "bound", "mean", "mean_bound")
+"""Of an `Agreement`, what is told."""
 
 Compute = Callable[[torch.nn.Module, list[int]], torch.Tensor]
 
@@ -87,8 +82,7 @@ def run_checks(
             rows of the vocabulary, where an extension puts its new tokens, and rows spread over all of it.
         start_token: put before every sequence; None takes the tokenizer's own.
         dtype: what the server computes in. In bf16 two correct programs differ by 1e-2 to 1e-1 in a log-probability.
-        tolerance: for one value. Where the type itself is less exact on this model, that is measured, and the served
-            values may be ROUNDING_FACTOR times as far from the exact ones, on average MEAN_FACTOR times.
+        tolerance: for one value; where the type itself is less exact on this model, see agreement.py.
 
     Figures:
         rows, num_tokens, bytes; texts; model, pinned (whether the server names the folder's digest); text_tokens;
@@ -218,21 +212,6 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def logprobs(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
-    """Log-probability of each id but the first: [T - 1], float64."""
-    row = torch.tensor([ids])  # [1, T]
-    with torch.inference_mode():
-        logits = model(input_ids=row, use_cache=False).logits  # [1, T, V]
-    return logits[:, :-1].double().log_softmax(-1).gather(-1, row[:, 1:, None]).flatten()
-
-
-def mean_vector(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
-    """Mean of the last hidden states of all tokens, of length one: [D], float64. vLLM's pooling type MEAN."""
-    with torch.inference_mode():
-        states = model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]  # [T, D]
-    return torch.nn.functional.normalize(states.double().mean(0), dim=0)
-
-
 def _compare(
     folder: Path,
     sequences: list[list[int]],
@@ -245,19 +224,12 @@ def _compare(
 ) -> tuple[float, dict[str, float]]:
     """Compare what a server gave for `sequences` with what `compute` gives for the folder's model.
 
-    A few activations of some models are thousands of times larger than the rest, and two correct programs then differ
-    by far more than the last digit (SmolLM2 in fp32: 1e-4). So where the tolerance does not hold, the rounding of the
-    type is measured: the same model once more in a type that counts as exact, which takes twice its memory. Norms and
-    angles of a double model stay fp32, so the rounding is underestimated: hence ROUNDING_FACTOR.
-
     Args:
         values: one float64 tensor for each sequence, of the shape that `compute` gives.
         names, base_url: of the sequences and the server, for the message.
 
     Returns:
-        The largest difference to transformers in the server's type. And as figures: `rounding`, the largest difference
-        of transformers in that type to the exact values (0 if the tolerance held); `excess`, the largest difference of
-        the served values to the exact ones, and `bound`, what it may be; `mean` and `mean_bound`, the same on average.
+        The largest difference to transformers in the server's type, and the figures of `Agreement`.
 
     Raises:
         DataError: the values are too far from the folder's.
@@ -266,36 +238,17 @@ def _compare(
 
     low, high = TYPES[dtype]
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=low).eval()
-    exact = [compute(model, ids) for ids in sequences]
-    difference, mean = _distance(values, exact)
-    excess, rounding, bound, mean_bound = difference, 0.0, tolerance, tolerance
-    if difference > tolerance:
-        local, exact = exact, [compute(model.to(high), ids) for ids in sequences]
-        rounding, mean_rounding = _distance(local, exact)
-        bound = max(bound, ROUNDING_FACTOR * rounding)
-        mean_bound = max(mean_bound, MEAN_FACTOR * mean_rounding)
-        excess, mean = _distance(values, exact)
-    if excess <= bound and mean <= mean_bound:
-        figures = {"rounding": rounding, "excess": excess, "bound": bound, "mean": mean, "mean_bound": mean_bound}
-        return difference, figures
+    local = [compute(model, ids) for ids in sequences]
+    found = agreement(values, local, lambda: (local, [compute(model.to(high), ids) for ids in sequences]), tolerance)
+    if found.holds:
+        return found.difference, {name: getattr(found, name) for name in FIGURES}
     what = "embeddings" if compute is mean_vector else "log-probabilities"
-    number = max(range(len(values)), key=lambda n: _distance(values[n : n + 1], exact[n : n + 1]))
-    place = int(_gap(values[number], exact[number]).argmax())
+    number = max(range(len(values)), key=lambda n: distance(values[n : n + 1], found.exact[n : n + 1]))
+    place = int(gap(values[number], found.exact[number]).argmax())
     raise DataError(
-        f"{base_url}: {what} differ by {difference:.3g} (tolerance {tolerance:g}, rounding of {dtype} {rounding:.3g}) "
-        f"and on average by {mean:.3g} ({mean_bound:.3g} allowed), most in value {place + 1} of {names[number]}: "
-        f"{values[number][place]:.6f} served, {exact[number][place]:.6f} from the folder; the server holds other "
-        f"weights, pools otherwise, or computes in another type than {dtype}: serve this folder, give --dtype as it is "
-        "served, or a tolerance"
+        f"{base_url}: {what} differ by {found.difference:.3g} (tolerance {tolerance:g}, rounding of {dtype} "
+        f"{found.rounding:.3g}) and on average by {found.mean:.3g} ({found.mean_bound:.3g} allowed), most in value "
+        f"{place + 1} of {names[number]}: {values[number][place]:.6f} served, {found.exact[number][place]:.6f} from "
+        f"the folder; the server holds other weights, pools otherwise, or computes in another type than {dtype}: "
+        "serve this folder, give --dtype as it is served, or a tolerance"
     )
-
-
-def _gap(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Absolute differences; a NaN counts as infinite."""
-    return (left - right).abs().nan_to_num(torch.inf)
-
-
-def _distance(left: list[torch.Tensor], right: list[torch.Tensor]) -> tuple[float, float]:
-    """Largest and mean difference over all values."""
-    gap = _gap(torch.cat(left), torch.cat(right))
-    return (float(gap.max()), float(gap.mean())) if len(gap) else (0.0, 0.0)

@@ -9,13 +9,11 @@ import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
-from unicodedata import normalize
 from zlib import crc32
 
 from prealign_cpt.run.errors import DataError, MissingInputError
-from prealign_cpt.text.lines import read_lines
+from prealign_cpt.text.parallel import line_pairs
 from prealign_cpt.text.reader import (
     JSON_LINES,
     NO_TEXT,
@@ -126,25 +124,9 @@ def parallel(english: list[Entry], target: list[Entry]) -> list[Entry]:
 
 def _translations(files: Iterable[Path], others: Iterable[Path]) -> Iterator[str]:
     """A line and its translation, or the other way round, by a hash of both."""
-    for pair in line_pairs(files, others):
-        yield "\n".join(pair if crc32("\n".join(pair).encode()) % 2 else reversed(pair))
-
-
-def line_pairs(files: Iterable[Path], others: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Each line and the one beside it; pairs of which one is blank are left out.
-
-    Raises:
-        DataError: one file is longer than the other.
-    """
     for english, target in zip(files, others, strict=True):
-        lines = zip_longest(read_lines(english, None), read_lines(target, None))
-        for one, other in lines:
-            if one is None or other is None:
-                short, (number, _) = (english, other) if one is None else (target, one)
-                raise DataError(f"{short}: ends before line {number} of its translation; lines belong together")
-            left, right = (normalize("NFC", text).strip() for _, text in (one, other))
-            if left and right:
-                yield left, right
+        for pair in line_pairs(english, target):
+            yield "\n".join(pair if crc32("\n".join(pair).encode()) % 2 else reversed(pair))
 
 
 def _entry(name: str, path: Path, column: str, unit: Unit | None) -> Entry:

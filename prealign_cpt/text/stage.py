@@ -98,13 +98,6 @@ def shard_path(recipe: Recipe, source: str, shard: str) -> Path:
     return _shard(recipe.run / "text", source, shard)
 
 
-def training_documents(recipe: Recipe, side: str) -> Iterator[str]:
-    """The documents of a side's training text, as this stage wrote them, source after source."""
-    for source in text_report(recipe, side)["sources"]:
-        for shard, _, _ in source["shards"]:
-            yield from read_documents([shard_path(recipe, source["name"], shard)], recipe.text.column)
-
-
 def training_sample(recipe: Recipe, side: str, most_bytes: int) -> Iterator[str]:
     """About so much of a side's training text: all of it where it is no longer, else the beginning of every shard. The
     sources have the parts that their weights say, or that they have of the text."""

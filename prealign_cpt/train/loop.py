@@ -29,6 +29,7 @@ from prealign_cpt.train.adapters import COMPUTED
 from prealign_cpt.train.metrics import Log, summarize
 from prealign_cpt.train.optim import make_optimizer, rates
 from prealign_cpt.train.progress import Progress
+from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.step import SpikeGuard, train_step
 from prealign_cpt.train.trackers import Trackers
 
@@ -84,7 +85,7 @@ def train(
     log = Log(folder.parent / "metrics.jsonl", active=world.rank == 0, trackers=trackers)
     progress = Progress(recipe.steps, step, active=world.rank == 0)
     stall = 0.0
-    with signals.deferred(), checkpoint.Saver(folder, recipe.keep, world) as saver, trackers:
+    with signals.deferred(), Saver(folder, recipe.keep, world) as saver, trackers:
         scores = evaluate(module, valid, world) if due else {}
         if world.any(signals.requested() is not None):
             signals.ignore()

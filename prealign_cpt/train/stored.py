@@ -79,8 +79,9 @@ class Weights:
         self._expected = {
             f"model.{name}": tensor.to(dtype) for name, tensor in _moving(module, module.state_dict()).items()
         }
+        self._metadata = read_metadata(path)  # as long as a checkpoint has tensors: once for all of them
         try:
-            _check_tensors(read_metadata(path), self._expected, "model.")
+            _check_tensors(self._metadata, self._expected, "model.")
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -89,7 +90,7 @@ class Weights:
         been rounded to what training computed with."""
         key = f"model.model.{name}"
         tensor = torch.empty_like(self._expected[key], device="cpu")
-        _read({key: tensor}, self.path, part=key, no_dist=True)
+        _read({key: tensor}, self.path, key, self._metadata)
         return tensor.float()
 
 
@@ -135,10 +136,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """torch's reader, with the restricted `read_metadata`."""
+    """torch's reader, with the restricted `read_metadata`, or what that has given already."""
+
+    def __init__(self, path: Path, known: Metadata | None) -> None:
+        super().__init__(path)
+        self.known = known
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        metadata = read_metadata(Path(os.fspath(self.path)))
+        metadata = self.known or read_metadata(Path(os.fspath(self.path)))
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -167,11 +172,12 @@ class _Planner(DefaultLoadPlanner):
         super().load_bytes(read_item, plain)
 
 
-def _read(state: dict[str, Any], path: Path, part: str = "", no_dist: bool = False) -> None:
+def _read(state: dict[str, Any], path: Path, part: str = "", alone: Metadata | None = None) -> None:
+    """Fill a state; on all ranks together, or with metadata that is known by this process alone."""
     try:
         with warnings.catch_warnings():  # that nothing is distributed, for each tensor that is read alone
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(state, storage_reader=_Reader(path), planner=_Planner(part), no_dist=no_dist)
+            dcp.load(state, storage_reader=_Reader(path, alone), planner=_Planner(part), no_dist=bool(alone))
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, PrealignError):

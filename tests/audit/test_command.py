@@ -192,6 +192,7 @@ def test_a_run_is_audited_as_it_reads_its_text(tmp_path: Path, base_folder: Path
     assert exposure(tmp_path / "r") == {TEXT: "the audit is of other text: prealign audit again"}
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_decide_nothing(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch):
     path = recipe_in(tmp_path, base_folder, sentences("en", 60), sentences("de", 60) + sentences("en", 100, seed=8)[:3])
     monkeypatch.setattr(tasks, "BYTES_A_WORKER", 1)

@@ -4,8 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from prealign_cpt.evaluate.served import logprobs_of
 from prealign_cpt.evaluate.subject import Subject
+from prealign_cpt.serving.agreement import logprobs
 
 QUESTIONS = [("The old house stands near the", ["river", "moon", "book"], 0), ("A small", ["garden", "dog"], 1)]
 QUESTIONS += [("The water is", ["cold and clear", "long"], 1), ("Every day she walked under the", ["trees", "sea"], 0)]
@@ -67,4 +67,4 @@ def nats(subject: Subject, context: str, text: str) -> float:
         return ids
 
     ids = [subject.start_token_id, *encode(context + text)]
-    return -sum(logprobs_of(subject.model, ids)[len(encode(context)) :])
+    return -float(logprobs(subject.model, ids)[len(encode(context)) :].sum())

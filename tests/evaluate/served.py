@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign_cpt.serving import parity
+from prealign_cpt.serving.agreement import mean_vector
 from tests.serving.faulty import Faulty
 
 OWN = ("ignores_echo", "adds_start", "dropped_value")
@@ -31,7 +31,7 @@ class ServedModel(Faulty):
         """Added to every log-probability."""
 
     def _mean(self, ids: list[int], size: int) -> list[float]:
-        found: list[float] = parity.mean_vector(self.model, ids).tolist()
+        found: list[float] = mean_vector(self.model, ids).tolist()
         return found
 
     def _choices(self, body: dict[str, Any], fault: str | None) -> list[dict[str, Any]]:

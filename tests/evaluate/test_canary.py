@@ -11,7 +11,7 @@ from prealign_cpt.evaluate import served
 from prealign_cpt.evaluate.served import check_served
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError, UnavailableError
-from prealign_cpt.serving import client
+from prealign_cpt.serving import agreement, client
 from tests.evaluate.served import ServedModel
 
 
@@ -66,9 +66,11 @@ def test_a_server_in_bf16_passes_and_more_than_its_rounding_does_not(base_folder
         server.model.bfloat16()
         subject = subject_at(base_folder, server)
         found = check_served(subject)
-        rounding = served._rounding(subject, served.canary_ids(subject))
-        assert served.TOLERANCE < found.difference <= served.ROUNDING_FACTOR * rounding
-        monkeypatch.setattr(served, "ROUNDING_FACTOR", 0.5)
+        ids = served.canary_ids(subject)
+        low, exact = served._in_both_types(subject, ids, [agreement.logprobs(subject.model, ids)])
+        rounding, _ = agreement.distance(low, exact)
+        assert served.TOLERANCE < found.difference <= agreement.ROUNDING_FACTOR * rounding
+        monkeypatch.setattr(agreement, "ROUNDING_FACTOR", 0.5)
         with pytest.raises(DataError, match="what bf16 explains"):
             check_served(subject)
 

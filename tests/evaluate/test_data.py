@@ -54,7 +54,7 @@ def test_a_bad_folder(flores: Path):
         EvaluationData(parallel=flores, languages=("eng_Latn", "fra_Latn")).pairs()
     with (flores / "deu_Latn.dev").open("a") as file:
         file.write("one more\n")
-    with pytest.raises(DataError, match="eng_Latn has 20 lines, deu_Latn 21"):
+    with pytest.raises(DataError, match=r"eng_Latn\.dev: ends before line 21 of .*deu_Latn\.dev"):
         EvaluationData(parallel=flores, languages=("eng_Latn", "deu_Latn")).pairs()
     (flores / "eng_Latn.dev").write_text("one\n\nthree\n")
     with pytest.raises(DataError, match=r"eng_Latn\.dev:2: a blank line"):

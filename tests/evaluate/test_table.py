@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prealign_cpt.cli import command_line, main
+from prealign_cpt.cli import main
+from prealign_cpt.command_line import command_line
 from prealign_cpt.evaluate import command
 from prealign_cpt.evaluate.figures import Absent, Figure, Outcome, Result, from_json
 from prealign_cpt.evaluate.statistics import mean_of

@@ -1,6 +1,7 @@
-"""What the tests of the export have in common: a trained checkpoint and its export."""
+"""What the tests of the export have in common: a trained checkpoint and its export, and a whole run."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from prealign_cpt.cli import main
 from prealign_cpt.export import Probe, build_export
 from prealign_cpt.model.bits import held_out
 from prealign_cpt.model.world import World, process_group
@@ -19,6 +21,17 @@ from prealign_cpt.train.adapters import COMPUTED, prepare
 from prealign_cpt.train.loop import token_nats
 from prealign_cpt.train.optim import make_optimizer
 from prealign_cpt.train.shard import sharded
+from tests.conftest import recipe_file
+
+
+@pytest.fixture(scope="session")
+def kept_run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+    """Its folder, with everything up to the export; not to be changed."""
+    make: Callable[..., Path] = inspect.unwrap(recipe_file)
+    path = make(tmp_path_factory.mktemp("kept"), base_folder)
+    flags = ["--out", str(path.parent / "runs"), "--train.save_at", "log", "--train.precision", "bf16"]
+    assert main(["export", str(path), *flags]) == 0
+    return path.parent / "runs" / "tiny"
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from prealign_cpt.train.loop import train
 from prealign_cpt.train.shard import sharded
 from tests.conftest import make_model
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 VOCAB = 67
 """Not divisible by 2 or 3 ranks."""
 LENGTH = 16
@@ -80,6 +82,7 @@ def go(
     act: Callable[[int], None] | None = None,
     inputs: dict[str, Any] = INPUTS,
     accept: tuple[str, ...] = (),
+    replicas: int = 1,
     **changed: Any,
 ) -> dict[str, Any]:
     """Train in the run folder `folder/name` from its newest checkpoint, with a fresh module; what came of it.
@@ -98,7 +101,7 @@ def go(
         if act is not None:
             act(step)
 
-    module = sharded(folder / base, world, "fp32")
+    module = sharded(folder / base, world, "fp32", replicas=replicas)
     mixture = Watched(folder, before)
     found: dict[str, Any] = {"error": "", "code": 0}
     try:
@@ -137,3 +140,26 @@ def curve(run: Path) -> list[tuple[float, ...]]:
 def order(found: list[dict[str, Any]]) -> list[tuple[int, str]]:
     """The sequences that all ranks have read, in the order of the run, each once."""
     return sorted({pair for one in found for pair in one["read"]})
+
+
+def state(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "run_state.json").read_text()))
+
+
+def steps(run: Path) -> list[int]:
+    """Of a run folder, as its metrics have them."""
+    path = run / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Its child processes, in the order of their start."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == launcher:
+            children.append(int(path.parent.name))
+    return sorted(children)

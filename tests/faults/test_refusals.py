@@ -20,7 +20,6 @@ import torch.distributed.checkpoint as dcp
 
 from prealign_cpt.model.loss import LanguageModelLoss
 from prealign_cpt.model.world import World, process_group
-from prealign_cpt.pipeline import _agree
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run import faults, manifest
 from prealign_cpt.run.errors import DataError, RecipeError, StorageError
@@ -28,11 +27,13 @@ from prealign_cpt.run.faults import fault
 from prealign_cpt.run.folder import Run
 from prealign_cpt.run.manifest import new_folder, read_manifest, verify
 from prealign_cpt.train import checkpoint, stored
-from prealign_cpt.train.checkpoint import Saver
+from prealign_cpt.train import saver as saver_module
 from prealign_cpt.train.loop import check_accepted
 from prealign_cpt.train.optim import make_optimizer
+from prealign_cpt.train.saver import Saver
 from prealign_cpt.train.shard import sharded
 from prealign_cpt.train.stored import read_metadata
+from prealign_cpt.training import _agree
 from prealign_cpt.verify import inspect
 from tests.conftest import make_model
 from tests.faults.ranks import start, values
@@ -178,7 +179,7 @@ def test_row_28_nothing_is_removed_when_the_disk_spoils_what_was_just_written(
         os.truncate(path / "__0_0.distcp", 100)
         return path
 
-    monkeypatch.setattr(checkpoint, "write", spoiled)
+    monkeypatch.setattr(saver_module, "write", spoiled)
     with pytest.raises(StorageError, match="written a moment ago"), Saver(saved, 2, world) as saver:
         saver.save(4, *trainer, {"inputs": INPUTS})
     assert all(verify(_step(saved, step)) for step in (1, 2, 3))
@@ -383,7 +384,7 @@ def test_a_save_does_not_stop_the_steps_and_only_one_is_under_way(
         running[0] -= 1
         return path
 
-    monkeypatch.setattr(checkpoint, "write", slow)
+    monkeypatch.setattr(saver_module, "write", slow)
     with Saver(tmp_path, 2, world) as saver:
         first = saver.save(1, *trainer, {"inputs": INPUTS})
         with torch.no_grad():

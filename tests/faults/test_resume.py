@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every run by its name: what each rank brought back. Four starts of ranks."""
+    """Every run by its name: what each rank brought back. Five starts of ranks."""
     found: dict[str, list[dict[str, Any]]] = {}
 
     def keep(size: int, jobs: list[dict[str, Any]]) -> None:
@@ -39,6 +39,14 @@ def runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     shutil.copytree(folder / "2 to 3", folder / "2 to 1")
     keep(1, [{"name": "2 to 1"}, {"name": "1 straight"}, {"name": "1 to 2", "stop": 4}])
     keep(3, [{"name": "2 to 3"}])
+    keep(
+        4,
+        [
+            {"name": "replicas", "replicas": 2, "stop": 4},
+            {"name": "replicas", "replicas": 2},
+            {"name": "replicas straight", "replicas": 2},
+        ],
+    )
     longer: dict[str, Any] = {"steps": 12, "warmup": 0.0, "decay": 0.2}
     keep(
         2,
@@ -71,6 +79,14 @@ def test_at_the_same_number_of_ranks_everything_is_bit_identical(
         assert straight[rank]["weights"].keys() == resumed[-2 + rank]["weights"].keys()
         for name, value in straight[rank]["weights"].items():
             assert np.array_equal(resumed[-2 + rank]["weights"][name], value), name
+
+
+@pytest.mark.slow
+def test_four_ranks_in_two_replicas_go_on_bit_by_bit(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> None:
+    assert "after step 4, saved at step 4" in runs["replicas"][3]["error"] and not runs["replicas"][4]["error"]
+    assert curve(folder / "replicas") == curve(folder / "replicas straight") and len(curve(folder / "replicas")) == 9
+    for name, value in runs["replicas straight"][0]["weights"].items():
+        assert np.array_equal(runs["replicas"][4]["weights"][name], value), name
 
 
 @pytest.mark.slow

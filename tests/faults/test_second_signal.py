@@ -13,8 +13,8 @@ import torch.distributed as dist
 from prealign_cpt.model.world import World
 from prealign_cpt.run import signals
 from prealign_cpt.run.manifest import verify
-from prealign_cpt.train import checkpoint
-from prealign_cpt.train.checkpoint import Saver
+from prealign_cpt.train import checkpoint, saver
+from prealign_cpt.train.saver import Saver
 from tests.faults.ranks import Ranks
 from tests.faults.runs import INPUTS, alone, make_base
 
@@ -52,11 +52,11 @@ def test_a_second_signal_in_the_final_save_ends_both_ranks_at_once(tmp_path: Pat
 
 
 def test_a_slow_save_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(checkpoint, "SLOW", 0.0)
+    monkeypatch.setattr(saver, "SLOW", 0.0)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         world = World(0, 1, torch.device("cpu"), dist.HashStore())
-        monkeypatch.setattr(checkpoint, "snapshot", lambda *_: {"model": {"weight": torch.ones(3)}})
+        monkeypatch.setattr(saver, "snapshot", lambda *_: {"model": {"weight": torch.ones(3)}})
         with Saver(tmp_path, 2, world) as saving:
             for step in (1, 2):
                 saving.save(step, None, None, {"inputs": {}})  # type: ignore[arg-type]

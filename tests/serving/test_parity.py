@@ -12,7 +12,8 @@ import pytest
 from prealign_cpt.cli import main
 from prealign_cpt.run.errors import DataError
 from prealign_cpt.serving import client
-from prealign_cpt.serving.parity import CHECKS, ROUNDING_FACTOR, check_parity, run_checks
+from prealign_cpt.serving.agreement import ROUNDING_FACTOR
+from prealign_cpt.serving.parity import CHECKS, check_parity, run_checks
 from prealign_cpt.serving.server import Server
 from tests.conftest import START
 from tests.serving.conftest import TEXTS, that_adds

@@ -19,7 +19,8 @@ from prealign_cpt.evaluate.served import check_served, write
 from prealign_cpt.evaluate.subject import Subject
 from prealign_cpt.run.errors import DataError, UnavailableError
 from prealign_cpt.serving import client
-from prealign_cpt.serving.parity import CHECKS, mean_vector, run_checks
+from prealign_cpt.serving.agreement import mean_vector
+from prealign_cpt.serving.parity import CHECKS, run_checks
 from prealign_cpt.serving.server import Server
 from tests.conftest import START
 from tests.evaluate.local_tasks import bits_per_byte, hits, write_tasks

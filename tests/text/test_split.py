@@ -1,6 +1,7 @@
 """What is held out of a text, by content alone."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prealign_cpt.recipe.file import load_recipe
+from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import DataError
+from prealign_cpt.text.reader import read_documents
 from prealign_cpt.text.split import Repeated, place, share_of, side_of, stretches, stretches_of
-from prealign_cpt.text.stage import build_text, held_out_documents, training_documents
+from prealign_cpt.text.stage import build_text, held_out_documents, shard_path, text_report
 from tests.conftest import START
 
 BOTH = ("valid", "test")
@@ -50,6 +53,13 @@ def test_stretches_are_equal_where_bytes_are(data: bytes):
 
 def article(number: int) -> str:
     return " ".join(f"neno{number}x{i} na" for i in range(60))
+
+
+def training_documents(recipe: Recipe, side: str) -> Iterator[str]:
+    """The documents of a side's training text, as the stage wrote them, source after source."""
+    for source in text_report(recipe, side)["sources"]:
+        for shard, _, _ in source["shards"]:
+            yield from read_documents([shard_path(recipe, source["name"], shard)], recipe.text.column)
 
 
 class TestStage:

@@ -128,9 +128,13 @@ def test_weights_and_optimizer_come_back_bit_by_bit(folder: Path, base: Path, wo
     assert _same(weights(other), at_6) and not _same(at_5, at_6)
 
 
-def test_the_weights_alone_load_into_a_plain_model(three: Path, base: Path, trainer: Any) -> None:
-    module = LanguageModelLoss(load_whole(base))
+def test_the_weights_alone_load_into_a_plain_model(
+    three: Path, base: Path, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, real, read = LanguageModelLoss(load_whole(base)), stored.read_metadata, []
+    monkeypatch.setattr(stored, "read_metadata", lambda path: read.append(path) or real(path))
     load_weights(three / "step-0000000003", module)
+    assert len(read) == 1, "the description of all tensors is read once, not for each of them"
     assert _same(weights(module), weights(trainer[0]))
     assert module.model.lm_head.weight is module.model.model.embed_tokens.weight
 

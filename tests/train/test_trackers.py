@@ -1,12 +1,9 @@
 """Trackers: the figures of metrics.jsonl, one curve over several starts, and nothing that stops a training."""
 
 import json
-import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +16,7 @@ from prealign_cpt.train import progress, trackers
 from prealign_cpt.train.metrics import Log
 from prealign_cpt.train.progress import Progress, duration
 from prealign_cpt.train.trackers import Trackers, curves
+from tests.faults.ranks import start
 
 LINE = {"step": 3, "loss": 2.5, "lr": 1e-3, "skipped": 0, "valid": {"target_bpb": 1.5, "english_bpb": 1.25}}
 CURVES = {"train/loss": 2.5, "train/lr": 1e-3, "train/skipped": 0, "valid/target_bpb": 1.5, "valid/english_bpb": 1.25}
@@ -73,6 +71,10 @@ def test_a_run_s_curves_are_its_metrics(recipe_file: Path, capsys: Any) -> None:
     assert main(["train", str(recipe_file), *flags, "--train.log", "[]"]) == 0, "no tracker decides what is trained"
 
 
+def _main(rank: int, size: int, line: list[str]) -> int:
+    return main(line)
+
+
 def test_a_killed_run_goes_on_with_its_curve(recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pytest.importorskip("tensorboard")
     line = [
@@ -85,12 +87,8 @@ def test_a_killed_run_goes_on_with_its_curve(recipe_file: Path, monkeypatch: pyt
         "--train.save_every",
         "2",
     ]
-    killed = subprocess.run(
-        [sys.executable, "-m", "prealign_cpt", *line],
-        env=os.environ | {"PREALIGN_FAULT": "kill@step:count=6", "PYTHONPATH": os.getcwd()},
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (killed,) = start(1, _main, line, fault="kill@step:count=6")
+    assert killed.code == -signal.SIGKILL, killed
     run = recipe_file.parent / "runs" / "tiny"
     assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2, 3, 4, 5]
     time.sleep(1.1)  # TensorBoard reads files by their second, then by process; a real start takes longer than that

@@ -25,10 +25,10 @@ from prealign_cpt.align.stage import Material, Term
 from prealign_cpt.align.units import ENGLISH, TARGET, Group, Unit, whole
 from prealign_cpt.data.pack import encode
 from prealign_cpt.data.word_spans import Documents, Words
-from prealign_cpt.lexicon.induce import read_parallel
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.model.tokens import token_texts
 from prealign_cpt.model.vectors import encode_words
+from prealign_cpt.text.parallel import line_pairs
 
 LEFT = 24
 """Most tokens of a sentence that are given before a word."""
@@ -167,7 +167,8 @@ def _sentences(
     material: Material, kind: type[Contrast], last_token: bool = False
 ) -> tuple[Term | None, dict[str, Any]]:
     recipe = material.recipe
-    pairs = read_parallel(recipe.path(recipe.text.parallel_english), recipe.path(recipe.text.parallel_target))
+    files = (recipe.path(recipe.text.parallel_english), recipe.path(recipe.text.parallel_target))
+    pairs = [Pair(*pair) for pair in line_pairs(*files)]
     wanted = recipe.align.steps * recipe.align.words
     groups = sentence_groups(material.tokenizer, pairs, material.movable, wanted, recipe.seed)
     if last_token:

@@ -66,7 +66,7 @@ def test_a_damaged_milestone_is_refused(run: Path, capsys: Any) -> None:
 
 def test_weights_of_another_step_do_not_pass(run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate compares with what the trainer gave at that very step."""
-    from prealign_cpt.analysis import kept
+    from prealign_cpt.export import kept
 
     def swapped(folder: Path) -> dict[int, Path]:
         return {1: folder / "train" / KEPT / "step-0000000001"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from prealign_cpt.export import Probe, build_export
-from prealign_cpt.pipeline import new_tokens
+from prealign_cpt.model.tokens import new_tokens
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import RecipeError
