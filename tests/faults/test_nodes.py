@@ -1,7 +1,7 @@
-"""Nodes on one machine: torchrun agents with one rank each, of which one is killed in the middle.
+"""Four nodes on one machine, and three: torchrun agents with one rank each, of which one is killed in the middle.
 
     agent 0 (holds the rendezvous) ─┐
-    agents 1 (and 2) ───────────────┴─► ranks ─► SIGKILL to agent 1 and its rank ─► ranks anew, from the checkpoint
+    agents 1, 2 (and 3) ────────────┴─► ranks ─► SIGKILL to agent 2 and its rank ─► ranks anew, from the checkpoint
 
 The commands are those of docs/training.md, "Many nodes"; what is left out there is given by `NODE`.
 """
@@ -130,23 +130,23 @@ def _started(recipe: Path, launched: list[Nodes], nodes: str, *flags: str) -> No
 
 def test_a_node_that_is_lost_and_replaced_changes_nothing(recipe_file: Path, launched: list[Nodes]) -> None:
     flags = ("--train.replicas", "2")
-    straight = values(start(2, _straight, recipe_file, flags, seconds=120, grace=60))[0]
-    nodes = _started(recipe_file, launched, "2", *flags)
+    straight = values(start(4, _straight, recipe_file, flags, seconds=120, grace=60))[0]
+    nodes = _started(recipe_file, launched, "4", *flags)
     nodes.until(lambda: max(steps(nodes.run), default=0) >= 12)
-    nodes.lose(1)
+    nodes.lose(2)
     nodes.add()
-    assert nodes.ends() == [0, 0], nodes.said()
+    assert nodes.ends() == [0, 0, 0, 0], nodes.said()
     assert "train: continues after step" in nodes.said()
     assert state(nodes.run)["status"] == "finished"
     assert curve(nodes.run) == curve(straight) and len(curve(straight)) == STEPS
-    assert _weights(straight) and _weights(nodes.run) == _weights(straight)
+    assert len(_weights(straight)) == 4 and _weights(nodes.run) == _weights(straight)
 
 
 def test_without_a_lost_node_the_others_go_on_until_another_comes(recipe_file: Path, launched: list[Nodes]) -> None:
     straight = _straight(0, 1, recipe_file, ())
     nodes = _started(recipe_file, launched, "2:3")
     nodes.until(lambda: max(steps(nodes.run), default=0) >= 7)
-    nodes.lose(1)
+    nodes.lose(2)
     nodes.until(lambda: "steps on 2 rank(s)" in nodes.said())
     before = len(steps(nodes.run))
     nodes.until(lambda: len(steps(nodes.run)) >= before + 5)
