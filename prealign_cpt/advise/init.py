@@ -15,7 +15,7 @@ from prealign_cpt.advise.memory import fits, load_to_measure, machine, shape_of
 from prealign_cpt.advise.script import advice, look
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_dictionary
-from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.base import from_wrapper, resolve_base
 from prealign_cpt.recipe.file import load_recipe, toml
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import RecipeError, StorageError
@@ -115,7 +115,8 @@ def _written(recipe: Recipe, base: Path, code: str, source: str) -> str:
     found = fertilities(recipe, base)
     size, reason = proposed(found, text_report(recipe, "target")["bytes"])
     keys, memory = fits(shape_of(base), machine())
-    for line in (*told, f"vocab.size = {toml(size)}: {reason}", memory):
+    taken = from_wrapper(base)
+    for line in (*([f"base.model: {taken}"] if taken else []), *told, f"vocab.size = {toml(size)}: {reason}", memory):
         say(f"init: {line}")
     chosen = recipe.train
     train = {"steps": chosen.steps, "sequences": chosen.sequences, "eval_every": chosen.eval_every}
@@ -136,7 +137,7 @@ language = {toml(recipe.language)}  # {code}
 # {_lines(told)}
 
 [base]
-model = {toml(recipe.base.model)}
+model = {toml(recipe.base.model)}{f"  # {taken}" if taken else ""}
 start_token = {toml(recipe.base.start_token)}  # the best of those that were measured on held-out English
 
 [text]  # held-out text is split off by document, unless it is named
