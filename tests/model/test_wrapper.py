@@ -1,4 +1,4 @@
-"""The language model inside a multimodal base: the same function of text, in a folder like any other; or one message."""
+"""The language model inside a multimodal base: the same function of text in an ordinary folder, or one message."""
 
 import json
 import os
@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from prealign_cpt.evaluate.subject import Subject
-from prealign_cpt.model import base, wrapper
+from prealign_cpt.model import wrapper
 from prealign_cpt.model.base import from_wrapper, resolve_base
 from prealign_cpt.model.load import check_isolation, check_structure, load_whole
 from prealign_cpt.pipeline import Command, run_parts
 from prealign_cpt.recipe.file import load_recipe
 from prealign_cpt.run.errors import DataError, PrealignError, RecipeError, StorageError
 from tests.conftest import START
-from tests.model.wrappers import NEW, OLD, ROWS, configure, make_wrapper, rename, rewrite
+from tests.model.wrappers import OLD, ROWS, configure, make_wrapper, rename, rewrite
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +53,13 @@ class Kind(NamedTuple):
     name: str
     of: str
     text_type: str = ""
-    text: dict[str, Any] = {}
-    options: dict[str, Any] = {}
+    text: dict[str, Any] | None = None
+    tied: bool | None = None
 
 
 KINDS = [
     Kind("gemma3", "Gemma3ForCausalLM", text={"num_hidden_layers": 6, "sliding_window": 8}),
-    Kind("mistral3", "MistralForCausalLM", options={"tie_word_embeddings": False}),
+    Kind("mistral3", "MistralForCausalLM", tied=False),
     Kind("mistral3", "MistralForCausalLM", text={"sliding_window": 8}),
     Kind("mistral3", "Ministral3ForCausalLM", "ministral3"),
     Kind("llava", "LlamaForCausalLM"),
@@ -83,7 +83,8 @@ def test_given_text_it_computes_what_the_wrapper_does(
     kind: Kind, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     source = tmp_path / "wrapper"
-    whole = type(make_wrapper(source, tokenizer, kind.name, kind.text_type, kind.text, **kind.options))
+    options = {} if kind.tied is None else {"tie_word_embeddings": kind.tied}
+    whole = type(make_wrapper(source, tokenizer, kind.name, kind.text_type, kind.text, **options))
     expected = logits(whole.from_pretrained(source, attn_implementation="sdpa"))
     folder = resolve_base(str(source))
     model = load_whole(folder)
