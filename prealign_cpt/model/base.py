@@ -45,14 +45,16 @@ NOT_TEXT = ["vision_config", "audio_config"]
 
 
 def resolve_base(name: str) -> Path:
-    """The checked folder of the base model `name`: `EMBEDDED`, a local folder, or `org/name[@revision]` on the hub.
+    """The checked folder of the base model `name`: `EMBEDDED`, a local folder, or `org/name[@revision]` on the hub; of a
+    multimodal model that of its language model.
 
     `EMBEDDED` goes before a folder of that name; write `./smollm2-135m` for the folder.
 
     Raises:
         MissingInputError: neither a known name, nor a folder, nor of the form of a hub name; or an incomplete folder.
         UnavailableError: a download failed.
-        DataError: the folder was refused (see `check_base`), or the embedded base in the cache is damaged.
+        DataError: the folder was refused (see `check_base`), or what was made of it in the cache is damaged.
+        RecipeError, StorageError: of a multimodal model, see `take_folder`.
     """
     if name == EMBEDDED:
         return _embedded_base()
@@ -105,7 +107,7 @@ def check_base(folder: Path) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """A tokenizer and sound weights are there, not quantised."""
+    """A tokenizer is there, and sound weights that are not quantised."""
     if any("quantization_config" in part for part in _parts(folder / "config.json")):
         raise DataError(
             f"{folder / 'config.json'}: quantised weights cannot be trained; use the model in bf16, fp16 or fp32"
@@ -135,7 +137,7 @@ def _refuse_code(folder: Path) -> None:
 
 
 def _check_architecture(path: Path) -> None:
-    """`config.json` names causal language models only, no part for images or sound, and weights that can be trained."""
+    """`config.json` names causal language models only, and no part for images or sound."""
     if not path.is_file():
         raise MissingInputError(f"{path}: missing; a base model needs its configuration")
     config = _read_object(path)
