@@ -189,7 +189,7 @@ def _look(run: Path, base: Path, folder: Path) -> dict[str, Any]:
         AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
         for path in (base, run / "align", run / "export")
     )
-    own = dict(before.named_parameters())
+    own = dict(before.named_parameters(remove_duplicate=False))  # a tied head is untied in alignment
     # Rows that pad the matrix give way to new ones, and a token may be without a row.
     rows = before.config.vocab_size
     kept = {key: min(rows, num_ids(old)) if len(value) == rows else len(value) for key, value in own.items()}

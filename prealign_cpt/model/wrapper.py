@@ -61,7 +61,8 @@ def convert(source: Path, out: Path, copied: Iterable[str]) -> str:
     check_tokenizer(source, tokenizer)
     with Tensors(source) as tensors:
         names = {_own(name): name for name in tensors.places if _own(name)}
-        if {HEAD, TABLE} <= set(names) and not _equal(tensors, names[HEAD], names[TABLE]):
+        tied = model.config.tie_word_embeddings and {HEAD, TABLE} <= set(names)
+        if tied and not _equal(tensors, names[HEAD], names[TABLE]):
             model = _built(model.config, tied=False)  # as transformers does it, which believes the file
         _compare(source, model, {name: tensors.shape(there) for name, there in names.items()})
         kept = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name in names}
