@@ -45,8 +45,8 @@ NOT_TEXT = ["vision_config", "audio_config"]
 
 
 def resolve_base(name: str) -> Path:
-    """The checked folder of the base model `name`: `EMBEDDED`, a local folder, or `org/name[@revision]` on the hub; of a
-    multimodal model that of its language model.
+    """The checked folder of the base model `name`: `EMBEDDED`, a local folder, or `org/name[@revision]` on the hub; of
+    a multimodal model that of its language model.
 
     `EMBEDDED` goes before a folder of that name; write `./smollm2-135m` for the folder.
 
