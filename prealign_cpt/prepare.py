@@ -18,7 +18,7 @@ from prealign_cpt.align.initialize import build_init
 from prealign_cpt.data.build import build_data, pack_shard, packing_tasks
 from prealign_cpt.lexicon.pairs import read_pairs
 from prealign_cpt.lexicon.stage import WordList, build_lexicon, no_lexicon
-from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.base import from_wrapper, resolve_base
 from prealign_cpt.model.load import check_isolation, check_structure, check_tokenizer, load_whole
 from prealign_cpt.model.tokens import end_token_id, start_token_id
 from prealign_cpt.model.world import choose_device
@@ -111,6 +111,8 @@ def check_inputs(recipe: Recipe, digest_of: Callable[[Path], str] = sha256, skip
         MissingInputError, DataError, RecipeError: an input is not there or not usable; it is named.
     """
     base = resolve_base(recipe.base.model)
+    if taken := from_wrapper(base):
+        say(f"base.model: {taken}")
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     start_token_id(tokenizer, recipe)
     end_token_id(tokenizer, recipe)

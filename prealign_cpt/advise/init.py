@@ -15,7 +15,7 @@ from prealign_cpt.advise.memory import fits, load_to_measure, machine, shape_of
 from prealign_cpt.advise.script import advice, look
 from prealign_cpt.lexicon.pairs import Pair
 from prealign_cpt.lexicon.stage import read_dictionary
-from prealign_cpt.model.base import resolve_base
+from prealign_cpt.model.base import from_wrapper, resolve_base
 from prealign_cpt.recipe.file import load_recipe, toml
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.run.errors import RecipeError, StorageError
@@ -119,15 +119,17 @@ def _written(recipe: Recipe, base: Path, code: str, source: str) -> str:
     found = fertilities(recipe, base)
     size, reason = proposed(found, text_report(recipe, "target")["bytes"])
     keys, memory = fits(shape_of(base), machine())
-    chosen = recipe.train
+    chosen, taken = recipe.train, from_wrapper(base)
     rate, why = rows_rate(found[0], size, chosen.lr)
     rows = f"rows_lr = {rate}  # {why}\n" if rate else ""
-    for line in (
+    lines = [f"base.model: {taken}"] if taken else []
+    lines += [
         *told,
         f"vocab.size = {toml(size)}: {reason}",
+        *([f"train.rows_lr = {rate}: {why}"] if rate else []),
         memory,
-        *([f"train.rows_lr = {rate}: {why}"] * bool(rate)),
-    ):
+    ]
+    for line in lines:
         say(f"init: {line}")
     train = {"steps": chosen.steps, "sequences": chosen.sequences, "eval_every": chosen.eval_every}
     train |= {"save_every": chosen.save_every}
@@ -147,7 +149,7 @@ language = {toml(recipe.language)}  # {code}
 # {_lines(told)}
 
 [base]
-model = {toml(recipe.base.model)}
+model = {toml(recipe.base.model)}{f"  # {taken}" if taken else ""}
 start_token = {toml(recipe.base.start_token)}  # the best of those that were measured on held-out English
 
 [text]  # held-out text is split off by document, unless it is named

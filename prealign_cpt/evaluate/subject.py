@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prealign_cpt.model.base import EMBEDDED, check_base, resolve_base
+from prealign_cpt.model.base import EMBEDDED, resolve_base, take_folder
 from prealign_cpt.model.load import load_whole, reading_device
 from prealign_cpt.model.world import choose_device
 from prealign_cpt.run.cache import cache_folder
@@ -65,9 +65,8 @@ class Subject:
     ) -> None:
         self.run = path if (path / "recipe.toml").is_file() else None
         """The run folder, if it is one."""
-        self.folder = model_folder(path)
-        check_base(self.folder)
-        self.name = name or (self.run or self.folder).resolve().name
+        self.folder = take_folder(model_folder(path))
+        self.name = name or (self.run or path).resolve().name
         content, wanted = _read_recipe(self.run) if self.run else {}, choose_device(device)
         precision = content.get("train", {}).get("precision", "fp32" if wanted.type == "cpu" else "bf16")
         self.dtype = torch.float32 if (precision if dtype == "auto" else dtype) == "fp32" else torch.bfloat16
@@ -209,13 +208,8 @@ def _find_base(run: Path) -> tuple[Path | None, str]:
     name = str(_read_recipe(run).get("base", {}).get("model", ""))
     if not name:
         return None, f"{run / 'recipe.toml'} names no base"
-    folder = Path(name).expanduser()
-    if name != EMBEDDED and folder.is_dir():
-        return folder, ""
     if name == EMBEDDED and not (cache_folder() / "base" / EMBEDDED).is_dir():
         return None, f"base {name!r} is not in the cache; bring it there with `prealign base {name}`"
-    if name != EMBEDDED and (folder := Path(name).expanduser()).is_dir():
-        return folder, ""
     try:
         with offline():
             return resolve_base(name), ""

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCardData, metadata_load
 
 from prealign_cpt import __version__
-from prealign_cpt.model.base import EMBEDDED, HUB_NAME
+from prealign_cpt.model.base import EMBEDDED, HUB_NAME, from_wrapper
 from prealign_cpt.recipe.file import as_toml
 from prealign_cpt.recipe.schema import Recipe
 from prealign_cpt.text.languages import language_of
@@ -44,7 +44,8 @@ def model_card(recipe: Recipe, parity: dict[str, Any] | None, run: Path, base: P
     )
     for key, value in licence(base).items():
         data[key] = value
-    facts = "\n".join(f"- {fact}" for fact in [*_done(recipe, run, step), *_to_know(recipe, parity, run)])
+    taken = [f"Of the base: {told}."] if (told := from_wrapper(base)) else []
+    facts = "\n".join(f"- {fact}" for fact in [*taken, *_done(recipe, run, step), *_to_know(recipe, parity, run)])
     return f"""---
 {data.to_yaml()}
 ---

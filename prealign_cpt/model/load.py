@@ -98,7 +98,8 @@ def check_structure(folder: Path) -> None:
 
     Raises:
         RecipeError: transformers does not know it, or not with SDPA attention; its blocks are elsewhere than in
-            `layers`; it has experts; its head has a bias, a factor or a cap.
+            `layers`; it has experts, or further tables by token; its head has a bias, a factor or a cap; it is not
+            causal, or recurrent.
     """
     model = _without_weights(folder)
     blocks(model)
@@ -115,6 +116,20 @@ def check_structure(folder: Path) -> None:
         if value not in (plain, None):
             raise RecipeError(f"base.model: {name} changes its logits ({key} = {value}), unsupported; {REMEDY}")
     _without_weights(folder, attn_implementation="sdpa")
+    table = model.get_input_embeddings()
+    for part, module in model.named_modules():
+        if "embed_tokens" in part and isinstance(module, nn.Embedding) and module is not table:
+            raise RecipeError(
+                f"base.model: {name} has a second table with a row for each token ({part}), which would not grow with "
+                f"the vocabulary; {REMEDY}"
+            )
+    if getattr(model.config, "use_bidirectional_attention", False) in (True, "all"):
+        raise RecipeError(f"base.model: {name} lets a token attend to those after it, which is unsupported; {REMEDY}")
+    if model._is_stateful or "conv" in (getattr(model.config, "layer_types", None) or ()):
+        raise RecipeError(
+            f"base.model: {name} carries a state from one document of a packed row into the next, which is not "
+            f"supported; {REMEDY}"
+        )
 
 
 @torch.no_grad()

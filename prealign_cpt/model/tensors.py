@@ -90,7 +90,7 @@ def write_weights(
     """Write what `save_pretrained` writes, holding one file's tensors at a time; the names of all tensors.
 
     Args:
-        model: on the meta device, in the type of the export.
+        model: on the meta device, in the types of the export.
         read: a trained tensor by its name.
         shard_size: bytes of a file; a larger tensor has a file of its own.
     """
@@ -101,7 +101,7 @@ def write_weights(
         kept, filename_pattern="model{suffix}.safetensors", max_shard_size=shard_size
     )
     for file, names in split.filename_to_tensors.items():
-        save_file({name: read(name).to(model.dtype) for name in names}, out / file, metadata={"format": "pt"})
+        save_file({name: read(name).to(kept[name].dtype) for name in names}, out / file, metadata={"format": "pt"})
     if split.is_sharded:
         about = {"total_parameters": model.num_parameters(), **split.metadata}
         index = {"metadata": about, "weight_map": split.tensor_to_filename}

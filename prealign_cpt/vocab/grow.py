@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -110,11 +110,17 @@ def grow_tokenizer(
     growth = Growth(first_id, [], cuts=measure_cuts(tokenizer.backend_tokenizer, sample))
     if isinstance(family, ByteLevel) and pretokenizer == "auto" and growth.cuts and growth.cuts.scripts:
         recut = whole_words(content, growth.cuts.scripts)
-        if recut is not None and _is_read_back(recut, tokenizer, base):
+        if recut is not None and _same_cuts(recut, _read_back(recut, tokenizer, base, keep_class=True)):
             content, growth = recut, replace(growth, scripts=tuple(growth.cuts.scripts))
             family = ByteLevel(Tokenizer.from_str(json.dumps(content)))
     guard = _Guard(english, tokenizer.backend_tokenizer, family, growth.scripts)
-    as_words = _as_words(base, family, kind, sample)
+
+    def looks_up() -> bool:
+        """Whether transformers, too, would look words up; a Qwen2Tokenizer is built anew without."""
+        wanted = {**content, "model": content["model"] | {"ignore_merges": True}}
+        return bool(_read_back(wanted, tokenizer, base, bool(growth.scripts))["model"].get("ignore_merges"))
+
+    as_words = _as_words(base, family, kind, sample, looks_up)
     if as_words:
         words = family.words(target, whole=True, least_documents=LEAST_DOCUMENTS)
         pieces, witnesses = learn_words(words, guard.words(), family.text, size), list[str]()
@@ -254,12 +260,12 @@ def _beginning(documents: Iterable[str]) -> tuple[Iterable[str], list[str]]:
     return chain(head, rest), head
 
 
-def _as_words(base: Path, family: Family, kind: str, sample: list[str]) -> bool:
+def _as_words(base: Path, family: Family, kind: str, sample: list[str], looks_up: Callable[[], bool]) -> bool:
     """Whether new tokens are whole words."""
     if kind == "merges":
         return False
     unspaced = unspaced_share("\n".join(sample)) > 0.5
-    can = isinstance(family, ByteLevel) and not unspaced and family.may_look_up()
+    can = isinstance(family, ByteLevel) and not unspaced and family.may_look_up() and looks_up()
     if kind == "words" and unspaced:
         raise RecipeError('vocab.kind: the target text has no spaces between words; choose "merges"')
     if kind == "words" and not can:
@@ -267,19 +273,26 @@ def _as_words(base: Path, family: Family, kind: str, sample: list[str]) -> bool:
     return can
 
 
-def _is_read_back(content: dict[str, Any], tokenizer: PreTrainedTokenizerFast, base: Path) -> bool:
-    """Whether transformers reads this tokenizer.json as it is beside the base's config.json, whose model type decides
-    the class for some bases whatever the tokenizer says (Qwen 2: tokenization_auto.py of transformers 5)."""
+def _read_back(
+    content: dict[str, Any], tokenizer: PreTrainedTokenizerFast, base: Path, keep_class: bool
+) -> dict[str, Any]:
+    """What transformers makes of this tokenizer.json beside the base's config.json, whose model type decides the class
+    for some bases whatever the tokenizer says (Qwen 2: tokenization_auto.py of transformers 5)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_tokenizer(tokenizer, base, folder)
-        _keep_class(folder / "tokenizer_config.json")
+        if keep_class:
+            _keep_class(folder / "tokenizer_config.json")
         (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
         if (base / "config.json").is_file():
             shutil.copyfile(base / "config.json", folder / "config.json")
-        read = load_tokenizer(folder).backend_tokenizer
-    wanted = Tokenizer.from_str(json.dumps(content))
-    return bool(read.pre_tokenizer.__getstate__() == wanted.pre_tokenizer.__getstate__())
+        return dict(json.loads(load_tokenizer(folder).backend_tokenizer.to_str()))
+
+
+def _same_cuts(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two tokenizer.json have the same pre-tokenizer."""
+    states = [Tokenizer.from_str(json.dumps(content)).pre_tokenizer.__getstate__() for content in (one, other)]
+    return bool(states[0] == states[1])
 
 
 def _keep_class(path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from prealign_cpt.advise.choices import choose
 from prealign_cpt.advise.fertility import Fertility
@@ -13,6 +14,7 @@ from prealign_cpt.cli import main
 from prealign_cpt.recipe.file import left_open, load_recipe
 from prealign_cpt.run.errors import RecipeError, StorageError
 from tests.conftest import ENGLISH, PAIRS, START, TARGET
+from tests.model.wrappers import make_wrapper
 
 
 @pytest.fixture
@@ -48,6 +50,22 @@ def test_the_recipe_is_whole(corpus: Path, base_folder: Path, capfd: pytest.Capt
     assert "120 files, one document a file" in capfd.readouterr().out
     with pytest.raises(StorageError, match="never overwritten"):
         made(base_folder)
+
+
+@pytest.mark.slow
+def test_a_multimodal_base_is_told(
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("PREALIGN_CACHE", str(corpus / "cache"))
+    make_wrapper(corpus / "eyes", tokenizer, text={"vocab_size": len(tokenizer)})
+    path = made(corpus / "eyes")
+    told = "the language model of a Gemma3ForConditionalGeneration, as Gemma3ForCausalLM; left out: "
+    assert f"init: base.model: {told}" in capsys.readouterr().out
+    assert f'model = "{corpus / "eyes"}"  # {told}' in path.read_text()
+    assert load_recipe(path, auto=True).base.model == str(corpus / "eyes")
 
 
 def test_what_init_has_made_is_taken_over(corpus: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]):

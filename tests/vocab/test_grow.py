@@ -41,6 +41,19 @@ def test_old_ids_stay_and_new_ones_follow(grown: Grown) -> None:
     assert new.chat_template == base.chat_template
 
 
+def test_words_are_looked_up_only_where_transformers_does_it_too(bases: dict[str, Path], tmp_path: Path) -> None:
+    """A Qwen2Tokenizer is built anew from vocabulary and merges, and would never find a word without merges."""
+    base = tmp_path / "base"
+    load_tokenizer(bases["bytelevel"]).save_pretrained(base)
+    texts = next(iter(TARGET.values()))
+    assert grow_tokenizer(base, texts, ENGLISH, 20, tmp_path / "words", "auto").words
+    path = base / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}))
+    assert not grow_tokenizer(base, texts, ENGLISH, 20, tmp_path / "merges", "auto").words
+    with pytest.raises(RecipeError, match='cannot look whole words up; choose "merges"'):
+        grow_tokenizer(base, texts, ENGLISH, 20, tmp_path / "never", "words")
+
+
 def test_every_new_token_is_reachable(grown: Grown) -> None:
     _, new, growth, language, _ = grown
     assert not unreachable(new, [token.id for token in growth.tokens], TARGET[language])
