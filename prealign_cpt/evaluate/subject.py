@@ -214,7 +214,9 @@ def _find_base(run: Path) -> tuple[Path | None, str]:
         with offline():
             return resolve_base(name), ""
     except PrealignError as error:
-        return None, str(error)
+        # It need not be fit for training to be told from another model.
+        folder = Path(name).expanduser()
+        return (folder, "") if name != EMBEDDED and folder.is_dir() else (None, str(error))
 
 
 def _read_recipe(run: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class TestFourLines:
 
     def test_more_text_is_chosen_for_anew(self, path: Path):
         before = choose(path, [], self.english)
-        (path.parent / "de" / "more.txt").write_text("\n\n".join(TARGET * 150), encoding="utf-8")
+        (path.parent / "de" / "more.txt").write_text("\n\n".join(TARGET * 500), encoding="utf-8")
         with pytest.raises(Exception, match="was made from other inputs"):
             choose(path, [], self.english)
         after = choose(path, ["--name", "again"], self.english)

@@ -83,7 +83,9 @@ def test_instructions_are_learned_and_the_folder_is_whole(run: Path, method: str
     assert check_servable(folder) and model_name(folder) == "moved-chat"
     assert not list(run.glob(".tasks-chat-*"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4] and rows[4]["loss"] < rows[1]["loss"]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    losses = [row["loss"] for row in rows[1:]]
+    assert sum(losses[2:]) < sum(losses[:2])
     end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|im_end|>")
     assert end in GenerationConfig.from_pretrained(folder).eos_token_id
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>" != START

@@ -1,7 +1,7 @@
-"""Four nodes on one machine, and three: torchrun agents with one rank each, of which one is killed in the middle.
+"""Four nodes on one machine: four torchrun agents with one rank each, of which one is killed in the middle.
 
     agent 0 (holds the rendezvous) ─┐
-    agents 1, 2 (and 3) ────────────┴─► ranks ─► SIGKILL to agent 2 and its rank ─► ranks anew, from the checkpoint
+    agents 1, 2, 3 ─────────────────┴─► ranks ─► SIGKILL to agent 2 and its rank ─► ranks anew, from the checkpoint
 
 The commands are those of docs/training.md, "Many nodes"; what is left out there is given by `NODE`.
 """
@@ -144,15 +144,15 @@ def test_a_node_that_is_lost_and_replaced_changes_nothing(recipe_file: Path, lau
 
 def test_without_a_lost_node_the_others_go_on_until_another_comes(recipe_file: Path, launched: list[Nodes]) -> None:
     straight = _straight(0, 1, recipe_file, ())
-    nodes = _started(recipe_file, launched, "2:3")
+    nodes = _started(recipe_file, launched, "2:4")
     nodes.until(lambda: max(steps(nodes.run), default=0) >= 7)
     nodes.lose(2)
-    nodes.until(lambda: "steps on 2 rank(s)" in nodes.said())
+    nodes.until(lambda: "steps on 3 rank(s)" in nodes.said())
     before = len(steps(nodes.run))
     nodes.until(lambda: len(steps(nodes.run)) >= before + 5)
     nodes.add()
-    assert nodes.ends() == [0, 0, 0], nodes.said()
-    assert nodes.said().count("steps on 3 rank(s)") == 2 and nodes.said().count("train: continues after step") == 2
+    assert nodes.ends() == [0, 0, 0, 0], nodes.said()
+    assert nodes.said().count("steps on 4 rank(s)") == 2 and nodes.said().count("train: continues after step") == 2
     found, expected = curve(nodes.run), curve(straight)
     assert [one[0] for one in found] == list(range(1, STEPS + 1))
     for one, other in zip(found, expected, strict=True):
