@@ -122,14 +122,9 @@ def _written(recipe: Recipe, base: Path, code: str, source: str) -> str:
     chosen, taken = recipe.train, from_wrapper(base)
     rate, why = rows_rate(found[0], size, chosen.lr)
     rows = f"rows_lr = {rate}  # {why}\n" if rate else ""
-    lines = [f"base.model: {taken}"] if taken else []
-    lines += [
-        *told,
-        f"vocab.size = {toml(size)}: {reason}",
-        *([f"train.rows_lr = {rate}: {why}"] if rate else []),
-        memory,
-    ]
-    for line in lines:
+    lines = [f"base.model: {taken}" if taken else "", *told, f"vocab.size = {toml(size)}: {reason}"]
+    lines += [f"train.rows_lr = {rate}: {why}" if rate else "", memory]
+    for line in filter(None, lines):
         say(f"init: {line}")
     train = {"steps": chosen.steps, "sequences": chosen.sequences, "eval_every": chosen.eval_every}
     train |= {"save_every": chosen.save_every}
@@ -203,7 +198,9 @@ def rows_rate(base: Fertility, size: int | str, lr: float) -> tuple[float, str]:
     characters = base.characters / max(1, base.tokens)
     if size == 0 or characters >= LETTERS:
         return 0.0, ""
-    return FAST_ROWS * lr, f"the base reads {characters:.2f} characters a token, so new rows have the most to learn"
+    return float(
+        f"{FAST_ROWS * lr:.3g}"
+    ), f"the base reads {characters:.2f} characters a token, so new rows have the most to learn"
 
 
 def _table(found: list[Fertility]) -> str:

@@ -97,6 +97,7 @@ def test_new_rows_learn_faster_where_the_base_reads_letter_by_letter():
     letters, words = (Fertility(0, 1000, 1.0, 0.0, characters=n) for n in (1050, 2700))
     rate, why = rows_rate(letters, 800, 2e-4)
     assert rate == pytest.approx(1e-3) and "1.05 characters a token" in why
+    assert rows_rate(letters, 800, 3e-4)[0] == 0.0015, "as one would write it"
     assert rows_rate(words, 800, 2e-4)[0] == rows_rate(letters, 0, 2e-4)[0] == 0
 
 
